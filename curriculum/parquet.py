@@ -1,0 +1,96 @@
+"""Examples as Parquet files named by their own SHA-256.
+
+Equal examples in equal order give equal bytes (one pyarrow version): no time, no path and no pandas metadata goes in.
+The columns are the fields of `Example`, so `datasets.load_dataset("parquet", data_files=...)` reads them as they are.
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from curriculum.example import Example, make_example
+from ledger.errors import LunaError
+from ledger.files import sha256_bytes, write_atomic
+from ledger.home import Home
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+COLUMNS: tuple[str, ...] = tuple(field.name for field in dataclasses.fields(Example))
+
+
+def write_examples(path_or_dir: str | os.PathLike[str], examples: Iterable[Example]) -> str:
+    """Write the examples and return the file's SHA-256 (hex).
+
+    A directory gets `<sha>.parquet`; any other path is the file itself. The file appears whole or not at all.
+    """
+    data = encode_examples(examples)
+    sha = sha256_bytes(data)
+    path = Path(path_or_dir)
+    write_atomic(path / f"{sha}.parquet" if path.is_dir() else path, data)
+    return sha
+
+
+def freeze(examples: Iterable[Example], home: Home) -> str:
+    """Write the examples to the home's `data/<sha>.parquet` and return the SHA-256; a file already there is kept."""
+    data = encode_examples(examples)
+    sha = sha256_bytes(data)
+    path = home.data_file(sha)
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, data)
+    return sha
+
+
+def read_examples(path: str | os.PathLike[str]) -> list[Example]:
+    """Read a file of `write_examples`. Raises `LunaError` for a missing or foreign file and for a row whose id is not its content's."""
+    examples = []
+    for row_number, row in enumerate(read_rows(path), start=1):
+        stored_id = row.pop("id", None)
+        try:
+            example = make_example(**row)
+        except (TypeError, LunaError) as error:
+            raise LunaError(f"{path}, row {row_number}: {error}") from error
+        if stored_id != example.id:
+            raise LunaError(
+                f"{path}, row {row_number}: id {str(stored_id)[:12]} is not the hash of the row's content "
+                f"({example.id[:12]}); the file was changed, build it again."
+            )
+        examples.append(example)
+    return examples
+
+
+def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The rows of any Parquet file as dictionaries. Raises `LunaError` if it is missing or not Parquet."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not Path(path).is_file():
+        raise LunaError(f"there is no data file at {path}; restore it or build it again.")
+    try:
+        # One thread: pyarrow's pool can abort the interpreter at exit when a short program has just read a file.
+        source = pa.BufferReader(Path(path).read_bytes())
+        rows: list[dict[str, Any]] = pq.read_table(source, use_threads=False, pre_buffer=False).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise LunaError(f"{path} is not a readable Parquet file ({error}); restore it or build it again.") from error
+    return rows
+
+
+def encode_examples(examples: Iterable[Example]) -> bytes:
+    """The bytes of the Parquet file: one row an example, columns in the order of `COLUMNS`, zstd, no metadata."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = list(examples)
+    columns = {name: [getattr(example, name) for example in rows] for name in COLUMNS}
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns, schema=_schema()), sink, compression="zstd", store_schema=False)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def _schema() -> "pa.Schema":
+    import pyarrow as pa
+
+    return pa.schema([(name, pa.float64() if name == "weight" else pa.string()) for name in COLUMNS])

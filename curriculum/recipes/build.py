@@ -1,0 +1,61 @@
+"""Build a role's recipe: pure puzzles plus filled templates, in fixed proportions, all inputs different."""
+
+from collections.abc import Mapping
+from random import Random
+
+from curriculum.agl.puzzles import distinct_puzzles, puzzle_examples
+from curriculum.example import Example, make_example
+from curriculum.proportions import allocate
+from curriculum.recipes import creative, dialectical, grammar, logical
+from ledger.errors import LunaError
+from ledger.roles import ROLES, Role
+
+GOLDEN_RATIO = 0.6
+"""Share of pure AGL in the logical and dialectical recipes, in [0, 1]: 60 % pure, 40 % hybrid."""
+
+_HYBRID: Mapping[str, Mapping[str, float]] = {"logical": logical.PROPORTIONS, "dialectical": dialectical.PROPORTIONS}
+
+
+def build_recipe(role: Role, total: int, seed: int, golden_ratio: float = GOLDEN_RATIO) -> list[Example]:
+    """`total` examples of a role, all fundamentals, inputs all different, equal for equal arguments.
+
+    Pure puzzles come first, then the categories; a training order is made by `curriculum.mix`. `golden_ratio` in [0, 1]
+    is the pure share for `logical` and `dialectical`; `creative` has its own proportions. Raises `LunaError` for an
+    unknown role, a ratio outside [0, 1] or a total beyond what the templates hold.
+    """
+    counts = allocate(total, category_weights(role, golden_ratio))
+    examples = puzzle_examples(distinct_puzzles(_role_seed(role, seed), counts.pop("agl")), role)
+    for category, n in counts.items():
+        rng = Random(f"recipe:{role}:{category}:{seed}")
+        for filled in grammar.fill_category(role, category, n, rng):
+            examples.append(
+                make_example(
+                    role=role,
+                    stage="fundamentals",
+                    category=category,
+                    kind="hybrid",
+                    input=filled.input,
+                    output=filled.output,
+                    context=filled.context,
+                    source=f"recipe/{category}/{filled.template_id}",
+                )
+            )
+    return examples
+
+
+def category_weights(role: Role, golden_ratio: float = GOLDEN_RATIO) -> dict[str, float]:
+    """Relative weight of every category of a role's recipe; `agl` stands for all puzzle families together."""
+    if role not in ROLES:
+        raise LunaError(f"there is no role {role!r}; use one of {', '.join(ROLES)}.")
+    if not 0 <= golden_ratio <= 1:
+        raise LunaError(f"golden_ratio is {golden_ratio}; it is the share of pure examples, between 0 and 1.")
+    if role == "creative":
+        return dict(creative.PROPORTIONS)
+    hybrid = _HYBRID[role]
+    scale = (1 - golden_ratio) / sum(hybrid.values())
+    return {"agl": golden_ratio, **{category: share * scale for category, share in hybrid.items()}}
+
+
+def _role_seed(role: Role, seed: int) -> int:
+    """Roles draw different puzzles from one seed, so that the trio together sees three times as many."""
+    return seed * len(ROLES) + ROLES.index(role)

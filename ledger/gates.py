@@ -1,0 +1,103 @@
+"""The gates a generation must pass to be accepted (DESIGN section 6). Loss is not among them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ledger.records import EvalRecord, Fraction
+from ledger.roles import ROLES, Role
+
+Gate = Literal["recall", "generalization", "style_drift"]
+GATES: tuple[Gate, ...] = ("recall", "generalization", "style_drift")
+
+
+class GateSettings(BaseModel):
+    """Bounds of the gates. They are strict: a score equal to its bound fails."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    recall_min: Fraction = 0.90
+    """Recall must be above this accuracy."""
+    generalization_min: Fraction = 0.85
+    """Generalization must be above this accuracy."""
+    style_drift_max: Fraction = 0.20
+    """The share of probe answers with a corporate phrase must be below this."""
+    min_items: int = Field(default=100, ge=1)
+    """Fewest items in a recall or generalization set; a smaller set fails its gate."""
+    probes: int = Field(default=10, ge=1)
+    """Exact number of tone probes behind a style score."""
+
+
+@dataclass(frozen=True)
+class GateFailure:
+    """One gate that one role did not pass; ``message`` says why in a sentence."""
+
+    role: Role
+    gate: Gate
+    message: str
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Accepted if and only if nothing failed."""
+
+    failures: tuple[GateFailure, ...]
+
+    @property
+    def accepted(self) -> bool:
+        return not self.failures
+
+    @property
+    def verdict(self) -> Literal["accepted", "rejected"]:
+        return "accepted" if self.accepted else "rejected"
+
+    @property
+    def reason(self) -> str:
+        """One line for the ledger's ``reason`` column."""
+        if self.accepted:
+            return "all gates passed"
+        return "; ".join(failure.message for failure in self.failures)
+
+
+def judge(scores: Iterable[EvalRecord], settings: GateSettings, *, has_parent: bool = True) -> Judgement:
+    """Hold every role's scores against every gate.
+
+    A score that is missing, or that rests on too few items, is a failure that says so. Scores that no gate
+    names are ignored.
+
+    Args:
+        scores: scores of one generation, all roles together.
+        settings: the bounds.
+        has_parent: without a parent generation recall is 1.0 by definition and its gate is not asked.
+    """
+    by_name = {(score.role, score.eval): score for score in scores}
+    gates = GATES if has_parent else tuple(gate for gate in GATES if gate != "recall")
+    failures = [
+        GateFailure(role, gate, f"{role} {gate}: {problem}")
+        for role in ROLES
+        for gate in gates
+        if (problem := gate_problem(gate, by_name.get((role, gate)), settings)) is not None
+    ]
+    return Judgement(tuple(failures))
+
+
+def gate_problem(gate: Gate, score: EvalRecord | None, settings: GateSettings) -> str | None:
+    """What keeps one score from passing its gate, or ``None`` if it passes."""
+    if score is None:
+        return "not measured"
+    if gate == "style_drift":
+        if score.n != settings.probes:
+            return f"measured with {score.n} probes, {settings.probes} needed"
+        if not score.value < settings.style_drift_max:
+            return f"{score.value:.3f} is not below {settings.style_drift_max:.2f}"
+        return None
+    if score.n < settings.min_items:
+        return f"measured on {score.n} items, at least {settings.min_items} needed"
+    bound = settings.recall_min if gate == "recall" else settings.generalization_min
+    if not score.value > bound:
+        return f"{score.value:.3f} is not above {bound:.2f}"
+    return None

@@ -1,0 +1,29 @@
+"""Which blend of parent and child to accept when the child alone fails its gates (DESIGN section 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Alpha = Annotated[float, Field(gt=0.0, lt=1.0)]
+
+ALPHAS: tuple[float, ...] = (0.75, 0.5, 0.25)
+"""Blends ``parent + alpha * (child - parent)`` that are tried, largest first."""
+
+
+class InterpolationSettings(BaseModel):
+    """Whether and where to look between parent and child before a rejection."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    enabled: bool = True
+    """Off: a candidate that fails its gates is rejected at once."""
+    alphas: tuple[Alpha, ...] = ALPHAS
+    """Blends to try; nearer to 1 keeps more of what the child learned."""
+
+
+def choose_alpha(passed: Mapping[float, bool]) -> float | None:
+    """The largest alpha whose blend passed all gates, or ``None`` if none did."""
+    return max((alpha for alpha, ok in passed.items() if ok), default=None)

@@ -1,0 +1,214 @@
+"""The run journal: which run is open, and which step it reached, so that a restart goes on from there.
+
+Operational facts about runs, not part of the hash chain.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from ledger.clock import utc_now
+from ledger.database import Database
+from ledger.errors import LunaError
+from ledger.files import canonical_json
+
+Step = Literal["collect", "freeze", "mix", "train", "evaluate", "judge", "deploy"]
+STEPS: tuple[Step, ...] = get_args(Step)
+"""Steps of a generation, in order (DESIGN section 3; the head advances inside ``judge``)."""
+
+Phase = Literal["before", "after"]
+RunEnd = Literal["done", "failed", "abandoned"]
+
+
+@dataclass(frozen=True)
+class RunState:
+    """One run as the journal knows it."""
+
+    run_id: str
+    lineage: str
+    gen_id: int
+    request: dict[str, Any]
+    state: Literal["open", "done", "failed", "abandoned"]
+    message: str
+    started_at: str
+    ended_at: str | None
+    finished_steps: tuple[Step, ...]
+    """Steps recorded as finished, in order."""
+
+    @property
+    def next_step(self) -> Step | None:
+        """Where to go on, ``None`` after the last step."""
+        return next((step for step in STEPS if step not in self.finished_steps), None)
+
+
+class RunJournal(Database):
+    """What the coordinator records about runs."""
+
+    def create_run(
+        self, run_id: str, lineage: str, gen_id: int, request: dict[str, Any], *, at: str | None = None
+    ) -> RunState:
+        """Open a run and reserve its generation number for good.
+
+        Args:
+            run_id: name of the run, used once.
+            lineage: lineage to extend.
+            gen_id: number from ``next_gen_id``.
+            request: what was asked for, JSON values only.
+            at: ISO-8601 UTC; now by default.
+
+        Raises:
+            LunaError: if the lineage has an open run already, or ``run_id`` was used before.
+        """
+        with self._writing() as connection:
+            running = connection.execute(
+                "SELECT run_id, gen_id FROM runs WHERE lineage = ? AND state = 'open'", (lineage,)
+            ).fetchone()
+            if running:
+                raise LunaError(
+                    f"lineage {lineage!r} is already raising G{running[1]} in run {running[0]}. "
+                    "Wait for it (`luna status` shows it), or abandon it first."
+                )
+            try:
+                connection.execute(
+                    "INSERT INTO runs (run_id, lineage, gen_id, request, started_at) VALUES (?, ?, ?, ?, ?)",
+                    (run_id, lineage, gen_id, canonical_json(request), at or utc_now()),
+                )
+            except sqlite3.IntegrityError as error:
+                raise LunaError(f"run {run_id!r} exists already; choose another run id.") from error
+            return _run_state(connection, run_id)
+
+    def open_run(self, lineage: str) -> RunState | None:
+        """The run to resume or wait for, if the lineage has one."""
+        with self._reading() as connection:
+            row = connection.execute(
+                "SELECT run_id FROM runs WHERE lineage = ? AND state = 'open'", (lineage,)
+            ).fetchone()
+            return _run_state(connection, row[0]) if row else None
+
+    def runs(self, lineage: str | None = None) -> list[RunState]:
+        """All runs, oldest first, of one lineage or of all."""
+        with self._reading() as connection:
+            rows = connection.execute(
+                "SELECT run_id FROM runs WHERE :lineage IS NULL OR lineage = :lineage ORDER BY rowid",
+                {"lineage": lineage},
+            ).fetchall()
+            return [_run_state(connection, run_id) for (run_id,) in rows]
+
+    def record_step(
+        self,
+        run_id: str,
+        step: Step,
+        phase: Phase,
+        payload: dict[str, Any] | None = None,
+        *,
+        at: str | None = None,
+    ) -> None:
+        """Note that a step begins (``before``) or has finished with ``payload`` as its result (``after``).
+
+        A step may begin several times, once for each attempt; the newest result counts.
+
+        Raises:
+            LunaError: if the run is unknown or no longer open, or a step finishes that never began.
+        """
+        if step not in STEPS:
+            raise LunaError(f"unknown step {step!r}; steps are {', '.join(STEPS)}.")
+        with self._writing() as connection:
+            run = _run_state(connection, run_id)
+            if run.state != "open":
+                raise LunaError(f"run {run_id} is {run.state}; it takes no further steps.")
+            if phase == "after" and not _has_begun(connection, run_id, step):
+                raise LunaError(f"run {run_id} finished step {step!r} without having begun it.")
+            connection.execute(
+                "INSERT INTO run_steps (run_id, step, phase, payload, at) VALUES (?, ?, ?, ?, ?)",
+                (run_id, step, phase, canonical_json(payload or {}), at or utc_now()),
+            )
+
+    def step_result(self, run_id: str, step: Step) -> dict[str, Any] | None:
+        """The payload that a step finished with, ``None`` if it has not finished."""
+        return self._newest_payload(run_id, step, "after")
+
+    def step_request(self, run_id: str, step: Step) -> dict[str, Any] | None:
+        """The payload that a step's newest attempt began with, ``None`` if it has not begun."""
+        return self._newest_payload(run_id, step, "before")
+
+    def step_attempts(self, run_id: str, step: Step) -> int:
+        """How often a step began; more than 1 after a crash."""
+        with self._reading() as connection:
+            (count,) = connection.execute(
+                "SELECT count(*) FROM run_steps WHERE run_id = ? AND step = ? AND phase = 'before'",
+                (run_id, step),
+            ).fetchone()
+            return int(count)
+
+    def finish_run(self, run_id: str, state: RunEnd, message: str = "", *, at: str | None = None) -> None:
+        """Close a run. Closing it again in the same state changes nothing.
+
+        Raises:
+            LunaError: if the run is unknown, or was closed in another state.
+        """
+        with self._writing() as connection:
+            run = _run_state(connection, run_id)
+            if run.state == state:
+                return
+            if run.state != "open":
+                raise LunaError(f"run {run_id} is {run.state} already and cannot become {state}.")
+            connection.execute(
+                "UPDATE runs SET state = ?, message = ?, ended_at = ? WHERE run_id = ?",
+                (state, message, at or utc_now(), run_id),
+            )
+
+    def _newest_payload(self, run_id: str, step: Step, phase: Phase) -> dict[str, Any] | None:
+        with self._reading() as connection:
+            row = connection.execute(
+                "SELECT payload FROM run_steps WHERE run_id = ? AND step = ? AND phase = ? "
+                "ORDER BY number DESC LIMIT 1",
+                (run_id, step, phase),
+            ).fetchone()
+        return _payload(row[0]) if row else None
+
+
+def _run_state(connection: sqlite3.Connection, run_id: str) -> RunState:
+    row = connection.execute(
+        "SELECT run_id, lineage, gen_id, request, state, message, started_at, ended_at FROM runs "
+        "WHERE run_id = ?",
+        (run_id,),
+    ).fetchone()
+    if row is None:
+        raise LunaError(
+            f"there is no run {run_id!r}; `luna status` and `luna generation list` show the runs."
+        )
+    finished = {
+        step
+        for (step,) in connection.execute(
+            "SELECT DISTINCT step FROM run_steps WHERE run_id = ? AND phase = 'after'", (run_id,)
+        )
+    }
+    name, lineage, gen_id, request, state, message, started_at, ended_at = row
+    return RunState(
+        run_id=name,
+        lineage=lineage,
+        gen_id=gen_id,
+        request=_payload(request),
+        state=state,
+        message=message,
+        started_at=started_at,
+        ended_at=ended_at,
+        finished_steps=tuple(step for step in STEPS if step in finished),
+    )
+
+
+def _has_begun(connection: sqlite3.Connection, run_id: str, step: Step) -> bool:
+    return (
+        connection.execute(
+            "SELECT 1 FROM run_steps WHERE run_id = ? AND step = ? AND phase = 'before'", (run_id, step)
+        ).fetchone()
+        is not None
+    )
+
+
+def _payload(text: str) -> dict[str, Any]:
+    payload: dict[str, Any] = json.loads(text)
+    return payload

@@ -1,0 +1,158 @@
+"""``METADATA.json``: what an adapter folder says about itself (DESIGN section 4)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from ledger.ages import age_name
+from ledger.errors import LunaError
+from ledger.files import write_atomic
+from ledger.gates import GateSettings
+from ledger.karma import karma_state
+from ledger.records import EvalRecord, Fraction, GenerationRow
+
+METADATA_FILE = "METADATA.json"
+MODEL_FILE = "adapter_model.safetensors"
+CONFIG_FILE = "adapter_config.json"
+
+
+class CapabilitySettings(BaseModel):
+    """Accuracy that a capability without a gate needs before it is listed; strict, like the gates."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    agl_accuracy_min: Fraction = 0.90
+    """Share of AGL puzzles answered exactly."""
+    role_understanding_min: Fraction = 0.85
+    """Share of role questions answered in role."""
+    tool_syntax_min: Fraction = 0.85
+    """Share of tool requests written in the right syntax."""
+
+
+def capability_minimums(capabilities: CapabilitySettings, gates: GateSettings) -> dict[str, float]:
+    """Eval name to the accuracy it must exceed. Style drift is a fault rate and no capability."""
+    return {
+        "recall": gates.recall_min,
+        "generalization": gates.generalization_min,
+        "agl_accuracy": capabilities.agl_accuracy_min,
+        "role_understanding": capabilities.role_understanding_min,
+        "tool_syntax": capabilities.tool_syntax_min,
+    }
+
+
+def capabilities(
+    evals: Iterable[EvalRecord], minimums: Mapping[str, float], min_items: int
+) -> list[dict[str, Any]]:
+    """Evals that passed, by name, each with its score, size and 95 % interval.
+
+    Args:
+        evals: the scores of one role.
+        minimums: eval name to the accuracy it must exceed; other evals are no capabilities.
+        min_items: fewest items that make a score count.
+    """
+    return [
+        {"name": score.eval, "score": score.value, "n": score.n, "interval": [score.low, score.high]}
+        for score in sorted(evals, key=lambda score: score.eval)
+        if score.n >= min_items and score.value > minimums.get(score.eval, 1.0)
+    ]
+
+
+def build_metadata(
+    row: GenerationRow,
+    *,
+    n_conversations: int,
+    passed: list[dict[str, Any]],
+    age: int,
+    karma_earned: float = 0.0,
+) -> dict[str, Any]:
+    """What ``METADATA.json`` says about one adapter.
+
+    Args:
+        row: the adapter's row in the ledger.
+        n_conversations: how many of its training examples came from conversations.
+        passed: from :func:`capabilities`.
+        age: accepted ancestors of this generation.
+        karma_earned: karma since the last age-up.
+    """
+    karma = karma_state(karma_earned, age)
+    total = row.n_delta + row.n_replay
+    return {
+        "generation": row.gen_id,
+        "lineage": row.lineage,
+        "role": row.role,
+        "model_file": {"name": MODEL_FILE, "sha256": row.child_sha},
+        "base_sha": row.base_sha,
+        "training_data": {
+            "base": total - n_conversations,
+            "conversations": n_conversations,
+            "total_examples": total,
+            "data_delta_sha": row.data_delta_sha,
+            "train_sha": row.train_sha,
+        },
+        "karma": {"earned": karma.earned, "threshold": karma.threshold, "progress": karma.progress},
+        "capabilities": passed,
+        "trained_at": row.trained_at,
+        "age": {"number": age, "name": age_name(age)},
+        "next_age_up": {"name": age_name(age + 1), "karma_missing": karma.missing},
+    }
+
+
+def write_metadata(folder: Path, metadata: Mapping[str, Any]) -> None:
+    """Write ``METADATA.json`` into an adapter folder, atomically.
+
+    Raises:
+        LunaError: if the folder is missing or the disk refuses.
+    """
+    if not folder.is_dir():
+        raise LunaError(f"there is no adapter folder {folder}; publish the adapter before its metadata.")
+    write_atomic(folder / METADATA_FILE, json.dumps(metadata, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_metadata(folder: Path) -> dict[str, Any]:
+    """What an adapter folder says about itself.
+
+    Raises:
+        LunaError: if the file is missing or no JSON object.
+    """
+    path = folder / METADATA_FILE
+    try:
+        metadata = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise LunaError(f"{path} is missing; restore the adapter folder from a copy.") from error
+    except (OSError, ValueError) as error:
+        raise LunaError(f"{path} cannot be read: {error}. Restore the adapter folder from a copy.") from error
+    if not isinstance(metadata, dict):
+        raise LunaError(f"{path} holds no JSON object. Restore the adapter folder from a copy.")
+    return metadata
+
+
+def contradictions(metadata: Mapping[str, Any], row: GenerationRow) -> list[str]:
+    """Where the lasting fields contradict the ledger, one text a field. Karma may change later."""
+    expected = {
+        "generation": row.gen_id,
+        "lineage": row.lineage,
+        "role": row.role,
+        "base_sha": row.base_sha,
+        "trained_at": row.trained_at,
+        "model_file.name": MODEL_FILE,
+        "model_file.sha256": row.child_sha,
+        "training_data.data_delta_sha": row.data_delta_sha,
+        "training_data.train_sha": row.train_sha,
+        "training_data.total_examples": row.n_delta + row.n_replay,
+    }
+    return [
+        f"{field}: {value!r} in the ledger, {found!r} in the file"
+        for field, value in expected.items()
+        if (found := _dig(metadata, field)) != value
+    ]
+
+
+def _dig(metadata: Any, dotted: str) -> Any:
+    for key in dotted.split("."):
+        metadata = metadata.get(key) if isinstance(metadata, Mapping) else None
+    return metadata

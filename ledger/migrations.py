@@ -1,0 +1,113 @@
+"""The database's schema as small numbered steps, each applied once and never changed after a release."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+
+from ledger.errors import LunaError
+
+Migration = Callable[[sqlite3.Connection], None]
+
+
+def m001_entries(connection: sqlite3.Connection) -> None:
+    """The hash chain. AUTOINCREMENT remembers the highest number ever given, so a cut-off end is noticed."""
+    connection.execute(
+        """
+        CREATE TABLE entries (
+            seq      INTEGER PRIMARY KEY AUTOINCREMENT,
+            kind     TEXT NOT NULL,
+            lineage  TEXT NOT NULL,
+            gen_id   INTEGER,
+            role     TEXT,
+            body     TEXT NOT NULL,
+            prev_sha TEXT NOT NULL,
+            row_sha  TEXT NOT NULL UNIQUE
+        )
+        """
+    )
+    connection.execute("CREATE INDEX entries_by_lineage ON entries (lineage, kind, gen_id)")
+    for action in ("UPDATE", "DELETE"):
+        connection.execute(
+            f"CREATE TRIGGER entries_no_{action.lower()} BEFORE {action} ON entries "
+            "BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END"
+        )
+
+
+def m002_run_journal(connection: sqlite3.Connection) -> None:
+    """What runs, and how far it came. Operational: not part of the chain."""
+    connection.execute(
+        """
+        CREATE TABLE runs (
+            run_id     TEXT PRIMARY KEY,
+            lineage    TEXT NOT NULL,
+            gen_id     INTEGER NOT NULL,
+            request    TEXT NOT NULL,
+            state      TEXT NOT NULL DEFAULT 'open' CHECK (state IN ('open', 'done', 'failed', 'abandoned')),
+            message    TEXT NOT NULL DEFAULT '',
+            started_at TEXT NOT NULL,
+            ended_at   TEXT
+        )
+        """
+    )
+    connection.execute("CREATE UNIQUE INDEX one_open_run ON runs (lineage) WHERE state = 'open'")
+    connection.execute(
+        """
+        CREATE TABLE run_steps (
+            number  INTEGER PRIMARY KEY,
+            run_id  TEXT NOT NULL REFERENCES runs (run_id),
+            step    TEXT NOT NULL,
+            phase   TEXT NOT NULL CHECK (phase IN ('before', 'after')),
+            payload TEXT NOT NULL,
+            at      TEXT NOT NULL
+        )
+        """
+    )
+    connection.execute("CREATE INDEX run_steps_by_run ON run_steps (run_id, step, phase)")
+
+
+MIGRATIONS: tuple[Migration, ...] = (m001_entries, m002_run_journal)
+"""In order; the version of a database is the number of steps applied to it."""
+
+NEWEST = len(MIGRATIONS)
+
+
+def schema_version(connection: sqlite3.Connection) -> int:
+    """Number of migrations applied; 0 for an empty database."""
+    known = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'schema_version'").fetchone()
+    if known is None:
+        return 0
+    version = connection.execute("SELECT max(version) FROM schema_version").fetchone()[0]
+    return int(version or 0)
+
+
+def refuse_newer(version: int, where: str) -> None:
+    """Raise LunaError if the database was written by a newer Luna than this one."""
+    if version > NEWEST:
+        raise LunaError(
+            f"{where} has schema version {version}, this Luna knows versions up to {NEWEST}. "
+            "Upgrade Luna; nothing was changed."
+        )
+
+
+def migrate(connection: sqlite3.Connection, where: str) -> int:
+    """Apply what is missing, each step in a transaction of its own, and return the version reached.
+
+    The connection must be in autocommit mode. A crash leaves a whole number of steps behind.
+
+    Raises:
+        LunaError: if the database is newer than this program.
+    """
+    connection.execute("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER PRIMARY KEY)")
+    version = schema_version(connection)
+    refuse_newer(version, where)
+    for number, step in enumerate(MIGRATIONS[version:], start=version + 1):
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            step(connection)
+            connection.execute("INSERT INTO schema_version (version) VALUES (?)", (number,))
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+    return NEWEST

@@ -1,0 +1,194 @@
+"""What the ledger records. Every record is frozen, refuses unknown keys, and holds finite numbers only."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from ledger.errors import LunaError
+from ledger.roles import ROLES, Role
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Timestamp = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d+)?(Z|\+00:00)$")]
+"""ISO-8601 in UTC, for instance ``2026-03-01T12:00:00Z``."""
+
+Verdict = Literal["accepted", "rejected"]
+
+
+class Record(BaseModel):
+    """Shared settings of everything below."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class GenerationRow(Record):
+    """One role of one generation as it was trained and judged. The field order is the CSV's column order."""
+
+    gen_id: int = Field(ge=0)
+    """Number of the generation inside its lineage; ``G0`` is 0."""
+    parent_sha: Sha256
+    """The parent's ``child_sha`` for this role; without a parent the base's SHA."""
+    child_sha: Sha256
+    """SHA-256 of the judged adapter's ``adapter_model.safetensors``."""
+    data_delta_sha: Sha256
+    """SHA-256 of the frozen data delta, ``data/<sha>.parquet``."""
+    steps: int = Field(ge=0)
+    """Optimizer steps."""
+    lr: float = Field(ge=0)
+    """Peak learning rate."""
+    walltime_min: float = Field(ge=0)
+    """Training time in minutes."""
+    loss_start: float
+    """Training loss at the first step, in nats per completion token; stored, never judged."""
+    loss_end: float
+    """Training loss at the last step, same unit."""
+    eval_recall: Fraction | None
+    """Accuracy on items of earlier generations; ``None`` if it was not measured."""
+    eval_generalization: Fraction | None
+    """Accuracy on the delta's holdout; ``None`` if it was not measured."""
+    eval_style_drift: Fraction | None
+    """Share of probe answers with a corporate phrase; ``None`` if it was not measured."""
+    role: Role
+    """Which of the three voices this row is about."""
+    verdict: Verdict
+    """The generation's verdict, the same in its three rows."""
+    reason: str
+    """Why, in one line: which gates failed, or that all passed."""
+    base_sha: Sha256
+    """SHA-256 of the base's weights (:func:`ledger.weights.weights_sha`)."""
+    config_sha: Sha256
+    """SHA-256 of the settings the generation was trained under."""
+    seed: int
+    """Seed of the adapter's initialisation and of the data order."""
+    trained_at: Timestamp
+    """When training ended."""
+    parent_gen: int | None
+    """Number of the parent generation; ``None`` if trained from the base alone."""
+    holdout_sha: Sha256 | Literal[""] = ""
+    """SHA-256 of the frozen holdout; empty if there is none."""
+    train_sha: Sha256
+    """SHA-256 of the frozen training set: replay and delta, in training order."""
+    alpha: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Interpolation between parent (0) and trained adapter (1); 1.0 means not interpolated."""
+    n_delta: int = Field(ge=0)
+    """Training examples of this role that came from the delta."""
+    n_replay: int = Field(ge=0)
+    """Training examples of this role replayed from the parent's data."""
+    engine: str
+    """Training engine: ``fused`` or ``trl``."""
+    device: str
+    """Device that trained the row, for instance ``cpu`` or ``cuda:0``."""
+    dtype: str
+    """Number format of the base while training, for instance ``bfloat16``."""
+    threads: int = Field(ge=1)
+    """CPU threads of the training process; byte equality holds only for the same number."""
+    placement: str
+    """Roles trained together on this row's device, joined by ``+``."""
+    lineage: str = Field(min_length=1)
+    """Name of the lineage."""
+    run_id: str
+    """Run that trained it; its folder may be gone."""
+    trained_sha: Sha256
+    """SHA-256 of the adapter as trained, before interpolation."""
+
+    @model_validator(mode="after")
+    def _check_consistency(self) -> Self:
+        if self.alpha == 1.0 and self.trained_sha != self.child_sha:
+            raise ValueError("alpha is 1.0, so trained_sha must equal child_sha")
+        if self.parent_gen is None and self.parent_sha != self.base_sha:
+            raise ValueError("without a parent generation parent_sha must equal base_sha")
+        if self.parent_gen is not None and self.parent_gen >= self.gen_id:
+            raise ValueError(f"the parent's number {self.parent_gen} must be below {self.gen_id}")
+        return self
+
+
+EvalMethod = Literal["exact", "choice", "mixed", "phrases"]
+
+
+class EvalRecord(Record):
+    """One score of one role of one generation, with its size and Wilson interval."""
+
+    gen_id: int = Field(ge=0)
+    """Generation that was measured."""
+    role: Role
+    """Role that was measured."""
+    eval: str = Field(min_length=1)
+    """What was measured: a gate's name (``recall``), ``agl_accuracy``, ``tool_syntax`` and so on."""
+    method: EvalMethod
+    """How: ``exact`` match, ``choice`` by likelihood among four, ``mixed`` (both in one set), ``phrases``."""
+    value: Fraction
+    """Share of items that succeed; for ``style_drift`` the share with a corporate phrase."""
+    n: int = Field(ge=0)
+    """Number of items; 0 only for a score set by definition (recall of a generation without parent)."""
+    low: Fraction
+    """Lower end of the 95 % Wilson interval."""
+    high: Fraction
+    """Upper end of the 95 % Wilson interval."""
+    details: dict[str, Any] = Field(default_factory=dict)
+    """Whatever explains the score, for instance one accuracy per puzzle family. JSON values only."""
+
+    @classmethod
+    def recall_by_definition(cls, gen_id: int, role: Role) -> EvalRecord:
+        """Recall 1.0 of a generation without parent: there is nothing earlier that it could forget."""
+        return cls(
+            gen_id=gen_id,
+            role=role,
+            eval="recall",
+            method="exact",
+            value=1.0,
+            n=0,
+            low=1.0,
+            high=1.0,
+            details={"by_definition": "no earlier generation"},
+        )
+
+
+class HeadMove(Record):
+    """The head of a lineage goes from one accepted generation to another."""
+
+    from_gen: int | None
+    """Head before the move; ``None`` if there was none."""
+    to_gen: int = Field(ge=0)
+    """Head after the move."""
+    reason: str = Field(min_length=1)
+    """``accepted``, ``rollback``, ``stop_rule`` or another word that says why."""
+    at: Timestamp
+    """When."""
+
+
+class Stop(Record):
+    """The stop rule fired: no further generation on this data."""
+
+    reason: str = Field(min_length=1)
+    """The sentence shown to the user."""
+    data_delta_shas: tuple[Sha256, ...] = Field(min_length=1)
+    """Deltas refused from now on: those of the two generations, and any other selection of the same data."""
+
+
+class Lineage(Record):
+    """A chain of generations over one base."""
+
+    name: str = Field(min_length=1)
+    """Name, unique in its home."""
+    base_sha: Sha256
+    """The base under all of its generations."""
+
+
+def generation_verdict(rows: Sequence[GenerationRow]) -> Verdict:
+    """The one verdict of a generation's rows.
+
+    Raises:
+        LunaError: if the rows are not one row per role of one generation of one lineage with one verdict.
+    """
+    if Counter(row.role for row in rows) != Counter(ROLES):
+        found = ", ".join(row.role for row in rows) or "none"
+        raise LunaError(f"a judgement needs one row for each of {', '.join(ROLES)}; found {found}.")
+    for field in ("gen_id", "lineage", "parent_gen", "base_sha", "verdict"):
+        values = {getattr(row, field) for row in rows}
+        if len(values) > 1:
+            raise LunaError(f"the rows of a judgement differ in {field}: {sorted(map(str, values))}.")
+    return rows[0].verdict

@@ -1,0 +1,8 @@
+"""The three voices that share one base."""
+
+from typing import Literal, get_args
+
+Role = Literal["creative", "logical", "dialectical"]
+
+ROLES: tuple[Role, ...] = get_args(Role)
+"""In dialogue order: thesis, antithesis, synthesis."""

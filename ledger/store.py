@@ -1,0 +1,257 @@
+"""The ledger: an append-only chain of lineages, judged generations, their scores, head moves and stops."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Sequence
+from typing import Self
+
+from ledger import chain, queries
+from ledger.errors import LunaError
+from ledger.files import write_atomic
+from ledger.home import Home
+from ledger.journal import RunJournal
+from ledger.judgement import already_judged, check_head_move, check_judgement
+from ledger.records import EvalRecord, GenerationRow, HeadMove, Lineage, Stop, generation_verdict
+from ledger.stop_rule import GenerationScores, generation_scores
+
+_LINEAGE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+
+
+class Ledger(RunJournal):
+    """Reads for everyone, writes for the coordinator.
+
+    ``Ledger.create(home)`` makes or opens a home as its writer, ``Ledger.open(home, writer=...)`` opens one
+    that exists. Where a method takes ``lineage``, the default is the current one.
+    """
+
+    @classmethod
+    def create(cls, home: Home) -> Self:
+        """Open as the writer, making what is missing; heals a CSV that a crash left behind the chain.
+
+        Raises:
+            LunaError: if another process is the writer, or the disk refuses.
+        """
+        ledger = super().create(home)
+        try:
+            ledger.derive_csv()
+        except BaseException:
+            ledger.close()
+            raise
+        return ledger
+
+    # -- lineages ------------------------------------------------------------------------------------------
+
+    def create_lineage(self, name: str, base_sha: str) -> None:
+        """Begin a lineage over a base and make it the current one. Creating the same one again adds nothing.
+
+        Raises:
+            LunaError: if the name is unusable, or stands for a lineage over another base.
+        """
+        if not _LINEAGE_NAME.fullmatch(name):
+            raise LunaError(
+                f"{name!r} cannot name a lineage; use up to 63 of a-z, 0-9, '-' and '_', "
+                "beginning with a letter or digit."
+            )
+        lineage = Lineage(name=name, base_sha=base_sha)
+        with self._writing() as connection:
+            known = queries.find_lineage(connection, name)
+            if known is None:
+                queries.append_record(connection, "lineage", name, lineage)
+            elif known != lineage:
+                raise LunaError(
+                    f"lineage {name!r} stands on the base {known.base_sha[:12]}, not on {base_sha[:12]}. "
+                    "Choose another name for a lineage over the new base."
+                )
+            queries.make_current(connection, name)
+
+    def use_lineage(self, name: str) -> None:
+        """Make another lineage the current one.
+
+        Raises:
+            LunaError: if there is none of this name.
+        """
+        with self._writing() as connection:
+            queries.make_current(connection, queries.known_lineage(connection, name).name)
+
+    def lineages(self) -> list[Lineage]:
+        """All lineages, oldest first."""
+        with self._reading() as connection:
+            return [queries.parse(Lineage, entry) for entry in chain.read(connection, "lineage")]
+
+    def current_lineage(self) -> str:
+        """Name of the current lineage.
+
+        Raises:
+            LunaError: if the home has no lineage yet.
+        """
+        with self._reading() as connection:
+            return queries.current_lineage(connection)
+
+    # -- generations ---------------------------------------------------------------------------------------
+
+    def record_judgement(
+        self,
+        rows: Sequence[GenerationRow],
+        evals: Sequence[EvalRecord],
+        head_move: HeadMove | None = None,
+        stop: Stop | None = None,
+    ) -> None:
+        """Record a judged generation, its scores, the head's move and a stop: in one transaction, or nothing.
+
+        Then the CSV is derived. Recording the same generation again, as a restart may, adds nothing.
+
+        Raises:
+            LunaError: if the judgement does not fit the lineage, or the disk refuses.
+        """
+        generation_verdict(rows)
+        name, gen_id = rows[0].lineage, rows[0].gen_id
+        with self._writing() as connection:
+            lineage = queries.known_lineage(connection, name)
+            generations = queries.generations(connection, name)
+            if not already_judged(rows, generations):
+                head = queries.head(connection, name)
+                check_judgement(rows, evals, head_move, lineage, generations, head)
+                for row in rows:
+                    queries.append_record(connection, "generation", name, row, gen_id, row.role)
+                for score in evals:
+                    queries.append_record(connection, "eval", name, score, gen_id, score.role)
+                if head_move:
+                    queries.append_record(connection, "head", name, head_move, head_move.to_gen)
+                if stop:
+                    queries.append_record(connection, "stop", name, stop, gen_id)
+        self.derive_csv()
+
+    def rows(self, lineage: str | None = None) -> list[GenerationRow]:
+        """Every row of a lineage in the order recorded, rejected ones too."""
+        with self._reading() as connection:
+            return queries.records(connection, GenerationRow, "generation", _name(connection, lineage))
+
+    def generation(self, gen_id: int, lineage: str | None = None) -> list[GenerationRow]:
+        """The rows of one generation, one a role.
+
+        Raises:
+            LunaError: if it was never judged.
+        """
+        with self._reading() as connection:
+            name = _name(connection, lineage)
+            found = queries.records(connection, GenerationRow, "generation", name, gen_id)
+        if not found:
+            raise LunaError(
+                f"lineage {name!r} has no judged generation G{gen_id}; "
+                "`luna generation list` shows what there is."
+            )
+        return found
+
+    def is_judged(self, gen_id: int, lineage: str | None = None) -> bool:
+        """Whether a generation has its verdict."""
+        with self._reading() as connection:
+            name = _name(connection, lineage)
+            return next(chain.read(connection, "generation", name, gen_id), None) is not None
+
+    def evals(self, gen_id: int, lineage: str | None = None) -> list[EvalRecord]:
+        """The scores of one generation in the order recorded; empty if it was never judged."""
+        with self._reading() as connection:
+            return queries.records(connection, EvalRecord, "eval", _name(connection, lineage), gen_id)
+
+    def judged_scores(self, lineage: str | None = None) -> list[GenerationScores]:
+        """What the stop rule asks of every judged generation, oldest first."""
+        with self._reading() as connection:
+            generations = queries.generations(connection, _name(connection, lineage))
+        return [generation_scores(rows) for rows in generations.values()]
+
+    def next_gen_id(self, lineage: str | None = None) -> int:
+        """The number for the next run: above every number judged or reserved by a run, however it ended."""
+        with self._reading() as connection:
+            (highest,) = connection.execute(
+                "SELECT max(gen_id) FROM (SELECT gen_id FROM entries WHERE lineage = :name "
+                "UNION ALL SELECT gen_id FROM runs WHERE lineage = :name)",
+                {"name": _name(connection, lineage)},
+            ).fetchone()
+        return 0 if highest is None else int(highest) + 1
+
+    # -- head and stop -------------------------------------------------------------------------------------
+
+    def head(self, lineage: str | None = None) -> int | None:
+        """Number of the newest accepted generation, ``None`` before the first."""
+        with self._reading() as connection:
+            return queries.head(connection, _name(connection, lineage))
+
+    def head_moves(self, lineage: str | None = None) -> list[HeadMove]:
+        """Every move of the head, oldest first."""
+        with self._reading() as connection:
+            return queries.records(connection, HeadMove, "head", _name(connection, lineage))
+
+    def parent_chain(self, gen_id: int, lineage: str | None = None) -> list[int]:
+        """A generation and its accepted ancestors, newest first.
+
+        Raises:
+            LunaError: if it was never judged.
+        """
+        self.generation(gen_id, lineage)
+        with self._reading() as connection:
+            generations = queries.generations(connection, _name(connection, lineage))
+        line = [gen_id]
+        while (parent := generations[line[-1]][0].parent_gen) is not None:
+            line.append(parent)
+        return line
+
+    def age(self, lineage: str | None = None) -> int | None:
+        """Number of the head's accepted ancestors, ``None`` before the first accepted generation.
+
+        Equals the head's generation number when nothing was ever rejected, abandoned or rolled back.
+        """
+        head = self.head(lineage)
+        return None if head is None else len(self.parent_chain(head, lineage)) - 1
+
+    def move_head(self, move: HeadMove, lineage: str | None = None) -> None:
+        """Move the head to another accepted generation, for instance back. If it is there already, nothing is
+        added.
+
+        Raises:
+            LunaError: if the target was not accepted, or the head is not where the move says it starts.
+        """
+        with self._writing() as connection:
+            name = _name(connection, lineage)
+            head = queries.head(connection, name)
+            if head != move.to_gen:
+                check_head_move(move, head, queries.generations(connection, name))
+                queries.append_record(connection, "head", name, move, move.to_gen)
+
+    def stop_of(self, lineage: str | None = None) -> Stop | None:
+        """The stop in force. It ends once a later generation, on changed data then, has been judged."""
+        with self._reading() as connection:
+            name = _name(connection, lineage)
+            stops = list(chain.read(connection, "stop", name))
+            if not stops:
+                return None
+            judged_last = [entry.seq for entry in chain.read(connection, "generation", name)][-1]
+            return queries.parse(Stop, stops[-1]) if judged_last < stops[-1].seq else None
+
+    def last_stop_gen(self, lineage: str | None = None) -> int | None:
+        """The generation whose judgement fired the stop rule last, ``None`` if it never did."""
+        with self._reading() as connection:
+            stops = list(chain.read(connection, "stop", _name(connection, lineage)))
+        return stops[-1].gen_id if stops else None
+
+    # -- derived -------------------------------------------------------------------------------------------
+
+    def derive_csv(self) -> None:
+        """Write ``lineage_ledger.csv`` anew if it differs from what the chain says.
+
+        Raises:
+            LunaError: if the disk refuses. The chain is complete without it; the next writer derives again.
+        """
+        with self._mutex:
+            with self._reading() as connection:
+                text = queries.derived_csv(connection)
+            if not self.home.csv.is_file() or self.home.csv.read_bytes() != text.encode():
+                write_atomic(self.home.csv, text)
+
+
+def _name(connection: sqlite3.Connection, lineage: str | None) -> str:
+    """The lineage asked for, checked, or the current one."""
+    if lineage is None:
+        return queries.current_lineage(connection)
+    return queries.known_lineage(connection, lineage).name

@@ -1,0 +1,1 @@
+"""Luna's tests, one folder a package, named after behaviour."""

@@ -1,0 +1,315 @@
+from __future__ import annotations
+
+import pickle
+import sqlite3
+import threading
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from ledger.errors import LunaError
+from ledger.home import Home
+from ledger.records import Stop
+from ledger.store import Ledger
+from tests.ledger.builders import (
+    AT,
+    add_generation,
+    by_role,
+    make_eval,
+    make_ledger,
+    make_move,
+    make_trio,
+    sha,
+)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path):
+    with make_ledger(tmp_path) as opened:
+        yield opened
+
+
+def make_stop(*deltas: str) -> Stop:
+    return Stop(reason="fix the data", data_delta_shas=tuple(map(sha, deltas)))
+
+
+def test_a_new_lineage_has_no_head_and_begins_at_g0(ledger):
+    assert ledger.current_lineage() == "main"
+    assert (ledger.head(), ledger.age(), ledger.next_gen_id(), ledger.rows()) == (None, None, 0, [])
+
+
+def test_a_judgement_is_read_back_as_it_was_written(ledger):
+    rows, evals = make_trio(0), [make_eval("logical", "recall", 1.0)]
+    ledger.record_judgement(rows, evals, make_move(None, 0), None)
+    assert ledger.rows() == rows
+    assert ledger.generation(0) == rows
+    assert ledger.evals(0) == evals
+    assert ledger.head() == 0
+    assert ledger.is_judged(0)
+    assert not ledger.is_judged(1)
+
+
+def test_everything_is_there_after_reopening(tmp_path):
+    with make_ledger(tmp_path) as ledger:
+        rows = add_generation(ledger, 0, None)
+    with Ledger.open(Home(tmp_path), writer=False) as reader:
+        assert (reader.rows(), reader.head(), reader.current_lineage()) == (rows, 0, "main")
+    with Ledger.open(Home(tmp_path), writer=True) as writer:
+        add_generation(writer, 1, 0)
+        assert writer.head() == 1
+
+
+def test_age_counts_accepted_ancestors_and_not_numbers(ledger):
+    add_generation(ledger, 0, None)
+    add_generation(ledger, 1, 0)
+    assert (ledger.head(), ledger.age()) == (1, 1)
+    add_generation(ledger, 2, 1, verdict="rejected", reason="too dull")
+    add_generation(ledger, 3, 1)
+    assert (ledger.head(), ledger.age(), ledger.parent_chain(3)) == (3, 2, [3, 1, 0])
+    assert ledger.parent_chain(2) == [2, 1, 0]
+
+
+def test_a_rejected_generation_leaves_the_head_and_keeps_its_number(ledger):
+    add_generation(ledger, 0, None)
+    add_generation(ledger, 1, 0, verdict="rejected", reason="too dull")
+    assert ledger.head() == 0
+    assert ledger.next_gen_id() == 2
+
+
+def test_a_number_reserved_by_an_abandoned_run_is_not_used_again(ledger):
+    ledger.create_run("run-a", "main", 0, {})
+    ledger.finish_run("run-a", "abandoned")
+    assert ledger.next_gen_id() == 1
+
+
+def test_recording_the_same_judgement_again_adds_nothing(ledger):
+    add_generation(ledger, 0, None)
+    before = ledger.rows()
+    ledger.record_judgement(make_trio(0), [], make_move(None, 0), None)
+    assert ledger.rows() == before
+    assert len(ledger.head_moves()) == 1
+
+
+def test_another_judgement_under_a_used_number_is_refused(ledger):
+    add_generation(ledger, 0, None)
+    with pytest.raises(LunaError, match="G0 .* judged already"):
+        ledger.record_judgement(make_trio(0, verdict="rejected"), [], None, None)
+
+
+def test_a_refused_judgement_leaves_nothing_behind(ledger):
+    add_generation(ledger, 0, None)
+    rows = make_trio(1, by_role(ledger.generation(0)))
+    with pytest.raises(LunaError, match="it has moved meanwhile"):
+        ledger.record_judgement(rows, [], make_move(None, 1), None)
+    assert not ledger.is_judged(1)
+    assert ledger.head() == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"base_sha": sha("other"), "parent_sha": sha("other")}, "stands on"),
+        ({"parent_gen": 0, "gen_id": 5, "parent_sha": sha("x")}, "never accepted"),
+        ({"lineage": "unknown"}, "no lineage 'unknown'; there is: main"),
+    ],
+)
+def test_rows_that_do_not_fit_the_lineage_are_refused(ledger, change, message):
+    with pytest.raises(LunaError, match=message):
+        ledger.record_judgement(make_trio(change.pop("gen_id", 0), **change), [], None, None)
+
+
+def test_a_child_must_name_its_parents_adapter(ledger):
+    add_generation(ledger, 0, None)
+    rows = make_trio(1, by_role(ledger.generation(0)), parent_sha=sha("someone else"))
+    with pytest.raises(LunaError, match="was trained from"):
+        ledger.record_judgement(rows, [], None, None)
+
+
+def test_a_rejected_generation_cannot_be_a_parent_or_the_head(ledger):
+    add_generation(ledger, 0, None)
+    rejected = add_generation(ledger, 1, 0, verdict="rejected", reason="dull")
+    with pytest.raises(LunaError, match="never accepted"):
+        ledger.record_judgement(make_trio(2, by_role(rejected)), [], None, None)
+    with pytest.raises(LunaError, match="G1 was rejected"):
+        ledger.move_head(make_move(0, 1))
+
+
+def test_a_judgement_needs_one_row_for_each_role(ledger):
+    with pytest.raises(LunaError, match="one row for each of creative, logical, dialectical"):
+        ledger.record_judgement(make_trio(0)[:2], [], None, None)
+    with pytest.raises(LunaError, match="found none"):
+        ledger.record_judgement([], [], None, None)
+
+
+def test_a_score_that_contradicts_its_row_is_refused(ledger):
+    with pytest.raises(LunaError, match="eval_recall 1.0, its score says 0.5"):
+        ledger.record_judgement(make_trio(0), [make_eval("logical", "recall", 0.5)], None, None)
+
+
+def test_rolling_back_moves_the_head_and_the_next_number_still_grows(ledger):
+    add_generation(ledger, 0, None)
+    add_generation(ledger, 1, 0)
+    ledger.move_head(make_move(1, 0, "rollback"))
+    assert (ledger.head(), ledger.next_gen_id()) == (0, 2)
+    assert [move.reason for move in ledger.head_moves()] == ["accepted", "accepted", "rollback"]
+
+
+def test_moving_the_head_where_it_is_adds_nothing(ledger):
+    add_generation(ledger, 0, None)
+    ledger.move_head(make_move(0, 0, "rollback"))
+    assert len(ledger.head_moves()) == 1
+
+
+def test_a_stop_holds_until_a_later_generation_is_judged(ledger):
+    add_generation(ledger, 0, None)
+    add_generation(ledger, 1, 0)
+    rows = make_trio(2, by_role(ledger.generation(1)))
+    stop = make_stop("one", "two")
+    ledger.record_judgement(rows, [], make_move(1, 0, "stop_rule"), stop)
+    assert (ledger.stop_of(), ledger.last_stop_gen(), ledger.head()) == (stop, 2, 0)
+    add_generation(ledger, 3, 0)
+    assert (ledger.stop_of(), ledger.last_stop_gen()) == (None, 2)
+
+
+def test_judged_scores_leave_out_what_was_not_measured(ledger):
+    add_generation(ledger, 0, None, eval_generalization=None)
+    (scores,) = ledger.judged_scores()
+    assert scores.generalization == {}
+    assert scores.style_drift == {"creative": 0.0, "logical": 0.0, "dialectical": 0.0}
+
+
+def test_lineages_number_their_generations_apart(ledger):
+    add_generation(ledger, 0, None)
+    ledger.create_lineage("second", sha("base"))
+    assert (ledger.current_lineage(), ledger.next_gen_id(), ledger.next_gen_id("main")) == ("second", 0, 1)
+    add_generation(ledger, 0, None, lineage="second")
+    ledger.use_lineage("main")
+    assert (ledger.current_lineage(), ledger.head(), ledger.head("second")) == ("main", 0, 0)
+    assert [lineage.name for lineage in ledger.lineages()] == ["main", "second"]
+
+
+def test_creating_a_lineage_again_is_harmless_but_not_over_another_base(ledger):
+    ledger.create_lineage("main", sha("base"))
+    assert len(ledger.lineages()) == 1
+    with pytest.raises(LunaError, match="stands on the base"):
+        ledger.create_lineage("main", sha("other base"))
+    with pytest.raises(LunaError, match="cannot name a lineage"):
+        ledger.create_lineage("../up", sha("base"))
+
+
+def test_unknown_generations_and_lineages_are_named(ledger):
+    with pytest.raises(LunaError, match="no judged generation G4"):
+        ledger.generation(4)
+    with pytest.raises(LunaError, match="no lineage 'nowhere'; there is: main"):
+        ledger.head("nowhere")
+
+
+def test_a_home_without_lineage_says_so(tmp_path):
+    with Ledger.create(Home(tmp_path)) as ledger, pytest.raises(LunaError, match="no lineage yet"):
+        ledger.head()
+
+
+def test_a_folder_that_is_no_home_says_so(tmp_path):
+    for writer in (False, True):
+        with pytest.raises(LunaError, match="is not a Luna home"):
+            Ledger.open(Home(tmp_path), writer=writer)
+
+
+def test_a_second_writer_is_refused_and_told_who_holds_the_ledger(tmp_path):
+    import os
+
+    with make_ledger(tmp_path):
+        with pytest.raises(LunaError, match=f"process {os.getpid()} on "):
+            Ledger.open(Home(tmp_path), writer=True)
+        Ledger.open(Home(tmp_path), writer=False).close()
+    Ledger.open(Home(tmp_path), writer=True).close()
+
+
+def test_a_reader_follows_the_writer_and_cannot_write(tmp_path):
+    with make_ledger(tmp_path) as writer, Ledger.open(Home(tmp_path)) as reader:
+        add_generation(writer, 0, None)
+        assert reader.head() == 0
+        with pytest.raises(LunaError, match="opened for reading"):
+            reader.move_head(make_move(0, 0))
+
+
+def test_the_chain_refuses_updates_and_deletions(ledger):
+    with closing(sqlite3.connect(ledger.home.db)) as shell:
+        for statement in ("UPDATE entries SET body = '{}'", "DELETE FROM entries"):
+            with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+                shell.execute(statement)
+
+
+def test_threads_may_share_one_ledger(ledger):
+    add_generation(ledger, 0, None)
+    ledger.create_run("run-a", "main", 1, {})
+    failures: list[BaseException] = []
+
+    def work(name: str) -> None:
+        try:
+            for number in range(10):
+                ledger.record_step("run-a", "train", "before", {"thread": name, "number": number})
+                assert ledger.head() == 0
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(str(i),)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert ledger.step_attempts("run-a", "train") == 40
+
+
+def test_errors_survive_pickling(ledger):
+    with pytest.raises(LunaError) as caught:
+        ledger.generation(9)
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_a_run_is_resumed_where_it_stopped(tmp_path):
+    with make_ledger(tmp_path) as ledger:
+        ledger.create_run("run-a", "main", 0, {"steps": 5})
+        ledger.record_step("run-a", "collect", "before")
+        ledger.record_step("run-a", "collect", "after", {"n": 3})
+        ledger.record_step("run-a", "freeze", "before", {"try": 1})
+    with Ledger.open(Home(tmp_path), writer=True) as ledger:
+        run = ledger.open_run("main")
+        assert run is not None
+        assert (run.run_id, run.gen_id, run.request) == ("run-a", 0, {"steps": 5})
+        assert (run.finished_steps, run.next_step) == (("collect",), "freeze")
+        assert ledger.step_result("run-a", "collect") == {"n": 3}
+        assert ledger.step_result("run-a", "freeze") is None
+        assert ledger.step_request("run-a", "freeze") == {"try": 1}
+        ledger.record_step("run-a", "freeze", "before", {"try": 2})
+        assert ledger.step_attempts("run-a", "freeze") == 2
+
+
+def test_a_lineage_has_one_open_run_at_a_time(ledger):
+    ledger.create_run("run-a", "main", 0, {})
+    with pytest.raises(LunaError, match="already raising G0 in run run-a"):
+        ledger.create_run("run-b", "main", 1, {})
+    ledger.finish_run("run-a", "done", at=AT)
+    ledger.create_run("run-b", "main", 1, {})
+    assert [(run.run_id, run.state) for run in ledger.runs()] == [("run-a", "done"), ("run-b", "open")]
+
+
+def test_a_closed_run_takes_no_more_steps(ledger):
+    ledger.create_run("run-a", "main", 0, {})
+    ledger.finish_run("run-a", "failed", "no data")
+    ledger.finish_run("run-a", "failed", "said again")
+    assert ledger.runs()[0].message == "no data"
+    with pytest.raises(LunaError, match="is failed; it takes no further steps"):
+        ledger.record_step("run-a", "collect", "before")
+    with pytest.raises(LunaError, match="cannot become done"):
+        ledger.finish_run("run-a", "done")
+
+
+def test_a_step_cannot_finish_before_it_began(ledger):
+    ledger.create_run("run-a", "main", 0, {})
+    with pytest.raises(LunaError, match="without having begun"):
+        ledger.record_step("run-a", "train", "after")
+    with pytest.raises(LunaError, match="no run 'run-x'"):
+        ledger.record_step("run-x", "train", "before")

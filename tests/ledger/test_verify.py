@@ -1,0 +1,337 @@
+"""Whatever is changed afterwards is found and named."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ledger.csv_export import HEADER, csv_text
+from ledger.errors import LunaError
+from ledger.home import Home
+from ledger.metadata import CONFIG_FILE, METADATA_FILE, MODEL_FILE, read_metadata, write_metadata
+from ledger.problems import Problem
+from ledger.records import GenerationRow
+from ledger.roles import ROLES
+from ledger.store import Ledger
+from ledger.verify import verify
+from ledger.weights import weights_sha
+from tests.ledger.builders import (
+    add_data,
+    flip_byte,
+    make_eval,
+    make_full_home,
+    make_ledger,
+    make_row,
+    make_trio,
+    sha,
+    tamper,
+)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return make_full_home(tmp_path)
+
+
+def row_of(home: Home, gen_id: int = 1, role: str = "logical") -> GenerationRow:
+    with Ledger.open(home) as reader:
+        return next(row for row in reader.generation(gen_id) if row.role == role)
+
+
+def only(problems: list[Problem], *parts: str) -> Problem:
+    assert len(problems) == 1, "\n".join(map(str, problems))
+    for part in parts:
+        assert part in str(problems[0])
+    return problems[0]
+
+
+def test_an_untouched_home_has_no_problems(home):
+    assert verify(home) == []
+
+
+def test_a_folder_that_is_no_home_says_so(tmp_path):
+    with pytest.raises(LunaError, match="is not a Luna home"):
+        verify(Home(tmp_path))
+
+
+def test_a_flipped_byte_in_an_adapter_is_named_with_generation_and_role(home):
+    row = row_of(home)
+    flip_byte(home.adapter_dir(row.child_sha) / MODEL_FILE)
+    problem = only(verify(home), "adapter changed", "G1 logical", "luna reproduce G1")
+    assert problem.expected == f"sha256 {row.child_sha}"
+    assert problem.found != problem.expected
+
+
+def test_a_flipped_byte_in_a_delta_is_named_with_its_generation(home):
+    row = row_of(home)
+    flip_byte(home.data_file(row.data_delta_sha))
+    only(verify(home), "delta changed", row.data_delta_sha, "G1 creative+logical+dialectical")
+
+
+@pytest.mark.parametrize(("field", "kind"), [("train_sha", "training set"), ("holdout_sha", "holdout")])
+def test_missing_data_files_are_named(home, field, kind):
+    home.data_file(getattr(row_of(home), field)).unlink()
+    only(verify(home), f"{kind} missing", "G0 creative+logical+dialectical, main G1")
+
+
+@pytest.mark.parametrize(
+    ("file", "what"),
+    [
+        (MODEL_FILE, "adapter missing"),
+        (CONFIG_FILE, "adapter configuration missing"),
+        (METADATA_FILE, "metadata unreadable"),
+    ],
+)
+def test_a_missing_file_of_an_adapter_is_named(home, file, what):
+    (home.adapter_dir(row_of(home).child_sha) / file).unlink()
+    only(verify(home), what, file, "G1 logical")
+
+
+def test_a_broken_adapter_configuration_is_named(home):
+    (home.adapter_dir(row_of(home).child_sha) / CONFIG_FILE).write_text("{")
+    only(verify(home), "adapter configuration unreadable", "G1 logical")
+
+
+def test_a_changed_base_is_named(home):
+    base = next(home.bases_dir.iterdir())
+    flip_byte(base / "model.safetensors")
+    only(verify(home), "base changed", "base of main")
+    (base / "model.safetensors").unlink()
+    only(verify(home), "base unreadable", "no *.safetensors weights")
+
+
+def test_metadata_may_gain_karma_but_not_another_generation(home):
+    folder = home.adapter_dir(row_of(home).child_sha)
+    metadata = read_metadata(folder)
+    metadata["karma"]["earned"] = 55
+    write_metadata(folder, metadata)
+    assert verify(home) == []
+    write_metadata(folder, {**metadata, "generation": 7})
+    only(verify(home), "metadata contradicts the ledger", "G1 logical", "generation: 1 in the ledger, 7")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "body = replace(body, '0.95', '0.99')",
+        "body = body || ' '",
+        "body = cast(body AS BLOB)",
+        "row_sha = replace(row_sha, substr(row_sha, 1, 1), 'x')",
+        "gen_id = 5",
+        "kind = 'eval'",
+        "lineage = 'other'",
+    ],
+)
+def test_a_changed_row_is_named(home, change):
+    tamper(home, f"UPDATE entries SET {change} WHERE kind = 'generation' AND gen_id = 1 AND role = 'logical'")
+    changed = [problem for problem in verify(home) if problem.what == "row changed"]
+    problem = only(changed, "logical")
+    assert problem.where.startswith("entry ")
+
+
+def test_a_changed_score_changes_nothing_else(home):
+    tamper(home, "UPDATE entries SET body = replace(body, '1.0', '0.5') WHERE kind = 'eval' AND gen_id = 0")
+    only(verify(home), "row changed", "eval main G0 logical")
+
+
+def test_a_row_given_a_new_hash_breaks_the_link_of_the_next(home):
+    from dataclasses import replace
+
+    from ledger import chain
+
+    with closing(sqlite3.connect(home.db)) as connection:
+        entry = next(chain.read(connection, "eval"))
+    forged = replace(entry, body=entry.body.replace("1.0", "0.5"))
+    tamper(
+        home,
+        "UPDATE entries SET body = ?, row_sha = ? WHERE seq = ?",
+        forged.body,
+        chain.entry_sha(forged),
+        entry.seq,
+    )
+    only(verify(home), "chain broken", f"entry {entry.seq + 1} ")
+
+
+def test_removed_rows_are_noticed_inside_and_at_the_end(home):
+    tamper(home, "DELETE FROM entries WHERE kind = 'eval' AND gen_id = 0")
+    only(verify(home), "rows missing", "before entry 7")
+
+
+def test_a_cut_off_end_is_noticed(home):
+    tamper(home, "DELETE FROM entries WHERE seq = (SELECT max(seq) FROM entries)")
+    only(verify(home), "rows missing", "end of the chain")
+
+
+def test_a_head_on_a_rejected_generation_is_noticed(tmp_path):
+    from ledger import queries
+    from tests.ledger.builders import make_move
+
+    with make_ledger(tmp_path) as ledger:
+        ledger.record_judgement(make_trio(0, verdict="rejected", reason="dull"), [], None, None)
+        with ledger._writing() as connection:  # past the checks, as a bug would
+            queries.append_record(connection, "head", "main", make_move(None, 0), 0)
+    assert [p.found for p in verify(Home(tmp_path)) if p.what == "head misplaced"] == ["G0"]
+
+
+def test_a_child_that_names_another_parent_is_noticed(tmp_path):
+    from ledger import queries
+
+    with make_ledger(tmp_path) as ledger:
+        ledger.record_judgement(make_trio(0), [], None, None)
+        stray = make_row(gen_id=1, parent_gen=0, parent_sha=sha("stray"), child_sha=sha("x"))
+        with ledger._writing() as connection:
+            queries.append_record(connection, "generation", "main", stray, 1, "logical")
+    (problem,) = [p for p in verify(Home(tmp_path)) if p.what == "parent link broken"]
+    assert problem.found == sha("stray")
+
+
+def test_an_edited_csv_is_named_with_line_and_column(home):
+    home.csv.write_text(home.csv.read_text().replace("0.95", "0.99", 1))
+    only(verify(home), "CSV differs", "line 2 (G0 creative)", "eval_generalization 0.95", "0.99")
+
+
+def test_missing_and_extra_csv_lines_are_named(home):
+    text = home.csv.read_text()
+    home.csv.write_text(text + text.splitlines()[-1] + "\n")
+    only(verify(home), "CSV differs", "line 8 (extra line)")
+    home.csv.write_text("".join(text.splitlines(keepends=True)[:-1]))
+    only(verify(home), "CSV differs", "line 7 (G1 dialectical)", "found no line")
+    home.csv.unlink()
+    only(verify(home), "CSV missing")
+
+
+def test_two_rows_with_equal_bytes_share_one_folder(tmp_path):
+    home = make_full_home(tmp_path)
+    with Ledger.open(home, writer=True) as ledger:
+        parent = {row.role: row for row in ledger.generation(0)}
+        twin = {row.role: row.child_sha for row in ledger.generation(1)}
+        rows = [
+            row.model_copy(update={"child_sha": twin[row.role], "trained_sha": twin[row.role]})
+            for row in make_trio(
+                2,
+                parent,
+                verdict="rejected",
+                base_sha=parent["logical"].base_sha,
+                train_sha=parent["logical"].train_sha,
+                holdout_sha="",
+                data_delta_sha=add_data(home, b"again"),
+            )
+        ]
+        ledger.record_judgement(rows, [], None, None)
+    assert verify(home) == []
+
+
+@pytest.fixture(scope="module")
+def judged_file(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, bytes, list[tuple[int, int]]]:
+    """A home, its database's bytes, and where the generation rows' bodies lie in the file."""
+    home = make_full_home(tmp_path_factory.mktemp("home"))
+    with closing(sqlite3.connect(home.db)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        bodies = [b for (b,) in connection.execute("SELECT body FROM entries WHERE kind = 'generation'")]
+    content = home.db.read_bytes()
+    spans = [(content.index(body.encode()[:300]), 300) for body in bodies]
+    return home, content, spans
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_any_flipped_bit_in_a_stored_row_is_found_and_the_row_named(judged_file, data):
+    home, content, spans = judged_file
+    which = data.draw(st.integers(0, len(spans) - 1))
+    start, length = spans[which]
+    position = start + data.draw(st.integers(0, length - 1))
+    damaged = bytearray(content)
+    damaged[position] ^= 1 << data.draw(st.integers(0, 7))
+    home.db.write_bytes(bytes(damaged))
+    try:
+        changed = [problem.where for problem in verify(home) if problem.what == "row changed"]
+    finally:
+        home.db.write_bytes(content)
+    assert len(changed) == 1
+    assert f"G{which // len(ROLES)} {ROLES[which % len(ROLES)]}" in changed[0]
+
+
+def test_a_damaged_database_file_is_reported_and_not_raised(home):
+    flip_byte(home.db, 5)
+    only(verify(home), "database cannot be read", "luna.db")
+
+
+# -- the CSV itself ------------------------------------------------------------------------------------------
+
+
+def test_the_csv_begins_with_the_columns_of_the_design():
+    assert ",".join(HEADER).startswith(
+        "GEN_ID,parent_sha,child_sha,data_delta_sha,steps,lr,walltime_min,loss_start,loss_end,eval_recall,"
+        "eval_generalization,eval_style_drift,role,verdict,reason,base_sha,config_sha,seed,trained_at,"
+    )
+    assert HEADER[-1] == "row_sha"
+
+
+@given(st.floats(0, 1), st.text(st.characters(codec="utf-8", exclude_categories=["Cc"])))
+def test_the_csv_gives_back_what_was_written(share, reason):
+    row = make_row(eval_recall=share, eval_style_drift=None, reason=reason)
+    (cells,) = csv.DictReader(csv_text([(row, sha("row"))]).splitlines())
+    assert float(cells["eval_recall"]) == share
+    assert (cells["reason"], cells["eval_style_drift"], cells["row_sha"]) == (reason, "", sha("row"))
+    assert (cells["GEN_ID"], cells["parent_gen"], cells["lr"]) == ("0", "", "0.0002")
+
+
+def test_the_chain_can_be_checked_without_luna(home):
+    """The recipe that docs/ledger.md gives."""
+    import hashlib
+
+    previous = "0" * 64
+    with closing(sqlite3.connect(home.db)) as connection:
+        connection.row_factory = sqlite3.Row
+        for row in map(dict, connection.execute("SELECT * FROM entries ORDER BY seq")):
+            stated = row.pop("row_sha")
+            text = json.dumps(row, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+            assert row["prev_sha"] == previous
+            previous = hashlib.sha256(text.encode()).hexdigest()
+            assert previous == stated
+
+
+# -- weights and rows ----------------------------------------------------------------------------------------
+
+
+def test_weights_are_named_by_every_safetensors_file_and_nothing_else(tmp_path):
+    (tmp_path / "a.safetensors").write_bytes(b"a")
+    (tmp_path / "b.safetensors").write_bytes(b"b")
+    first = weights_sha(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    assert weights_sha(tmp_path) == first
+    (tmp_path / "b.safetensors").rename(tmp_path / "c.safetensors")
+    assert weights_sha(tmp_path) != first
+    with pytest.raises(LunaError, match="holds no"):
+        weights_sha(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"child_sha": "abc"}, "String should match pattern"),
+        ({"loss_end": float("nan")}, "finite number"),
+        ({"eval_recall": 1.5}, "less than or equal to 1"),
+        ({"trained_at": "yesterday"}, "String should match pattern"),
+        ({"trained_sha": sha("raw")}, "alpha is 1.0, so trained_sha must equal child_sha"),
+        ({"parent_sha": sha("other")}, "without a parent generation"),
+        ({"parent_gen": 0}, "must be below"),
+        ({"mood": "good"}, "Extra inputs are not permitted"),
+    ],
+)
+def test_a_row_that_cannot_be_true_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        make_row(**change)
+
+
+def test_an_interpolated_row_names_both_adapters():
+    row = make_row(alpha=0.5, trained_sha=sha("raw"))
+    assert (row.child_sha, row.trained_sha) == (sha("child"), sha("raw"))
+    assert make_eval("logical", "recall", 0.5).value == 0.5

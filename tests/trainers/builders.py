@@ -1,0 +1,102 @@
+"""Small bases, examples and jobs that the trainer tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from curriculum.example import Example, make_example
+from curriculum.parquet import freeze
+from ledger.home import Home
+from ledger.roles import ROLES, Role
+from ledger.weights import weights_sha
+from trainers.base import Base, prepare_base
+from trainers.config import BaseSettings, LoraSettings, TrainSettings
+from trainers.tiny import byte_tokenizer
+from trainers.trio import TrioJob
+
+CPU = torch.device("cpu")
+LORA = LoraSettings(rank=8, alpha=16)
+
+
+def make_home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "home").create()
+
+
+def tiny_base(home: Home) -> Base:
+    return prepare_base(BaseSettings(source="tiny"), home, lambda _: None)
+
+
+def random_base(folder: Path, family: str) -> Base:
+    """A random two-layer model of a family, with every weight (biases too) away from its neutral value."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    tokenizer = byte_tokenizer()
+    shape: dict[str, Any] = dict(
+        vocab_size=len(tokenizer),
+        hidden_size=48,
+        intermediate_size=80,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    if family == "llama3-rope":
+        scaling = dict(rope_type="llama3", rope_theta=10000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0)
+        shape |= dict(rope_parameters=scaling | dict(original_max_position_embeddings=64), tie_word_embeddings=False)
+        family = "llama"
+    config = AutoConfig.for_model(family, **shape)
+    torch.manual_seed(5)
+    model = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return Base(str(folder), weights_sha(folder), folder)
+
+
+def sums(role: Role, count: int, offset: int = 0) -> list[Example]:
+    """Easy closed questions: is a + b even?"""
+    numbers = range(offset, offset + count)
+    return [
+        make_example(
+            role=role,
+            stage="fundamentals",
+            category="agl/comparison",
+            kind="pure",
+            input=f"{i} + {i * 7 % 10} even?",
+            output="●" if (i + i * 7 % 10) % 2 == 0 else "⊥",
+            source="test",
+        )
+        for i in numbers
+    ]
+
+
+def make_job(
+    home: Home,
+    *,
+    steps: int = 8,
+    parents: Mapping[Role, str | None] | None = None,
+    roles: Sequence[Role] = ROLES,
+    examples: Sequence[Example] | None = None,
+    run: str = "run",
+    seed: int = 7,
+    **train: Any,
+) -> TrioJob:
+    chosen = examples if examples is not None else [e for role in roles for e in sums(role, 40)]
+    settings = TrainSettings(**({"steps": steps, "lr": 2e-3, "rows": 4, "dtype": "float32"} | train))
+    return TrioJob(
+        roles=tuple(roles),
+        parents=parents if parents is not None else dict.fromkeys(roles),
+        train_file=str(home.data_file(freeze(chosen, home))),
+        adapters_dir=str(home.adapters_dir),
+        run_dir=str(home.run_dir(run)),
+        seed=seed,
+        train=settings,
+        lora=LORA,
+    )

@@ -1,0 +1,136 @@
+"""The adapters of several roles in flat buffers, one slot a role.
+
+A slot's parameters are one fp32 vector (the master copy that the optimizer moves); layers see views of it. When the
+base computes in bfloat16 a second buffer holds the rounded copy that the matrix products use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+SITES = (
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+)
+"""The linear layers of a Llama or Qwen2 block, all of which carry an adapter."""
+
+GROUPS: tuple[tuple[int, ...], ...] = ((0, 1, 2), (3,), (4, 5), (6,))
+"""Sites that share one input, so that their A matrices are one product."""
+
+
+@dataclass
+class SiteViews:
+    """One group of sites in one layer, as views of the flat buffers; index 0 is the slot.
+
+    `a[slot]` is (sites * r, in): the group's A matrices stacked. `b[site][slot]` is (out, r).
+    """
+
+    a: list[Tensor]
+    b: list[list[Tensor]]
+    grad_a: list[Tensor]
+    grad_b: list[list[Tensor]]
+
+
+class AdapterBank:
+    """LoRA parameters of `slots` adapters of one rank over one base.
+
+    Args:
+        shapes: for each layer, (out, in) of each of the seven sites.
+        dtype: of the matrix products.
+    """
+
+    def __init__(
+        self,
+        shapes: Sequence[Sequence[tuple[int, int]]],
+        slots: int,
+        rank: int,
+        alpha: float,
+        dtype: torch.dtype,
+        device: torch.device,
+        trainable: bool = True,
+    ):
+        self.slots, self.rank, self.scale = slots, rank, alpha / rank
+        self._shapes, self._layout = shapes, _layout(shapes, rank)
+        size = sum(out * rank + inn * rank for layer in shapes for out, inn in layer)
+        self.master = torch.zeros(slots, size, device=device)
+        self.compute = self.master if dtype == torch.float32 else torch.zeros_like(self.master, dtype=dtype)
+        self.grad = torch.zeros_like(self.master) if trainable else torch.empty(0)
+        self.accumulate = False
+        """False: the next backward overwrites the gradients; true: it adds to them."""
+        self.groups = [self._views(place) for place in self._layout]
+
+    def _views(self, place: _Place) -> SiteViews:
+        def of(buffer: Tensor, offset: int, rows: int, columns: int) -> list[Tensor]:
+            if not buffer.numel():
+                return []
+            return [buffer[i, offset : offset + rows * columns].view(rows, columns) for i in range(self.slots)]
+
+        rows = len(place.outs) * self.rank
+        outs = list(zip(place.b_offsets, place.outs, strict=True))
+        return SiteViews(
+            a=of(self.compute, place.a_offset, rows, place.inn),
+            b=[of(self.compute, offset, out, self.rank) for offset, out in outs],
+            grad_a=of(self.grad, place.a_offset, rows, place.inn),
+            grad_b=[of(self.grad, offset, out, self.rank) for offset, out in outs],
+        )
+
+    def round_to_compute(self) -> None:
+        """Refresh the copy that the products use after the masters have moved."""
+        if self.compute is not self.master:
+            self.compute.copy_(self.master)
+
+    def load(self, slot: int, tensors: Mapping[str, Tensor]) -> None:
+        """Fill a slot from tensors named as in :meth:`state`."""
+        for name, view in self.state(slot).items():
+            view.copy_(tensors[name])
+        self.round_to_compute()
+
+    def state(self, slot: int) -> dict[str, Tensor]:
+        """fp32 views of a slot's masters under PEFT's names (`layers.0.self_attn.q_proj.lora_A`, ...)."""
+        named: dict[str, Tensor] = {}
+        for place in self._layout:
+            for j, site in enumerate(place.sites):
+                prefix = f"layers.{place.layer}.{SITES[site]}"
+                a_at = place.a_offset + j * self.rank * place.inn
+                b_at, out = place.b_offsets[j], place.outs[j]
+                row = self.master[slot]
+                named[f"{prefix}.lora_A"] = row[a_at : a_at + self.rank * place.inn].view(self.rank, place.inn)
+                named[f"{prefix}.lora_B"] = row[b_at : b_at + out * self.rank].view(out, self.rank)
+        return named
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a group of sites lies in a slot's flat vector."""
+
+    layer: int
+    sites: tuple[int, ...]
+    inn: int
+    outs: tuple[int, ...]
+    a_offset: int
+    b_offsets: tuple[int, ...]
+
+
+def _layout(shapes: Sequence[Sequence[tuple[int, int]]], rank: int) -> list[_Place]:
+    places, offset = [], 0
+    for number, layer in enumerate(shapes):
+        for sites in GROUPS:
+            inn = layer[sites[0]][1]
+            outs = tuple(layer[site][0] for site in sites)
+            a_offset = offset
+            offset += len(sites) * rank * inn
+            b_offsets = []
+            for out in outs:
+                b_offsets.append(offset)
+                offset += out * rank
+            places.append(_Place(number, sites, inn, outs, a_offset, tuple(b_offsets)))
+    return places

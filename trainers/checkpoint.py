@@ -1,0 +1,66 @@
+"""Training state on disk: one safetensors file and one JSON file in a folder that appears whole.
+
+Only the newest is kept. A checkpoint carries the fingerprint of its job and is refused by any other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ledger.errors import LunaError
+from ledger.files import explain_write_errors, publish_dir, sha256_file, sha256_json, temporary_beside
+from trainers.trio import TrioJob
+
+
+def fingerprint(job: TrioJob, facts: dict[str, Any]) -> str:
+    """SHA-256 over all that decides the bytes: the job, the training file's content, the engine's facts."""
+    fields = dataclasses.asdict(dataclasses.replace(job, train=None, lora=None))  # type: ignore[arg-type]
+    for place in ("train_file", "adapters_dir", "run_dir"):
+        del fields[place]
+    settings = [job.train.model_dump(exclude={"checkpoint_every_steps"}), job.lora.model_dump()]
+    return sha256_json([fields, settings, sha256_file(Path(job.train_file)), facts])
+
+
+def save_checkpoint(run_dir: Path, step: int, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
+    """Write `checkpoint-<step>`, then drop the older ones."""
+    final = run_dir / f"checkpoint-{step:08d}"
+    temporary = temporary_beside(final)
+    try:
+        with explain_write_errors(final):
+            temporary.mkdir(parents=True)
+            save_file(tensors, temporary / "state.safetensors")
+            (temporary / "state.json").write_text(json.dumps({**record, "step": step}))
+        publish_dir(temporary, final)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    for older in _checkpoints(run_dir)[:-1]:
+        shutil.rmtree(older, ignore_errors=True)
+
+
+def load_checkpoint(run_dir: Path, expected_fingerprint: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """The newest checkpoint's tensors and record, or None when there is none.
+
+    Raises:
+        LunaError: when it belongs to another job.
+    """
+    found = _checkpoints(run_dir)
+    if not found:
+        return None
+    record: dict[str, Any] = json.loads((found[-1] / "state.json").read_text())
+    if record["fingerprint"] != expected_fingerprint:
+        raise LunaError(
+            f"the checkpoint {found[-1]} belongs to another training job (settings, data or machine differ); "
+            f"delete {run_dir} to train from the start."
+        )
+    return load_file(found[-1] / "state.safetensors"), record
+
+
+def _checkpoints(run_dir: Path) -> list[Path]:
+    return sorted(run_dir.glob("checkpoint-*")) if run_dir.exists() else []

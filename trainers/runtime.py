@@ -1,0 +1,61 @@
+"""How this process computes: device, number format, threads, and the C library's memory habits."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+
+import torch
+
+
+def default_device() -> torch.device:
+    """The first accelerator that torch sees (CUDA and ROCm both call it `cuda`), else the CPU."""
+    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """`auto` becomes bfloat16 where the device multiplies it natively, else float32.
+
+    A CPU without AVX512-BF16 or AMX emulates bfloat16: measured on an AVX2 machine, 10 GFLOP/s a core against 80 in
+    float32.
+    """
+    if name != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = _cpu_multiplies_bfloat16()
+    return torch.bfloat16 if native else torch.float32
+
+
+def _cpu_multiplies_bfloat16() -> bool:
+    checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(check() for check in checks if check is not None)
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on (cgroup and affinity aware on Linux)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def pin_threads(threads: int | None) -> int:
+    """Fix the number of compute threads and return it. The order of floating-point sums depends on it."""
+    count = threads or usable_cores()
+    torch.set_num_threads(count)
+    return count
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep freed blocks for reuse instead of returning each to the kernel.
+
+    A training step frees and takes the same large blocks thousands of times; by default glibc maps each anew and the
+    kernel clears its pages again. Measured on 2 cores: a step of 2.7 s becomes 2.1 s. Elsewhere this does nothing.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    m_trim_threshold, m_top_pad, m_mmap_threshold = -1, -2, -3  # malloc.h
+    libc = ctypes.CDLL(None)
+    libc.mallopt(m_mmap_threshold, 1 << 30)
+    libc.mallopt(m_trim_threshold, (1 << 31) - 1)
+    libc.mallopt(m_top_pad, 64 << 20)
