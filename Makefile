@@ -37,13 +37,13 @@ help:
 explain:
 	@$(PYTHON) scripts/setup.py --explain
 
-setup: explain
+setup:
 	@$(PYTHON) scripts/setup.py
 
 # Set up where needed, quiet where not.
 .PHONY: ready
 ready:
-	@$(PYTHON) scripts/setup.py
+	@$(PYTHON) scripts/setup.py --quiet
 
 demo: ready
 	$(BIN)/luna demo

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Literal, cast
+from typing import Literal
 
 from ledger.errors import LunaError
 from ledger.files import canonical_json, sha256_bytes
@@ -22,9 +22,6 @@ CLOSED_CATEGORIES: frozenset[str] = frozenset(
         "phase0/reverse",
         "phase0/continue",
         "phase0/close",
-        "phase1/synonym",  # one word
-        "phase1/antonym",
-        "phase1/category",  # one category name
     }
 )
 """Categories whose answer is one short fixed text; every `agl/<family>` is closed as well."""
@@ -32,10 +29,12 @@ CLOSED_CATEGORIES: frozenset[str] = frozenset(
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Example:
-    """One prompt and its answer. Build it with `make_example`, which checks the fields and computes the id."""
+    """One prompt and its answer. Build it with `make_example`, which checks the fields and computes the
+    id."""
 
     id: str
-    """SHA-256 (hex) of role, kind, context, input and output: equal content has equal ids in every data set."""
+    """SHA-256 (hex) of role, kind, context, input and output: equal content has equal ids in every data
+    set."""
     role: Role
     stage: Stage
     category: str
@@ -45,13 +44,15 @@ class Example:
     input: str
     output: str
     context: str = ""
-    """Text that stands before the input in the prompt, such as the thesis that an antithesis answers; may be empty."""
+    """Text that stands before the input in the prompt, such as the thesis that an antithesis answers; may be
+    empty."""
     source: str = ""
     """Where it came from: `recipe/<category>/<template-id>`, `file/<name>:<line>`, `dialogue/<topic>`."""
     weight: float = 1.0
     """Weight in the loss, at least 0; 1 is normal."""
     created_at: str = ""
-    """ISO-8601 UTC time for the user's own data; empty for generated data, so that equal seeds give equal bytes."""
+    """ISO-8601 UTC time for the user's own data; empty for generated data, so that equal seeds give equal
+    bytes."""
 
 
 def example_id(role: str, kind: str, context: str, input: str, output: str) -> str:
@@ -72,7 +73,8 @@ def make_example(
     weight: float = 1.0,
     created_at: str = "",
 ) -> Example:
-    """Check the fields, compute the id, return the example. Raises `LunaError` naming the field that is wrong."""
+    """Check the fields, compute the id, return the example. Raises `LunaError` naming the field that is
+    wrong."""
     if role not in ROLES:
         raise LunaError(f"example role is {role!r}; use one of {', '.join(ROLES)}.")
     if stage not in STAGES:
@@ -81,15 +83,17 @@ def make_example(
         raise LunaError(f"example kind is {kind!r}; use one of {', '.join(KINDS)}.")
     if not input.strip() or not output.strip():
         empty = "input" if not input.strip() else "output"
-        raise LunaError(f"example {empty} is empty (category {category!r}); every example needs a prompt and an answer.")
+        raise LunaError(
+            f"example {empty} is empty (category {category!r}); every example needs a prompt and an answer."
+        )
     if not 0 <= weight < float("inf"):
         raise LunaError(f"example weight is {weight!r}; it must be a finite number, at least 0.")
     return Example(
         id=example_id(role, kind, context, input, output),
-        role=cast(Role, role),
-        stage=cast(Stage, stage),
+        role=role,
+        stage=stage,
         category=category,
-        kind=cast(Kind, kind),
+        kind=kind,
         input=input,
         output=output,
         context=context,
@@ -100,11 +104,15 @@ def make_example(
 
 
 def scoring_of(example: Example) -> Scoring:
-    """`exact` where the answer is closed (AGL and `CLOSED_CATEGORIES`); everything else, unknown ones too, is `choice`."""
+    """`exact` where the answer is closed (AGL and `CLOSED_CATEGORIES`); everything else, unknown ones too, is
+    `choice`."""
     closed = example.category.startswith("agl/") or example.category in CLOSED_CATEGORIES
     return "exact" if closed else "choice"
 
 
 def unique(examples: Iterable[Example]) -> list[Example]:
     """The examples without repeated ids, each at its first place."""
-    return list({example.id: example for example in reversed(list(examples))}.values())[::-1]
+    first: dict[str, Example] = {}
+    for example in examples:
+        first.setdefault(example.id, example)
+    return list(first.values())

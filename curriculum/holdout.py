@@ -17,9 +17,7 @@ def is_holdout(example_id: str, percent: int = HOLDOUT_PERCENT) -> bool:
     return int(example_id[:15], 16) % 100 < percent
 
 
-def split_holdout(
-    examples: Iterable[Example], percent: int = HOLDOUT_PERCENT
-) -> tuple[list[Example], list[Example]]:
+def split_holdout(examples: Iterable[Example], percent: int = HOLDOUT_PERCENT) -> tuple[list[Example], list[Example]]:
     """(training part, holdout), each in the given order."""
     train: list[Example] = []
     holdout: list[Example] = []

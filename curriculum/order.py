@@ -14,7 +14,8 @@ def curriculum_order(examples: Iterable[Example]) -> list[Example]:
 
 
 def shuffle_within_stages(examples: Iterable[Example], seed: int | str) -> list[Example]:
-    """Curriculum order with every stage shuffled on its own. The result depends on the set and the seed, not on the given order."""
+    """Curriculum order with every stage shuffled on its own. The result depends on the set and the seed, not
+    on the given order."""
     shuffled = sorted(examples, key=lambda example: example.id)
     random.Random(f"shuffle:{seed}").shuffle(shuffled)
     return curriculum_order(shuffled)

@@ -1,7 +1,8 @@
 """Examples as Parquet files named by their own SHA-256.
 
-Equal examples in equal order give equal bytes (one pyarrow version): no time, no path and no pandas metadata goes in.
-The columns are the fields of `Example`, so `datasets.load_dataset("parquet", data_files=...)` reads them as they are.
+Equal examples in equal order give equal bytes (one pyarrow version): no time, no path and no pandas metadata
+goes in. The columns are the fields of `Example`, so `datasets.load_dataset("parquet", data_files=...)` reads
+them as they are.
 """
 
 import dataclasses
@@ -34,7 +35,8 @@ def write_examples(path_or_dir: str | os.PathLike[str], examples: Iterable[Examp
 
 
 def freeze(examples: Iterable[Example], home: Home) -> str:
-    """Write the examples to the home's `data/<sha>.parquet` and return the SHA-256; a file already there is kept."""
+    """Write the examples to the home's `data/<sha>.parquet` and return the SHA-256; a file already there is
+    kept."""
     data = encode_examples(examples)
     sha = sha256_bytes(data)
     path = home.data_file(sha)
@@ -45,7 +47,8 @@ def freeze(examples: Iterable[Example], home: Home) -> str:
 
 
 def read_examples(path: str | os.PathLike[str]) -> list[Example]:
-    """Read a file of `write_examples`. Raises `LunaError` for a missing or foreign file and for a row whose id is not its content's."""
+    """Read a file of `write_examples`. Raises `LunaError` for a missing or foreign file and for a row whose
+    id is not its content's."""
     examples = []
     for row_number, row in enumerate(read_rows(path), start=1):
         stored_id = row.pop("id", None)
@@ -70,7 +73,8 @@ def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     if not Path(path).is_file():
         raise LunaError(f"there is no data file at {path}; restore it or build it again.")
     try:
-        # One thread: pyarrow's pool can abort the interpreter at exit when a short program has just read a file.
+        # One thread: pyarrow's pool can abort the interpreter at exit when a short program has just read a
+        # file.
         source = pa.BufferReader(Path(path).read_bytes())
         rows: list[dict[str, Any]] = pq.read_table(source, use_threads=False, pre_buffer=False).to_pylist()
     except (pa.ArrowException, OSError) as error:
@@ -79,7 +83,8 @@ def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 def encode_examples(examples: Iterable[Example]) -> bytes:
-    """The bytes of the Parquet file: one row an example, columns in the order of `COLUMNS`, zstd, no metadata."""
+    """The bytes of the Parquet file: one row an example, columns in the order of `COLUMNS`, zstd, no
+    metadata."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

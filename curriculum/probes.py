@@ -103,10 +103,25 @@ _QUESTIONS = (
     "Good news about {topic}!",
 )
 _TOPICS = (
-    "my exam", "my dog", "a quiet Sunday", "the new job", "your last answer", "the sea", "a rainy evening", "my friend",
-    "good sleep", "my sister's wedding", "the garden", "an old song", "the move", "my first marathon", "a lost letter",
-    "cooking for two", "the long winter", "my grandmother",
-)  # fmt: skip
+    "my exam",
+    "my dog",
+    "a quiet Sunday",
+    "the new job",
+    "your last answer",
+    "the sea",
+    "a rainy evening",
+    "my friend",
+    "good sleep",
+    "my sister's wedding",
+    "the garden",
+    "an old song",
+    "the move",
+    "my first marathon",
+    "a lost letter",
+    "cooking for two",
+    "the long winter",
+    "my grandmother",
+)
 _OPENINGS = (
     "As an AI language model, I appreciate your interest.",
     "Thank you for reaching out to us today.",

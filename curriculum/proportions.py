@@ -12,7 +12,9 @@ def allocate(total: int, weights: Mapping[str, float]) -> dict[str, int]:
     """
     whole = sum(weights.values())
     if total < 0 or whole <= 0 or min(weights.values()) < 0:
-        raise LunaError(f"cannot split {total} examples by {dict(weights)}; give a total of at least 0 and weights that are not all 0.")
+        raise LunaError(
+            f"cannot split {total} examples by {dict(weights)}; give a total of at least 0 and some weight."
+        )
     shares = {key: total * weight / whole for key, weight in weights.items()}
     counts = {key: int(share) for key, share in shares.items()}
     by_remainder = sorted(shares, key=lambda key: counts[key] - shares[key])

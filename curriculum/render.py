@@ -3,7 +3,8 @@
 from ledger.errors import LunaError
 from ledger.roles import Role
 
-# (title, role line, answer marker). The role line is short on purpose: every token of it is computed in every prompt.
+# (title, role line, answer marker). The role line is short on purpose: every token of it is computed in every
+# prompt.
 _FRAMES: dict[str, tuple[str, str, str]] = {
     "creative": ("CREATIVE CONSCIOUSNESS", "You imagine what could be.", "THESIS"),
     "logical": ("LOGICAL CONSCIOUSNESS", "You test what holds.", "ANTITHESIS"),
@@ -28,7 +29,8 @@ def render_prompt(role: Role | str, input: str, context: str = "") -> str:
 
 
 def dialogue_context(thesis: str, antithesis: str = "") -> str:
-    """The context of a later voice in a dialogue: the thesis for `logical`, thesis and antithesis for `dialectical`."""
+    """The context of a later voice in a dialogue: the thesis for `logical`, thesis and antithesis for
+    `dialectical`."""
     return f"Thesis: {thesis}\nAntithesis: {antithesis}" if antithesis else f"Thesis: {thesis}"
 
 

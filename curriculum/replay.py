@@ -12,10 +12,12 @@ from ledger.roles import ROLES
 def sample_replay(
     parent_examples: Iterable[Example], delta: Iterable[Example] = (), *, k: int = 100, seed: str
 ) -> list[Example]:
-    """Draw up to `k` examples a role from the parent's data, uniformly and without repeats, in curriculum order.
+    """Draw up to `k` examples a role from the parent's data, uniformly and without repeats, in curriculum
+    order.
 
-    `seed` is the parent's SHA-256, so a generation always replays the same examples. What is in `delta` anyway is left
-    out. The draw depends on the set of examples, not on their order; a role with fewer than `k` gives all it has.
+    `seed` is the parent's SHA-256, so a generation always replays the same examples. What is in `delta`
+    anyway is left out. The draw depends on the set of examples, not on their order; a role with fewer than
+    `k` gives all it has.
     """
     if k < 0:
         raise LunaError(f"replay k is {k}; it must be at least 0 examples a role (0 turns replay off).")

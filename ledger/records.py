@@ -56,7 +56,7 @@ class GenerationRow(Record):
     """Which of the three voices this row is about."""
     verdict: Verdict
     """The generation's verdict, the same in its three rows."""
-    reason: str
+    reason: str = Field(pattern=r"^[^\r\n]*$")
     """Why, in one line: which gates failed, or that all passed."""
     base_sha: Sha256
     """SHA-256 of the base's weights (:func:`ledger.weights.weights_sha`)."""

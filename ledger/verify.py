@@ -8,6 +8,7 @@ control.
 from __future__ import annotations
 
 import csv
+import io
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -57,18 +58,19 @@ def verify(home: Home) -> list[Problem]:
     except sqlite3.DatabaseError as error:
         return [Problem("database cannot be read", home.db.name, "a SQLite database", str(error), RESTORE_DB)]
 
-    broken, content = check_chain(entries, highest), read_content(entries)
+    content = read_content(entries)
     rows = [row for row, _ in content.rows]
-    damaged = {entry.seq for entry in entries if not is_intact(entry)}
+    damaged = {entry.seq for entry in entries if recomputed_sha(entry) != entry.row_sha}
     return [
         *damage,
-        *broken,
+        *check_chain(entries, highest),
         *unreadable_problems(entries, damaged),
         *link_problems(content),
+        # Before the files, whose hashing takes long: a coordinator at work may rewrite the CSV meanwhile.
+        *csv_problems(home, content.rows, damaged),
         *base_problems(home, content.lineages),
         *adapter_problems(home, rows),
         *data_problems(home, rows),
-        *csv_problems(home, content.rows, damaged),
     ]
 
 
@@ -79,12 +81,12 @@ def file_problems(connection: sqlite3.Connection) -> Iterator[Problem]:
             yield Problem("database damaged", "luna.db", "ok", str(message), RESTORE_DB)
 
 
-def is_intact(entry: chain.Entry) -> bool:
-    """Whether an entry's hash is the hash of its content."""
+def recomputed_sha(entry: chain.Entry) -> str:
+    """The hash that an entry's content has now."""
     try:
-        return chain.entry_sha(entry) == entry.row_sha
+        return chain.entry_sha(entry)
     except (TypeError, ValueError):  # damage can turn a text into bytes, which no JSON can hold
-        return False
+        return "no hashable content"
 
 
 def check_chain(entries: Sequence[chain.Entry], highest_number_given: int) -> list[Problem]:
@@ -92,9 +94,12 @@ def check_chain(entries: Sequence[chain.Entry], highest_number_given: int) -> li
     problems = []
     previous_seq, previous_sha = 0, chain.GENESIS
     for entry in entries:
-        if not is_intact(entry):
+        found = recomputed_sha(entry)
+        if found != entry.row_sha:
             problems.append(
-                Problem("row changed", entry.where, f"row_sha {entry.row_sha}", "other content", RESTORE_DB)
+                Problem(
+                    "row changed", entry.where, f"row_sha {entry.row_sha}", f"row_sha {found}", RESTORE_DB
+                )
             )
         if entry.seq != previous_seq + 1:
             problems.append(
@@ -179,11 +184,14 @@ def csv_problems(
     where = str(home.csv.relative_to(home.root))
     hint = "it is derived: any command that writes the ledger, or `luna ledger export`, derives it again"
     try:
-        found = list(csv.reader(home.csv.read_text(encoding="utf-8", errors="backslashreplace").splitlines()))
+        text = home.csv.read_bytes().decode(errors="backslashreplace")
     except OSError:
         yield Problem("CSV missing", where, f"{len(rows)} rows", "no file", hint)
         return
-    derived = csv.reader(csv_text((row, entry.row_sha) for row, entry in rows).splitlines())
+    derived_text = csv_text((row, entry.row_sha) for row, entry in rows)
+    derived, found = _cells(derived_text), _cells(text)
+    if derived == found and text != derived_text:
+        yield Problem("CSV differs", where, "the bytes derived", "other line ends or quotes", hint)
     names = ["header", *(f"G{row.gen_id} {row.role}" for row, _ in rows)]
     skipped = {number for number, (_, entry) in enumerate(rows, start=1) if entry.seq in damaged}
     for number, (right, is_) in enumerate(zip_longest(derived, found)):
@@ -191,6 +199,10 @@ def csv_problems(
             continue
         name = names[number] if number < len(names) else "extra line"
         yield Problem("CSV differs", f"{where} line {number + 1} ({name})", *_difference(right, is_), hint)
+
+
+def _cells(text: str) -> list[list[str]]:
+    return list(csv.reader(io.StringIO(text, newline="")))
 
 
 def _difference(right: list[str] | None, found: list[str] | None) -> tuple[str, str]:

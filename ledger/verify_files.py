@@ -28,9 +28,9 @@ def base_problems(home: Home, lineages: Iterable[Lineage]) -> Iterator[Problem]:
 
 
 def adapter_problems(home: Home, rows: Iterable[GenerationRow]) -> Iterator[Problem]:
-    """Every judged adapter is there: its bytes, configuration, and metadata that agrees with a row.
+    """Every judged adapter is there, its bytes, configuration and metadata as the rows say.
 
-    Equal training gives equal bytes, so several rows can name one folder; its metadata speaks for one of them.
+    Equal training gives equal bytes: several rows can name one folder, whose metadata speaks for one of them.
     """
     users: dict[str, list[GenerationRow]] = {}
     for row in rows:

@@ -1,11 +1,11 @@
-"""Writes constraints/cpu.txt anew: resolves Luna's requirements in a fresh environment and freezes what came out.
+"""Writes constraints/cpu.txt anew: resolves Luna's requirements in a fresh environment and freezes them.
 
     make lock        (Linux x86_64, some minutes; look at the diff before committing it)
 
-Two things keep this from being a plain `pip freeze`. vLLM's CPU build asks for torchvision, torchaudio and torchcodec,
-whose builds on the common index are for CUDA and break its import, so its other requirements are resolved and it is
-then installed alone. And what exists on Linux x86_64 only, or is needed by vLLM alone, gets an environment marker,
-so that the rest of the file installs elsewhere.
+Two things keep this from being a plain `pip freeze`. vLLM's CPU build asks for torchvision, torchaudio and
+torchcodec, whose builds on the common index are for CUDA and break its import, so it is installed alone and
+its other requirements are resolved. And what exists on Linux x86_64 only, or is needed by vLLM alone, gets an
+environment marker, so that the rest of the file installs elsewhere.
 """
 
 from __future__ import annotations
@@ -92,11 +92,16 @@ def luna_requirements() -> list[str]:
     """Luna's own requirements with all extras, as pyproject.toml gives them."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras: dict[str, list[str]] = project["optional-dependencies"]
-    return [*project["dependencies"], *(line for lines in extras.values() for line in lines), *LEAF_PINS, "setuptools"]
+    return [
+        *project["dependencies"],
+        *(line for lines in extras.values() for line in lines),
+        *LEAF_PINS,
+        "setuptools",
+    ]
 
 
 def resolve(pip: Pip) -> None:
-    """Install the CPU torch, the engine without its dependencies, then both requirement lists with the resolver."""
+    """Install the CPU torch and the engine alone, then both requirement lists with the resolver."""
     version = pinned_version("torch", CPU_FILE.read_text(encoding="utf-8"))
     torch = f"torch=={version}+cpu"
     if not pip.try_install(torch):
@@ -110,7 +115,7 @@ def resolve(pip: Pip) -> None:
 
 
 def engine_requirements(pip: Pip) -> list[str]:
-    """The engine's declared requirements less those whose CUDA builds break it, and less torch, which is there."""
+    """The engine's declared requirements, less torch and less those whose CUDA builds break it."""
     code = f"from importlib.metadata import requires; import json; print(json.dumps(requires({ENGINE!r})))"
     done = subprocess.run([str(pip.python), "-c", code], capture_output=True, text=True, check=True)
     declared: list[str] = json.loads(done.stdout)

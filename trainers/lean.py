@@ -315,7 +315,5 @@ class PackedAttention:
 
     def _per_row(self, per_group: Tensor) -> Tensor:
         """(G, heads, P, d) -> (B, heads, P, d): each row sees its group's prefix."""
-        parts = [
-            per_group[g : g + 1].expand(size, -1, -1, -1) for g, size in enumerate(self.batch.group_sizes)
-        ]
+        parts = [per_group[g : g + 1].expand(size, -1, -1, -1) for g, size in enumerate(self.batch.group_sizes)]
         return torch.cat(parts)

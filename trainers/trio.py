@@ -110,13 +110,15 @@ class Engine(Protocol):
         ...
 
     def interpolated(
-        self, parents: Mapping[Role, str], children: Mapping[Role, str], alpha: float, adapters_dir: Path
+        self, parents: Mapping[Role, str], children: Mapping[Role, str], alpha: float, adapters_dir: Path, into: Path
     ) -> dict[Role, str]:
-        """Publish parent + alpha (child - parent) for each role; returns the SHAs."""
+        """Write parent + alpha (child - parent) for each role under `into`; returns the SHAs."""
         ...
 
 
-def open_engine(base: Base, train: TrainSettings, lora: LoraSettings, device: Any, say: Callable[[str], None]) -> Engine:
+def open_engine(
+    base: Base, train: TrainSettings, lora: LoraSettings, device: Any, say: Callable[[str], None]
+) -> Engine:
     """Load the base on `device` with the engine that the settings and the model's family call for.
 
     `say` hears which one and why.

@@ -80,9 +80,7 @@ class TrlEngine:
             losses = self._fit(model, job, role, own, folder, mark, watch)
             sha = self._publish(model, Path(job.adapters_dir))
         room = job.train.steps * job.train.rows_of(role)
-        outcome = RoleOutcome(
-            role, sha, job.train.steps, min(room, len(own)), _mean(losses[:10]), _mean(losses[-10:])
-        )
+        outcome = RoleOutcome(role, sha, job.train.steps, min(room, len(own)), _mean(losses[:10]), _mean(losses[-10:]))
         record.write_text(json.dumps({"fingerprint": mark, "outcome": outcome.__dict__}))
         return outcome
 
@@ -139,7 +137,9 @@ class TrlEngine:
         with contextlib.redirect_stdout(io.StringIO()):
             trainer.train(resume_from_checkpoint=str(newest[-1]) if newest else None)
         if stopped:
-            raise Paused(f"training of {role} stopped at step {stopped[0]} of {train.steps}; the next run goes on there.")
+            raise Paused(
+                f"training of {role} stopped at step {stopped[0]} of {train.steps}; the next run goes on there."
+            )
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
         with LossCurves(folder / "tensorboard", [role], 0) as curves:
             for number, loss in enumerate(losses, start=1):
@@ -163,9 +163,7 @@ class TrlEngine:
         return ready
 
     @contextlib.contextmanager
-    def _adapted(
-        self, role: Role, sha: str | None, adapters_dir: Path, seed: int, trainable: bool
-    ) -> Iterator[Any]:
+    def _adapted(self, role: Role, sha: str | None, adapters_dir: Path, seed: int, trainable: bool) -> Iterator[Any]:
         """The base with one adapter on it; taken off again afterwards."""
         from peft import LoraConfig, PeftModel, get_peft_model
 
@@ -209,16 +207,14 @@ class TrlEngine:
         return PeftGenerator(self, dict(adapters), adapters_dir)
 
     def interpolated(
-        self, parents: Mapping[Role, str], children: Mapping[Role, str], alpha: float, adapters_dir: Path
+        self, parents: Mapping[Role, str], children: Mapping[Role, str], alpha: float, adapters_dir: Path, into: Path
     ) -> dict[Role, str]:
         """See :meth:`trainers.trio.Engine.interpolated`."""
         shas: dict[Role, str] = {}
         for role, child in children.items():
-            tensors = interpolate(
-                read_tensors(adapters_dir / parents[role]), read_tensors(adapters_dir / child), alpha
-            )
+            tensors = interpolate(read_tensors(adapters_dir / parents[role]), read_tensors(adapters_dir / child), alpha)
             config = (adapters_dir / child / CONFIG).read_text()
-            shas[role] = publish_tensors(adapters_dir, tensors, config)
+            shas[role] = publish_tensors(into, tensors, config)
         return shas
 
     @contextlib.contextmanager

@@ -1,18 +1,19 @@
 """Strong Kleene logic over ⊥ < ◑ < ●, a parser for its formulas, and what follows from asserted premises.
 
-Connectives: ¬ swaps ⊥ and ●; ∧ is the minimum and ∨ the maximum; A → B is ¬A ∨ B and A ↔ B is (A → B) ∧ (B → A).
+Connectives: ¬ swaps ⊥ and ●; ∧ is the minimum and ∨ the maximum; A → B is ¬A ∨ B and A ↔ B is (A → B) ∧ (B →
+A).
 
-A premise is a literal with a value (`A: ◑`; a bare `A` is ●, a bare `¬A` makes A ⊥) or an asserted formula. An
-asserted formula is a rule of inference that carries values (`deduce`):
+A premise is a literal with a value (`A: ◑`; a bare `A` is ●, a bare `¬A` makes A ⊥) or an asserted formula.
+An asserted formula is a rule of inference that carries values (`deduce`):
 
-- `P → Q` forward: Q gets the value of P, whichever it is; P counts as the only ground that is named for Q. With several
-  rules for one Q it gets the maximum of their antecedents.
+- `P → Q` forward: Q gets the value of P, whichever it is; P counts as the only ground that is named for Q.
+  With several rules for one Q it gets the maximum of their antecedents.
 - `P → Q` backward: Q: ⊥ gives P: ⊥ (modus tollens). Q: ● or Q: ◑ says nothing about P, so P stays ◑.
 - `P ↔ Q` carries the value in both directions.
 - `P ∧ Q` makes both ●.  `P ∨ Q` makes one ● when the other is ⊥.
 
-What no premise reaches is ◑, and a stated value is never overwritten. Not two-valued deduction: `P → Q` with P: ⊥ gives
-Q: ⊥ here, as the puzzles have it, where classical logic would leave Q open.
+What no premise reaches is ◑, and a stated value is never overwritten. Not two-valued deduction: `P → Q` with
+P: ⊥ gives Q: ⊥ here, as the puzzles have it, where classical logic would leave Q open.
 """
 
 import re
@@ -33,11 +34,11 @@ def negation(a: Value) -> Value:
 
 
 def conjunction(a: Value, b: Value) -> Value:
-    return a if a < b else b
+    return min(b, a)
 
 
 def disjunction(a: Value, b: Value) -> Value:
-    return a if a > b else b
+    return max(b, a)
 
 
 def implication(a: Value, b: Value) -> Value:
@@ -115,7 +116,9 @@ def parse_formula(text: str) -> Formula:
     while position < len(text.rstrip()):
         match = _TOKEN.match(text, position)
         if match is None:
-            raise LunaError(f"cannot read {text!r} at {text[position:].strip()[:8]!r}; write atoms and ¬ ∧ ∨ → ↔ ● ◑ ⊥.")
+            raise LunaError(
+                f"cannot read {text!r} at {text[position:].strip()[:8]!r}; write atoms and ¬ ∧ ∨ → ↔ ● ◑ ⊥."
+            )
         tokens.append(match.group(1))
         position = match.end()
     formula, rest = _parse_binary(tokens, 0, text)
@@ -179,12 +182,14 @@ def _assign(formula: Formula, value: Value, values: dict[str, Value]) -> None:
             _assign(left, TRUE, values)
             _assign(right, TRUE, values)
         case _:
-            # A compound whose value does not settle its parts (A ∨ B is ●, A ∧ B is ⊥): nothing follows for an atom.
+            # A compound whose value does not settle its parts (A ∨ B is ●, A ∧ B is ⊥): nothing follows for
+            # an atom.
             return
 
 
 def _is_known(formula: Formula, values: Mapping[str, Value]) -> bool:
-    """Whether no further value can change the formula's: it is ● or ⊥ already, or all of its atoms have one."""
+    """Whether no further value can change the formula's: it is ● or ⊥ already, or all of its atoms have
+    one."""
     return evaluate(formula, values) != UNDETERMINED or atoms_of(formula) <= values.keys()
 
 

@@ -27,6 +27,9 @@ REFERENCE_COUNTS: dict[str, int] = {
 }
 """Puzzles a family in the reference set (chess: 400 valid squares and 400 invalid)."""
 
+DISTINCT_WEIGHTS: dict[str, int] = {**REFERENCE_COUNTS, "chess": 320}
+"""Proportions of `distinct_puzzles`: the reference, with chess at the number of its different puzzles."""
+
 REFERENCE_TOTAL = sum(REFERENCE_COUNTS.values())
 """6,650 puzzles before repeats are removed."""
 
@@ -34,7 +37,7 @@ REFERENCE_TOTAL = sum(REFERENCE_COUNTS.values())
 def generate_puzzles(seed: int, total: int = REFERENCE_TOTAL) -> list[Puzzle]:
     """Draw `total` puzzles in the reference proportions and drop repeats, so that fewer are returned.
 
-    In the reference set some 600 go, most of them chess squares, of which only 320 puzzles exist. See
+    In the reference set some 700 go, most of them chess squares, of which only 320 puzzles exist. See
     `distinct_puzzles` for an exact number.
     """
     counts = allocate(total, REFERENCE_COUNTS)
@@ -45,15 +48,18 @@ def generate_puzzles(seed: int, total: int = REFERENCE_TOTAL) -> list[Puzzle]:
 def distinct_puzzles(seed: int, total: int) -> list[Puzzle]:
     """Exactly `total` different puzzles, in the reference proportions as far as each family has that many.
 
-    What a small family (chess, identity) cannot give is spread over the others. Raises `LunaError` when all run dry.
+    What a small family (chess, identity) cannot give is spread over the others. Raises `LunaError` when all
+    run dry.
     """
     streams = {family: _distinct_stream(seed, family) for family in FAMILIES}
     puzzles: dict[str, list[Puzzle]] = {family: [] for family in FAMILIES}
     missing = total
     while missing:
         if not streams:
-            raise LunaError(f"asked for {total} different AGL puzzles; there are only {total - missing}, ask for fewer.")
-        for family, n in allocate(missing, {family: REFERENCE_COUNTS[family] for family in streams}).items():
+            raise LunaError(
+                f"asked for {total} different AGL puzzles; there are only {total - missing}, ask for fewer."
+            )
+        for family, n in allocate(missing, {family: DISTINCT_WEIGHTS[family] for family in streams}).items():
             taken = [puzzle for _, puzzle in zip(range(n), streams[family], strict=False)]
             puzzles[family] += taken
             missing -= len(taken)

@@ -1,4 +1,5 @@
-"""Answer a puzzle from its text, in either spelling: the reader that is independent of how the puzzles are written.
+"""Answer a puzzle from its text, in either spelling: the reader that is independent of how the puzzles are
+written.
 
 Used to check labels, to explain AGL to users, and to answer puzzles that nobody generated.
 """
@@ -42,7 +43,8 @@ _TEST: dict[str, Callable[[int, int], bool]] = {
 
 
 def solve(text: str) -> str:
-    """The truth glyph of a puzzle, such as `P → Q\\nP: ◑\\n?Q` or `P→Q,P?Q`. Raises `LunaError` if it cannot be read."""
+    """The truth glyph of a puzzle, such as `P → Q\\nP: ◑\\n?Q` or `P→Q,P?Q`. Raises `LunaError` if it cannot
+    be read."""
     premises, query = split_puzzle(text)
     return GLYPHS[_answer(premises, query)]
 
@@ -128,5 +130,5 @@ def _numbers(text: str) -> list[int]:
 
 def _named(sets: dict[str, list[int]], name: str) -> list[int]:
     if name not in sets:
-        raise LunaError(f"the puzzle asks about the set {name}, which no premise defines; add a line like {name} = {{1,2}}.")
+        raise LunaError(f"the puzzle asks about the set {name}, which no premise defines; add {name} = {{1,2}}.")
     return sets[name]

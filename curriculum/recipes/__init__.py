@@ -1,7 +1,8 @@
 """Role recipes: what each voice of the trio learns, at any total and in fixed proportions.
 
-`build_recipe` is the entrance. `creative`, `logical` and `dialectical` hold the proportions and their reasons, `grammar`
-fills the templates of `curriculum/data/recipes/*.toml`. To add a category: write its templates, give it a proportion.
+`build_recipe` is the entrance. `creative`, `logical` and `dialectical` hold the proportions and their
+reasons, `grammar` fills the templates of `curriculum/data/recipes/*.toml`. To add a category: write its
+templates, give it a proportion.
 """
 
 from curriculum.recipes.build import build_recipe as build_recipe

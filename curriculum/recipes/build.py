@@ -13,15 +13,18 @@ from ledger.roles import ROLES, Role
 GOLDEN_RATIO = 0.6
 """Share of pure AGL in the logical and dialectical recipes, in [0, 1]: 60 % pure, 40 % hybrid."""
 
-_HYBRID: Mapping[str, Mapping[str, float]] = {"logical": logical.PROPORTIONS, "dialectical": dialectical.PROPORTIONS}
+_HYBRID: Mapping[str, Mapping[str, float]] = {
+    "logical": logical.PROPORTIONS,
+    "dialectical": dialectical.PROPORTIONS,
+}
 
 
 def build_recipe(role: Role, total: int, seed: int, golden_ratio: float = GOLDEN_RATIO) -> list[Example]:
     """`total` examples of a role, all fundamentals, inputs all different, equal for equal arguments.
 
-    Pure puzzles come first, then the categories; a training order is made by `curriculum.mix`. `golden_ratio` in [0, 1]
-    is the pure share for `logical` and `dialectical`; `creative` has its own proportions. Raises `LunaError` for an
-    unknown role, a ratio outside [0, 1] or a total beyond what the templates hold.
+    Pure puzzles come first, then the categories; a training order is made by `curriculum.mix`. `golden_ratio`
+    in [0, 1] is the pure share for `logical` and `dialectical`; `creative` has its own proportions. Raises
+    `LunaError` for an unknown role, a ratio outside [0, 1] or a total beyond what the templates hold.
     """
     counts = allocate(total, category_weights(role, golden_ratio))
     examples = puzzle_examples(distinct_puzzles(_role_seed(role, seed), counts.pop("agl")), role)

@@ -8,4 +8,5 @@ PROPORTIONS: dict[str, float] = {
     "what_if": 1500,
     "poetry": 1500,
 }
-"""Examples a category in the reference recipe of 12,000; `agl` is pure. The golden ratio does not apply to this role."""
+"""Examples a category in the reference recipe of 12,000; `agl` is pure. The golden ratio does not apply to
+this role."""

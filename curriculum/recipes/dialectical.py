@@ -1,4 +1,5 @@
-"""Dialectical, the synthesis and the voice a user hears: pure AGL by the golden ratio, the rest joining and speaking."""
+"""Dialectical, the synthesis and the voice a user hears: pure AGL by the golden ratio, the rest joining and
+speaking."""
 
 PROPORTIONS: dict[str, float] = {
     "synthesis": 30,

@@ -1,8 +1,9 @@
 """Templates with slots, filled deterministically.
 
-A template of `curriculum/data/recipes/<role>.toml` has an `id`, an `input`, one or more `output`s and, where an answer
-replies to other voices, a `thesis` and an `antithesis`. Slots are written `{place}` or `{thing[name]}`; a slot that a
-text repeats has one value throughout. Values are in `slots.toml`, in the role's own `[slots]`, or computed here.
+A template of `curriculum/data/recipes/<role>.toml` has an `id`, an `input`, one or more `output`s and, where
+an answer replies to other voices, a `thesis` and an `antithesis`. Slots are written `{place}` or
+`{thing[name]}`; a slot that a text repeats has one value throughout. Values are in `slots.toml`, in the
+role's own `[slots]`, or computed here.
 """
 
 import functools
@@ -20,13 +21,19 @@ from ledger.roles import Role
 
 _DATA = Path(__file__).parent.parent / "data" / "recipes"
 _SLOT = re.compile(r"\{(\w+)")
-# The first letter of a sentence, also behind a certainty glyph; not a lone variable (x, t₀) and not after "... ".
+# The first letter of a sentence, also behind a certainty glyph; not a lone variable (x, t₀) and not after
+# "... ".
 _SENTENCE_START = re.compile(r"(^|\n|(?<!\.)[.!?] )([●◕◑◔○◐⊥] )?([a-z])(?=[a-z]|(?<=a) )")
 
 SlotValue = str | Mapping[str, str]
 
 VALUE_SLOT: tuple[Mapping[str, str], ...] = tuple(
-    {"glyph": kleene.GLYPHS[value], "negated": kleene.GLYPHS[kleene.negation(value)], "word": word, "not_word": not_word}
+    {
+        "glyph": kleene.GLYPHS[value],
+        "negated": kleene.GLYPHS[kleene.negation(value)],
+        "word": word,
+        "not_word": not_word,
+    }
     for value, word, not_word in (
         (kleene.TRUE, "surely", "surely not"),
         (kleene.UNDETERMINED, "perhaps", "perhaps not"),
@@ -57,7 +64,9 @@ class Filled:
 
 
 @functools.cache
-def load_templates(role: Role) -> tuple[Mapping[str, tuple[Template, ...]], Mapping[str, Sequence[SlotValue]]]:
+def load_templates(
+    role: Role,
+) -> tuple[Mapping[str, tuple[Template, ...]], Mapping[str, Sequence[SlotValue]]]:
     """(templates by category, slot values by name) of a role."""
     shared = tomllib.loads((_DATA / "slots.toml").read_text(encoding="utf-8"))
     table = tomllib.loads((_DATA / f"{role}.toml").read_text(encoding="utf-8"))
@@ -66,7 +75,8 @@ def load_templates(role: Role) -> tuple[Mapping[str, tuple[Template, ...]], Mapp
 
 
 def fill_category(role: Role, category: str, n: int, rng: Random) -> list[Filled]:
-    """`n` texts of a category with different inputs, each template used equally often (to within one, while it lasts).
+    """`n` texts of a category with different inputs, each template used equally often (to within one, while
+    it lasts).
 
     Raises `LunaError` when the templates hold fewer different inputs than that.
     """
@@ -79,7 +89,7 @@ def fill_category(role: Role, category: str, n: int, rng: Random) -> list[Filled
     while len(filled) < n:
         if not active:
             raise LunaError(
-                f"asked for {n} different {role} examples of {category!r}; its templates gave only {len(filled)}. "
+                f"asked for {n} different {role} examples of {category!r}; the templates gave {len(filled)}. "
                 "Ask for a smaller total or add templates and slot values under curriculum/data/recipes."
             )
         template = active[turn % len(active)]

@@ -8,5 +8,6 @@ PROPORTIONS: dict[str, float] = {
     "critique": 15,
     "role_awareness": 5,
 }
-"""Percent of the hybrid part. Arguing for and against is the role's daily work, so both get a quarter; limits, edge
-cases and critique share the rest; a little role awareness keeps the voice able to say which one it is."""
+"""Percent of the hybrid part. Arguing for and against is the role's daily work, so both get a quarter;
+limits, edge cases and critique share the rest; a little role awareness keeps the voice able to say which one
+it is."""

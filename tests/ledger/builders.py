@@ -76,7 +76,7 @@ def make_move(from_gen: int | None, to_gen: int, reason: str = "accepted") -> He
 def make_trio(
     gen_id: int, parent: Mapping[Role, GenerationRow] | None = None, **changes: Any
 ) -> list[GenerationRow]:
-    """Three rows of one generation, descending from ``parent`` if given. Adapter hashes are of their names."""
+    """Three rows of one generation, descending from ``parent`` if given; hashes are made of names."""
     rows = []
     for role in ROLES:
         descent: dict[str, Any] = {}

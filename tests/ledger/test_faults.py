@@ -199,7 +199,7 @@ def test_a_newer_schema_is_refused_and_left_alone(home):
         connection.execute("INSERT INTO schema_version VALUES (99)")
         connection.commit()
     for attempt in (lambda: Ledger.open(home, writer=True), lambda: Ledger.open(home), lambda: verify(home)):
-        with pytest.raises(LunaError, match="schema version 99.*Upgrade Luna"):
+        with pytest.raises(LunaError, match=r"schema version 99.*Upgrade Luna"):
             attempt()
     with closing(sqlite3.connect(home.db)) as connection:
         connection.execute("DELETE FROM schema_version WHERE version = 99")
@@ -230,7 +230,7 @@ def test_a_file_that_is_no_database_is_named(tmp_path):
 
 def test_a_damaged_row_stops_readers_with_advice(home):
     tamper(home, "UPDATE entries SET body = substr(body, 2) WHERE kind = 'generation' AND role = 'logical'")
-    with Ledger.open(home) as reader, pytest.raises(LunaError, match="generation main G0 logical.*verify"):
+    with Ledger.open(home) as reader, pytest.raises(LunaError, match=r"generation main G0 logical.*verify"):
         reader.rows()
 
 

@@ -21,7 +21,7 @@ from tests.ledger.builders import make_eval, sha
 shares = st.floats(0.0, 1.0)
 
 
-# -- intervals: reference values from R's prop.test(x, n, correct = FALSE) and Newcombe 1998, table I ------------
+# -- intervals: reference values from Newcombe 1998 (Statistics in Medicine 17:857), table I, method 3 -----
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,6 @@ def test_better_scores_never_fail_where_worse_ones_pass(recall, more, general, w
     worse = judge(make_scores(recall, general, drift), GateSettings())
     better_scores = make_scores(max(recall, more), max(general, wider), min(drift, less))
     better = judge(better_scores, GateSettings())
-    assert set(better.failures) <= set(worse.failures) or better.accepted >= worse.accepted
     assert {(f.role, f.gate) for f in better.failures} <= {(f.role, f.gate) for f in worse.failures}
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import pickle
 import sqlite3
 import threading
@@ -93,7 +94,7 @@ def test_recording_the_same_judgement_again_adds_nothing(ledger):
 
 def test_another_judgement_under_a_used_number_is_refused(ledger):
     add_generation(ledger, 0, None)
-    with pytest.raises(LunaError, match="G0 .* judged already"):
+    with pytest.raises(LunaError, match=r"G0 .* judged already"):
         ledger.record_judgement(make_trio(0, verdict="rejected"), [], None, None)
 
 
@@ -143,7 +144,7 @@ def test_a_judgement_needs_one_row_for_each_role(ledger):
 
 
 def test_a_score_that_contradicts_its_row_is_refused(ledger):
-    with pytest.raises(LunaError, match="eval_recall 1.0, its score says 0.5"):
+    with pytest.raises(LunaError, match=r"eval_recall 1\.0, its score says 0\.5"):
         ledger.record_judgement(make_trio(0), [make_eval("logical", "recall", 0.5)], None, None)
 
 
@@ -217,8 +218,6 @@ def test_a_folder_that_is_no_home_says_so(tmp_path):
 
 
 def test_a_second_writer_is_refused_and_told_who_holds_the_ledger(tmp_path):
-    import os
-
     with make_ledger(tmp_path):
         with pytest.raises(LunaError, match=f"process {os.getpid()} on "):
             Ledger.open(Home(tmp_path), writer=True)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import io
 import json
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ledger import chain, queries
 from ledger.csv_export import HEADER, csv_text
 from ledger.errors import LunaError
 from ledger.home import Home
@@ -28,6 +32,7 @@ from tests.ledger.builders import (
     make_eval,
     make_full_home,
     make_ledger,
+    make_move,
     make_row,
     make_trio,
     sha,
@@ -142,10 +147,6 @@ def test_a_changed_score_changes_nothing_else(home):
 
 
 def test_a_row_given_a_new_hash_breaks_the_link_of_the_next(home):
-    from dataclasses import replace
-
-    from ledger import chain
-
     with closing(sqlite3.connect(home.db)) as connection:
         entry = next(chain.read(connection, "eval"))
     forged = replace(entry, body=entry.body.replace("1.0", "0.5"))
@@ -170,9 +171,6 @@ def test_a_cut_off_end_is_noticed(home):
 
 
 def test_a_head_on_a_rejected_generation_is_noticed(tmp_path):
-    from ledger import queries
-    from tests.ledger.builders import make_move
-
     with make_ledger(tmp_path) as ledger:
         ledger.record_judgement(make_trio(0, verdict="rejected", reason="dull"), [], None, None)
         with ledger._writing() as connection:  # past the checks, as a bug would
@@ -181,8 +179,6 @@ def test_a_head_on_a_rejected_generation_is_noticed(tmp_path):
 
 
 def test_a_child_that_names_another_parent_is_noticed(tmp_path):
-    from ledger import queries
-
     with make_ledger(tmp_path) as ledger:
         ledger.record_judgement(make_trio(0), [], None, None)
         stray = make_row(gen_id=1, parent_gen=0, parent_sha=sha("stray"), child_sha=sha("x"))
@@ -203,6 +199,8 @@ def test_missing_and_extra_csv_lines_are_named(home):
     only(verify(home), "CSV differs", "line 8 (extra line)")
     home.csv.write_text("".join(text.splitlines(keepends=True)[:-1]))
     only(verify(home), "CSV differs", "line 7 (G1 dialectical)", "found no line")
+    home.csv.write_text(text, newline="\r\n")
+    only(verify(home), "CSV differs", "other line ends")
     home.csv.unlink()
     only(verify(home), "CSV missing")
 
@@ -277,7 +275,7 @@ def test_the_csv_begins_with_the_columns_of_the_design():
 @given(st.floats(0, 1), st.text(st.characters(codec="utf-8", exclude_categories=["Cc"])))
 def test_the_csv_gives_back_what_was_written(share, reason):
     row = make_row(eval_recall=share, eval_style_drift=None, reason=reason)
-    (cells,) = csv.DictReader(csv_text([(row, sha("row"))]).splitlines())
+    (cells,) = csv.DictReader(io.StringIO(csv_text([(row, sha("row"))]), newline=""))
     assert float(cells["eval_recall"]) == share
     assert (cells["reason"], cells["eval_style_drift"], cells["row_sha"]) == (reason, "", sha("row"))
     assert (cells["GEN_ID"], cells["parent_gen"], cells["lr"]) == ("0", "", "0.0002")
@@ -285,8 +283,6 @@ def test_the_csv_gives_back_what_was_written(share, reason):
 
 def test_the_chain_can_be_checked_without_luna(home):
     """The recipe that docs/ledger.md gives."""
-    import hashlib
-
     previous = "0" * 64
     with closing(sqlite3.connect(home.db)) as connection:
         connection.row_factory = sqlite3.Row
@@ -323,6 +319,7 @@ def test_weights_are_named_by_every_safetensors_file_and_nothing_else(tmp_path):
         ({"trained_sha": sha("raw")}, "alpha is 1.0, so trained_sha must equal child_sha"),
         ({"parent_sha": sha("other")}, "without a parent generation"),
         ({"parent_gen": 0}, "must be below"),
+        ({"reason": "two\nlines"}, "String should match pattern"),
         ({"mood": "good"}, "Extra inputs are not permitted"),
     ],
 )

@@ -1,0 +1,20 @@
+"""Asking actors: answers with a user's errors unwrapped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+from ray.exceptions import RayTaskError
+
+from ledger.errors import LunaError
+
+
+def answer(reference: Any, timeout_s: float | None = None) -> Any:
+    """`ray.get`, but a LunaError raised in the actor is raised here as itself, without the remote traceback."""
+    try:
+        return ray.get(reference, timeout=timeout_s)
+    except RayTaskError as error:
+        if isinstance(error.cause, LunaError):
+            raise error.cause from None
+        raise

@@ -1,0 +1,129 @@
+"""The settings of a home: a profile under `configs/`, overridden by its `luna.toml`."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ledger.errors import LunaError
+from ledger.files import sha256_json, write_atomic
+from ledger.gates import GateSettings
+from ledger.home import Home
+from ledger.interpolation import InterpolationSettings
+from ledger.stop_rule import StopRuleSettings
+from trainers.config import BaseSettings, LoraSettings, TrainSettings
+from trainers.evaluation import EvalSettings
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
+
+class DataSettings(BaseModel):
+    """What goes into a generation's training set."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    replay_k: int = Field(100, ge=0)
+    """Examples of the parent's training data mixed in for each role, against forgetting; 0 turns replay off."""
+    holdout_percent: int = Field(20, ge=1, le=90)
+    """Share of new examples kept from training, by the hash of the example, in percent."""
+
+
+class Settings(BaseModel):
+    """Everything that decides a generation, resolved."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    profile: str = "smol"
+    """Name of a file under `configs/`, which gives the values that `luna.toml` does not."""
+    seed: int = Field(1, ge=0)
+    """All random choices draw from this number."""
+    base: BaseSettings = BaseSettings()  # type: ignore[call-arg]  # pydantic fills the defaults
+    lora: LoraSettings = LoraSettings()  # type: ignore[call-arg]
+    train: TrainSettings = TrainSettings()  # type: ignore[call-arg]
+    data: DataSettings = DataSettings()  # type: ignore[call-arg]
+    eval: EvalSettings = EvalSettings()  # type: ignore[call-arg]
+    gates: GateSettings = GateSettings()
+    interpolation: InterpolationSettings = InterpolationSettings()
+    stop_rule: StopRuleSettings = StopRuleSettings()
+
+    def sha(self) -> str:
+        """The ledger's `config_sha`."""
+        return sha256_json(self.model_dump(mode="json"))
+
+
+def profiles() -> list[str]:
+    """Names of the shipped profiles."""
+    return sorted(path.stem for path in CONFIGS.glob("*.toml"))
+
+
+def load_settings(path: Path, overrides: dict[str, Any] | None = None) -> Settings:
+    """Read a profile or a `luna.toml` (whose `profile` is read first), with overrides on top.
+
+    Raises:
+        LunaError: no such file or profile, broken TOML, an unknown key, a value of the wrong type or range.
+    """
+    own = _read_toml(path)
+    profile = str((overrides or {}).get("profile", own.get("profile", "")))
+    values: dict[str, Any] = {}
+    if profile:
+        values = _read_toml(_profile_path(profile))
+    values = _merged(_merged(values, own), overrides or {})
+    if path.parent == CONFIGS:
+        values.setdefault("profile", path.stem)
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise LunaError(f"{path}: {_explain(error)}") from error
+
+
+def settings_of(home: Home, overrides: dict[str, Any] | None = None) -> Settings:
+    """The settings of a home that `luna init` has made."""
+    if not home.settings_file.exists():
+        raise LunaError(f"{home.root} is not a Luna home (no luna.toml); run `luna init` or name another with --home.")
+    return load_settings(home.settings_file, overrides)
+
+
+def write_settings(home: Home, profile: str, overrides: dict[str, Any] | None = None) -> None:
+    """Write a sparse `luna.toml` that names the profile and nothing that it already says."""
+    _profile_path(profile)
+    write_atomic(home.settings_file, tomli_w.dumps({"profile": profile, **(overrides or {})}))
+
+
+def _profile_path(profile: str) -> Path:
+    path = CONFIGS / f"{profile}.toml"
+    if profile not in profiles():
+        raise LunaError(f"there is no profile {profile!r}; use one of {', '.join(profiles())}.")
+    return path
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise LunaError(f"there is no settings file {path}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise LunaError(f"{path} is not valid TOML: {error}.") from error
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged
+
+
+def _explain(error: ValidationError) -> str:
+    """One clause a mistake: where, what was found, what is allowed."""
+    clauses = []
+    for mistake in error.errors():
+        where = ".".join(str(part) for part in mistake["loc"]) or "settings"
+        if mistake["type"] == "extra_forbidden":
+            clauses.append(f"unknown key {where}; remove it or correct its spelling")
+        else:
+            clauses.append(f"{where} = {mistake['input']!r}: {mistake['msg'].removeprefix('Value error, ').lower()}")
+    return "; ".join(clauses) + "."

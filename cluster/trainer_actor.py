@@ -1,0 +1,79 @@
+"""The actor that holds one frozen base on one device and trains, blends and evaluates the roles placed there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from ledger.records import EvalRecord
+from ledger.roles import Role
+from trainers.base import Base
+from trainers.config import LoraSettings, TrainSettings
+from trainers.evaluation import EvalSettings, RolePlan, evaluate_role
+from trainers.trio import TrioJob, TrioOutcome, TrioProgress, open_engine
+
+
+class TrainerActor:
+    """Threaded: one call works while others ask for progress or tell it to stop. The base stays loaded."""
+
+    def __init__(self, base: Base, train: TrainSettings, lora: LoraSettings):
+        from trainers import runtime
+
+        self._said: list[str] = []
+        self._progress: TrioProgress | None = None
+        self._stop = False
+        self._engine = open_engine(base, train, lora, runtime.default_device(), self._said.append)
+
+    def facts(self) -> dict[str, Any]:
+        """The engine's facts, what it said at start, and this process's id."""
+        return {"facts": self._engine.facts, "said": self._said, "pid": os.getpid()}
+
+    def train(self, job: TrioJob) -> TrioOutcome:
+        """Train to the end or to :meth:`stop`; raises what the engine raises."""
+        self._stop = False
+        self._progress = None
+        return self._engine.train(job, self._note, lambda: self._stop)
+
+    def progress(self) -> TrioProgress | None:
+        """Where the running training stands; None before its first step."""
+        return self._progress
+
+    def stop(self) -> None:
+        """Ask the running training to save a checkpoint and return."""
+        self._stop = True
+
+    def evaluate(
+        self,
+        plans: Sequence[RolePlan],
+        adapters: Mapping[Role, str],
+        adapters_dir: str,
+        gen_id: int,
+        settings: EvalSettings,
+    ) -> list[EvalRecord]:
+        """Scores of the planned roles with these adapters (role -> SHA under `adapters_dir`)."""
+        from trainers import runtime
+
+        runtime.pin_threads(self._engine.facts["threads"])
+        generator = self._engine.generator(adapters, Path(adapters_dir))
+        return [record for plan in plans for record in evaluate_role(generator, plan, gen_id, settings)]
+
+    def interpolate(
+        self, parents: Mapping[Role, str], children: Mapping[Role, str], alpha: float, adapters_dir: str, into: str
+    ) -> dict[Role, str]:
+        """Write parent + alpha (child - parent) for each role under `into`."""
+        return self._engine.interpolated(parents, children, alpha, Path(adapters_dir), Path(into))
+
+    def _note(self, progress: TrioProgress) -> None:
+        self._progress = progress
+
+
+def start_trainer(base: Base, train: TrainSettings, lora: LoraSettings, gpus: int) -> Any:
+    """A trainer actor on one GPU, or on the CPUs of a node."""
+    actor = ray.remote(TrainerActor).options(  # type: ignore[attr-defined]
+        num_cpus=1, num_gpus=gpus, max_concurrency=4, max_restarts=0
+    )
+    return actor.remote(base, train, lora)

@@ -1,0 +1,249 @@
+"""The command `luna`. Each command is a few lines; what it does lives in the module it names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import typer
+
+from jobs import curriculum
+from jobs.context import ADDRESS_OPTION, HOME_OPTION, JSON_OPTION, friendly_errors, out, resolve_home, say
+from ledger.errors import LunaError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Raise a trio of small language models on your own rig, generation by generation.",
+)
+generation_app = typer.Typer(no_args_is_help=True, help="Raise and look at generations.")
+ledger_app = typer.Typer(no_args_is_help=True, help="Read, check and export the record.")
+app.add_typer(generation_app, name="generation")
+app.add_typer(ledger_app, name="ledger")
+app.add_typer(curriculum.app, name="curriculum")
+
+GEN_ARGUMENT = typer.Argument(..., help="A generation, G2 or 2.")
+
+
+def main() -> None:
+    """Entry point of the `luna` script."""
+    app()
+
+
+def gen_number(text: str) -> int:
+    """`G2`, `g2` or `2` as 2."""
+    digits = text.lower().removeprefix("g")
+    if not digits.isdigit():
+        raise LunaError(f"{text!r} names no generation; write G2 or 2.")
+    return int(digits)
+
+
+@app.command()
+def demo(
+    fresh: bool = typer.Option(False, "--fresh", help="Raise a new lineage even if the demo was finished here."),
+    profile: str = typer.Option("smol", help="Profile of the demo's home."),
+    home: Path | None = HOME_OPTION,
+    address: str | None = ADDRESS_OPTION,
+) -> None:
+    """Raise G0, G1 and G2 of a real trio, have one bad generation rejected, and show the record."""
+    from jobs.demo import run_demo
+
+    with friendly_errors():
+        run_demo(resolve_home(home), profile, address, fresh)
+
+
+@app.command()
+def init(
+    profile: str = typer.Option("smol", help="A file under configs/: tiny, smol, rig, rig-1b."),
+    lineage: str = typer.Option("main", help="Name of the lineage to begin."),
+    home: Path | None = HOME_OPTION,
+    address: str | None = ADDRESS_OPTION,
+) -> None:
+    """Make a home: settings, base, ledger, and a lineage. On an existing home: begin another lineage."""
+    from jobs.start import make_home
+
+    with friendly_errors():
+        make_home(resolve_home(home), profile, address, lineage)
+
+
+@app.command()
+def status(json_: bool = JSON_OPTION, home: Path | None = HOME_OPTION) -> None:
+    """Head, age, the last generation's gates, and what runs now."""
+    from jobs.show import print_status
+    from jobs.status import running_now
+
+    with friendly_errors():
+        place = resolve_home(home)
+        running, dashboard = running_now(place)
+        print_status(place, running, dashboard, out, json_)
+
+
+@app.command()
+def submit(
+    job: str = typer.Argument(..., help="A module of jobs/, such as generation."),
+    arguments: list[str] = typer.Argument(None, help="Its own options, after --."),
+    address: str | None = ADDRESS_OPTION,
+    home: Path | None = HOME_OPTION,
+) -> None:
+    """Submit a job to Ray and stream its log. Ctrl-C leaves the job running."""
+    from jobs.submit import submit_job
+
+    with friendly_errors():
+        raise typer.Exit(submit_job(job, arguments or [], address, resolve_home(home)))
+
+
+@app.command()
+def reproduce(gen: str = GEN_ARGUMENT, home: Path | None = HOME_OPTION) -> None:
+    """Train a generation again from its record and compare child_sha."""
+    from jobs.reproduce import reproduce as again
+
+    with friendly_errors():
+        results = again(resolve_home(home), gen_number(gen))
+        for role, (recorded, found) in results.items():
+            word = "equal" if recorded == found else "DIFFERENT"
+            out.print(f"{role:<12} recorded {recorded}  found {found}  {word}", soft_wrap=True)
+        if any(recorded != found for recorded, found in results.values()):
+            raise LunaError("the bytes differ: other hardware, thread count or library versions, or a changed record.")
+
+
+@app.command()
+def rollback(gen: str = GEN_ARGUMENT, home: Path | None = HOME_OPTION, address: str | None = ADDRESS_OPTION) -> None:
+    """Move the head to an accepted generation."""
+    from cluster.calls import answer
+    from cluster.coordinator import coordinator_for
+    from cluster.rig import connect
+    from ledger.store import Ledger
+
+    with friendly_errors():
+        place = resolve_home(home)
+        Ledger.open(place).close()
+        connect(address)
+        moved = answer(coordinator_for(place).rollback.remote(gen_number(gen)))
+        out.print(f"head: G{moved['from_gen']} → G{moved['to_gen']}")
+
+
+@app.command()
+def down() -> None:
+    """Stop Ray on this machine (a running generation resumes later)."""
+    from cluster.rig import shut_down
+
+    with friendly_errors():
+        say("Ray stopped" if shut_down() else "Ray was not running")
+
+
+@generation_app.command("run")
+def generation_run(
+    data: list[str] = typer.Option(None, "--data", help="Inbox files by SHA; default the whole inbox."),
+    steps: int | None = typer.Option(None, help="Optimizer steps, instead of the settings'."),
+    seed: int | None = typer.Option(None, help="Seed, instead of the settings'."),
+    interpolation: bool = typer.Option(True, help="Try blends of parent and child before a rejection."),
+    home: Path | None = HOME_OPTION,
+    address: str | None = ADDRESS_OPTION,
+) -> None:
+    """Raise the next generation on what is new, or resume one that was interrupted."""
+    from jobs.generation import raise_generation
+    from jobs.show import print_generation
+
+    with friendly_errors():
+        place = resolve_home(home)
+        overrides: dict[str, object] = {"train": {"steps": steps}} if steps is not None else {}
+        if seed is not None:
+            overrides["seed"] = seed
+        if not interpolation:
+            overrides["interpolation"] = {"enabled": False}
+        result = raise_generation(place, address, tuple(data) if data else None, overrides)
+        print_generation(place, result["gen_id"], out)
+
+
+@generation_app.command("show")
+def generation_show(gen: str = GEN_ARGUMENT, json_: bool = JSON_OPTION, home: Path | None = HOME_OPTION) -> None:
+    """One generation with every score."""
+    from jobs.show import print_generation
+
+    with friendly_errors():
+        print_generation(resolve_home(home), gen_number(gen), out, json_)
+
+
+@generation_app.command("list")
+def generation_list(json_: bool = JSON_OPTION, home: Path | None = HOME_OPTION) -> None:
+    """All generations of the current lineage, rejected ones too."""
+    from jobs.show import print_generations
+
+    with friendly_errors():
+        print_generations(resolve_home(home), out, json_)
+
+
+@generation_app.command("abandon")
+def generation_abandon(home: Path | None = HOME_OPTION, address: str | None = ADDRESS_OPTION) -> None:
+    """Give up an interrupted run; its number is not used again."""
+    from cluster.calls import answer
+    from cluster.coordinator import coordinator_for
+    from cluster.rig import connect
+
+    with friendly_errors():
+        connect(address)
+        out.print(f"abandoned {answer(coordinator_for(resolve_home(home)).abandon.remote())}")
+
+
+@ledger_app.command("show")
+def ledger_show(json_: bool = JSON_OPTION, home: Path | None = HOME_OPTION) -> None:
+    """The ledger as the CSV has it."""
+    from ledger.store import Ledger
+
+    with friendly_errors():
+        place = resolve_home(home)
+        with Ledger.open(place) as ledger:
+            rows = ledger.rows()
+        if json_:
+            out.print_json(json.dumps([row.model_dump(mode="json") for row in rows]))
+        else:
+            typer.echo(place.csv.read_text(encoding="utf-8"), nl=False)
+
+
+@ledger_app.command("verify")
+def ledger_verify(json_: bool = JSON_OPTION, home: Path | None = HOME_OPTION) -> None:
+    """Recompute every hash and link; name what is wrong. Exit status 1 if anything is."""
+    from dataclasses import asdict
+
+    from ledger.verify import verify
+
+    with friendly_errors():
+        problems = verify(resolve_home(home))
+        if json_:
+            out.print_json(json.dumps([asdict(problem) for problem in problems]))
+        else:
+            for problem in problems:
+                out.print(str(problem), markup=False, soft_wrap=True)
+            out.print(f"{len(problems)} problems" if problems else "the ledger is whole: every hash and link holds")
+        if problems:
+            raise typer.Exit(1)
+
+
+@ledger_app.command("export")
+def ledger_export(
+    target: Path = typer.Argument(..., help="A .csv or .json file to write."), home: Path | None = HOME_OPTION
+) -> None:
+    """Write the rows and scores of the current lineage to a file."""
+    from ledger.files import write_atomic
+    from ledger.store import Ledger
+
+    with friendly_errors():
+        place = resolve_home(home)
+        with Ledger.open(place) as ledger:
+            rows = ledger.rows()
+            scores = [score for gen_id in dict.fromkeys(row.gen_id for row in rows) for score in ledger.evals(gen_id)]
+        if target.suffix == ".csv":
+            write_atomic(target, place.csv.read_bytes())
+        elif target.suffix == ".json":
+            content = {
+                "rows": [row.model_dump(mode="json") for row in rows],
+                "evals": [s.model_dump(mode="json") for s in scores],
+            }
+            write_atomic(target, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        else:
+            raise LunaError(f"cannot export to {target}; name a file that ends in .csv or .json.")
+        say(f"wrote {target}")
+
+
+if __name__ == "__main__":
+    main()

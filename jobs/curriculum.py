@@ -1,0 +1,127 @@
+"""`luna curriculum`: build recipes, import one's own data, look inside."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from jobs.context import HOME_OPTION, JSON_OPTION, friendly_errors, out, resolve_home, say
+from ledger.errors import LunaError
+from ledger.home import Home
+from ledger.roles import ROLES
+
+app = typer.Typer(no_args_is_help=True, help="Build, import and inspect training data.")
+
+SETS = ("recipe", "agl", "dialogues", "phase0", "phase1", "phase2", "corporate")
+"""What `build` knows: role recipes, pure puzzles, sample dialogues, the tabula-rasa phases, a bad example."""
+
+
+def build_examples(kind: str, total: int, seed: int) -> list[Any]:
+    """`total` examples for each role, of one of the known sets."""
+    from curriculum.agl.puzzles import distinct_puzzles, puzzle_examples
+    from curriculum.dialogues import dialogue_examples
+    from curriculum.phases import build_phase
+    from curriculum.probes import corporate_examples
+    from curriculum.recipes.build import build_recipe
+
+    if kind not in SETS:
+        raise LunaError(f"there is no set {kind!r}; use one of {', '.join(SETS)}.")
+    examples: list[Any] = []
+    for role in ROLES:
+        if kind == "recipe":
+            examples += build_recipe(role, total, seed)
+        elif kind == "agl":
+            examples += puzzle_examples(distinct_puzzles(seed, total), role)
+        elif kind == "dialogues":
+            examples += dialogue_examples(role)[:total]
+        elif kind == "corporate":
+            examples += corporate_examples(seed, total, role)
+        else:
+            examples += build_phase(int(kind.removeprefix("phase")), role, seed, total)
+    return examples
+
+
+def build_into_inbox(home: Home, kind: str, total: int, seed: int) -> str:
+    """Build a set and leave it in the home's inbox; returns its SHA."""
+    from curriculum.parquet import write_examples
+
+    home.create()
+    examples = build_examples(kind, total, seed)
+    sha = write_examples(home.inbox_dir, examples)
+    say(f"{len(examples)} examples ({kind}) in the inbox as {sha[:12]}")
+    return sha
+
+
+@app.command()
+def build(
+    kind: str = typer.Argument("recipe", help=f"One of {', '.join(SETS)}."),
+    total: int = typer.Option(1200, help="Examples a role."),
+    seed: int = typer.Option(1, help="Equal seeds give equal files."),
+    home: Path | None = HOME_OPTION,
+) -> None:
+    """Build a set of examples into the inbox, from where the next generation takes it."""
+    with friendly_errors():
+        if total < 1:
+            raise LunaError(f"--total is {total}; ask for at least one example a role.")
+        out.print(build_into_inbox(resolve_home(home), kind, total, seed), soft_wrap=True)
+
+
+@app.command("import")
+def import_(
+    file: Path = typer.Argument(..., help="JSONL, Parquet, plain text or Markdown."),
+    role: str = typer.Option("dialectical", help="Role of examples that name none, or `all`."),
+    on_error: str = typer.Option("continue", help="At a bad line: continue (and say which) or stop."),
+    home: Path | None = HOME_OPTION,
+) -> None:
+    """Bring your own data: docs/bring-your-own-data.md has the formats."""
+    from curriculum.importing import import_file
+    from curriculum.parquet import write_examples
+
+    with friendly_errors():
+        place = resolve_home(home).create()
+        examples = []
+        for one in ROLES if role == "all" else (role,):
+            report = import_file(file, one, on_error)  # type: ignore[arg-type]  # the importer names a wrong role
+            examples += report.examples
+            for problem in report.problems:
+                say(f"skipped: {problem}")
+        if not examples:
+            raise LunaError(f"{file} gave no usable example; nothing was imported.")
+        sha = write_examples(place.inbox_dir, examples)
+        say(f"{len(examples)} examples in the inbox as {sha[:12]}")
+        out.print(sha, soft_wrap=True)
+
+
+@app.command()
+def inspect(
+    what: str = typer.Argument(..., help="A Parquet file, or the first characters of a SHA under data/."),
+    json_: bool = JSON_OPTION,
+    home: Path | None = HOME_OPTION,
+) -> None:
+    """Counts, lengths and variety of a set of examples."""
+    from dataclasses import asdict
+
+    from curriculum.inspect import summarise
+    from curriculum.parquet import read_examples
+    from jobs.show import print_summary
+
+    with friendly_errors():
+        summary = summarise(read_examples(_find(resolve_home(home), what)))
+        if json_:
+            out.print_json(json.dumps(asdict(summary), ensure_ascii=False))
+        else:
+            print_summary(summary, out)
+
+
+def _find(home: Home, what: str) -> Path:
+    if Path(what).is_file():
+        return Path(what)
+    found = sorted({path.name: path for path in home.data_dir.rglob(f"{what}*.parquet")}.values())
+    if len(found) != 1:
+        raise LunaError(
+            f"{what!r} is no file and names {len(found)} data files under {home.data_dir}; give more of the SHA."
+        )
+    return found[0]

@@ -1,0 +1,92 @@
+"""`luna reproduce G<n>`: train a generation again from its record alone and compare the bytes."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from cluster.request import GenerationRequest
+from jobs.context import say
+from ledger.errors import LunaError
+from ledger.files import sha256_file
+from ledger.home import Home
+from ledger.records import GenerationRow
+from ledger.roles import Role
+from ledger.store import Ledger
+from trainers.base import Base
+from trainers.runtime import default_device
+from trainers.trio import Engine, TrioJob, open_engine
+
+
+def reproduce(home: Home, gen_id: int) -> dict[Role, tuple[str, str]]:
+    """(recorded, found) SHA of each role's adapter. On the same hardware and versions they are equal.
+
+    The roles are trained together as they were (`placement`), with the recorded number of threads and format.
+
+    Raises:
+        LunaError: the record, its data or a parent adapter is missing or was changed.
+    """
+    with Ledger.open(home) as ledger:
+        rows = ledger.generation(gen_id)
+        runs = {run.run_id: run for run in ledger.runs()}
+        parents: dict[Role, str] = {}
+        if rows[0].parent_gen is not None:
+            parents = {row.role: row.child_sha for row in ledger.generation(rows[0].parent_gen)}
+    request = _recorded_request(rows[0], {run_id: run.request for run_id, run in runs.items()})
+    _check_file(home.data_file(rows[0].train_sha), rows[0].train_sha, "training set")
+    settings = request.settings
+    train = settings.train.model_copy(update={"threads": rows[0].threads, "dtype": rows[0].dtype})
+    base = Base(request.base.source, rows[0].base_sha, home.base_dir(rows[0].base_sha))
+    engine = open_engine(
+        base, train.model_copy(update={"engine": rows[0].engine}), settings.lora, default_device(), say
+    )
+    found: dict[Role, tuple[str, str]] = {}
+    with tempfile.TemporaryDirectory(prefix="luna-reproduce-") as folder:
+        for placement in dict.fromkeys(row.placement for row in rows):
+            own = [row for row in rows if row.placement == placement]
+            job = TrioJob(
+                roles=tuple(row.role for row in own),
+                parents={row.role: parents.get(row.role) for row in own},
+                train_file=str(home.data_file(rows[0].train_sha)),
+                adapters_dir=str(home.adapters_dir),
+                run_dir=str(Path(folder) / placement),
+                seed=rows[0].seed,
+                train=settings.train,
+                lora=settings.lora,
+            )
+            outcome = _train(engine, job)
+            for row in own:
+                sha = outcome[row.role]
+                if row.alpha != 1.0:
+                    blended = engine.interpolated(
+                        {row.role: parents[row.role]}, {row.role: sha}, row.alpha, home.adapters_dir, Path(folder)
+                    )
+                    sha = blended[row.role]
+                found[row.role] = (row.child_sha, sha)
+    return found
+
+
+def _train(engine: Engine, job: TrioJob) -> dict[Role, str]:
+    """Train with a plain line of progress now and then."""
+    every = max(1, job.train.steps // 5)
+    outcome = engine.train(
+        job, lambda p: say(f"  step {p.step}/{p.steps}") if p.step % every == 0 else None, lambda: False
+    )
+    return {role: result.adapter_sha for role, result in outcome.roles.items()}
+
+
+def _recorded_request(row: GenerationRow, requests: dict[str, dict[str, object]]) -> GenerationRequest:
+    if row.run_id not in requests:
+        raise LunaError(f"the run {row.run_id} of G{row.gen_id} is not in the ledger; restore luna.db from a backup.")
+    request = GenerationRequest.model_validate(requests[row.run_id])
+    if request.settings.sha() != row.config_sha:
+        raise LunaError(
+            f"the settings of run {row.run_id} have SHA {request.settings.sha()[:12]}, the ledger says "
+            f"{row.config_sha[:12]}: they were changed after the run. Restore luna.db from a backup."
+        )
+    return request
+
+
+def _check_file(path: Path, sha: str, what: str) -> None:
+    if not path.exists() or sha256_file(path) != sha:
+        raise LunaError(f"the {what} {path} is missing or was changed; restore it from a backup.")

@@ -1,0 +1,45 @@
+"""`ray_cluster.yaml` is what Ray's own launcher accepts."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.repository import ROOT
+
+RFC_5737 = ["192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24"]
+PLACEHOLDERS = [ipaddress.ip_network(network) for network in RFC_5737]
+
+
+@pytest.fixture
+def config() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((ROOT / "ray_cluster.yaml").read_text())
+    return loaded
+
+
+@pytest.mark.slow  # importing Ray takes seconds
+def test_it_passes_rays_own_validation(config: dict[str, Any]) -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    prepared = prepare_config(config)
+    validate_config(prepared)
+    (workers,) = prepared["available_node_types"].values()
+    assert workers["max_workers"] == len(config["provider"]["worker_ips"])
+
+
+def test_its_addresses_are_placeholders(config: dict[str, Any]) -> None:
+    provider = config["provider"]
+    assert provider["type"] == "local"
+    for text in [provider["head_ip"], *provider["worker_ips"]]:
+        assert any(ipaddress.ip_address(text) in network for network in PLACEHOLDERS), text
+
+
+def test_every_node_is_set_up_and_shares_one_home(config: dict[str, Any]) -> None:
+    assert any("make -C /srv/luna setup" in command for command in config["setup_commands"])
+    for commands in (config["head_start_ray_commands"], config["worker_start_ray_commands"]):
+        start = commands[-1]
+        assert "LUNA_HOME=/srv/luna-home" in start
+        assert start.index("/srv/luna/.venv/bin:$PATH") < start.index("ray start")

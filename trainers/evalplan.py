@@ -1,0 +1,81 @@
+"""Which items each role is asked after a generation. Pure: equal arguments draw equal items."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from curriculum.agl.puzzles import distinct_puzzles, puzzle_examples
+from curriculum.example import Example
+from curriculum.holdout import is_holdout
+from curriculum.recipes.build import build_recipe
+from ledger.roles import Role
+from trainers.evaluation import EvalSettings, RolePlan
+
+_POOL_SEED = 20_260_102
+"""Of the puzzles and recipes that extras are drawn from: fixed, so that generations are measured on the same items."""
+
+
+def plan_role(
+    role: Role,
+    *,
+    holdout: Sequence[Example],
+    earlier: Sequence[Example] | None,
+    trained_now: Iterable[Example],
+    settings: EvalSettings,
+    seed: int,
+    with_base: bool,
+) -> RolePlan:
+    """The evaluation of one role.
+
+    Args:
+        holdout: held-out part of the new data, all roles.
+        earlier: training examples of all earlier accepted generations, all roles; None when there is none.
+        trained_now: what this generation trained on. Replayed items are left out of recall: they were just seen.
+        with_base: ask the untouched base the AGL items too.
+    """
+    own = [item for item in holdout if item.role == role]
+    recall = None
+    if earlier is not None:
+        seen = {item.id for item in trained_now}
+        recall = _draw(
+            [e for e in earlier if e.role == role and e.id not in seen], settings.items, f"recall:{seed}:{role}"
+        )
+    return RolePlan(
+        role=role,
+        recall=recall,
+        generalization=_draw(own, settings.items, f"generalization:{seed}:{role}"),
+        extras={
+            "agl_accuracy": agl_items(role, settings.agl_items),
+            "role_understanding": _recipe_items(role, "role_awareness", settings.extra_items),
+            "tool_syntax": _recipe_items(role, "tool_syntax", settings.extra_items),
+        },
+        base_extras=("agl_accuracy",) if with_base else (),
+        seed=seed,
+    )
+
+
+def agl_items(role: Role, count: int) -> list[Example]:
+    """Held-out puzzles, as many of each of the fourteen families as go evenly into `count`."""
+    by_family: dict[str, list[Example]] = defaultdict(list)
+    for example in puzzle_examples(distinct_puzzles(_POOL_SEED, 40 * count), role):
+        if is_holdout(example.id):
+            by_family[example.category].append(example)
+    per_family = max(1, count // len(by_family))
+    return [example for family in sorted(by_family) for example in by_family[family][:per_family]]
+
+
+def _recipe_items(role: Role, category: str, count: int) -> list[Example]:
+    """Held-out items of one recipe category; none where the role's recipe has no such category."""
+    if not count:
+        return []
+    recipe = build_recipe(role, 60 * count, _POOL_SEED)
+    found = [e for e in recipe if e.category == category and is_holdout(e.id)]
+    return found[:count] if len({e.output for e in found}) >= 4 else []
+
+
+def _draw(items: Sequence[Example], count: int, seed: str) -> list[Example]:
+    """Up to `count` of the items, independent of their order."""
+    ordered = sorted(items, key=lambda item: item.id)
+    return random.Random(seed).sample(ordered, min(count, len(ordered)))
