@@ -19,7 +19,8 @@ _START_TIMEOUT_S = 120
 
 _QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_DEDUP_LOGS": "1",
+    # Ray starts workers at niceness 15; training that its user waits for should not starve beside other programs.
+    "RAY_worker_niceness": "0",
     "TOKENIZERS_PARALLELISM": "false",
 }
 
@@ -82,6 +83,12 @@ def _inside_a_job() -> bool:
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
+def environment() -> dict[str, str]:
+    """This process's environment, with this interpreter's folder first, so that jobs' `python` is the same one."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    return {**os.environ, **_QUIET, "PATH": path}
+
+
 def _ray_command() -> str:
     """The `ray` beside this interpreter, so that head and workers run the same environment."""
     return str(Path(sys.executable).parent / "ray")
@@ -95,7 +102,7 @@ def _start_head() -> None:
     try:
         result = subprocess.run(
             command, capture_output=True, text=True, check=False, timeout=_START_TIMEOUT_S, cwd=Path.home(),
-            env={**os.environ, **_QUIET},
+            env=environment(),
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
         raise LunaError(f"Ray could not be started with `{' '.join(command)}`: {error}.") from error

@@ -73,10 +73,10 @@ def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     if not Path(path).is_file():
         raise LunaError(f"there is no data file at {path}; restore it or build it again.")
     try:
-        # One thread: pyarrow's pool can abort the interpreter at exit when a short program has just read a
-        # file.
+        # ParquetFile on one thread, not read_table: that one goes through pyarrow.dataset and its thread pools, and a
+        # short program that has just read a file then sometimes aborts at exit ("terminate called without ...").
         source = pa.BufferReader(Path(path).read_bytes())
-        rows: list[dict[str, Any]] = pq.read_table(source, use_threads=False, pre_buffer=False).to_pylist()
+        rows: list[dict[str, Any]] = pq.ParquetFile(source, pre_buffer=False).read(use_threads=False).to_pylist()
     except (pa.ArrowException, OSError) as error:
         raise LunaError(f"{path} is not a readable Parquet file ({error}); restore it or build it again.") from error
     return rows

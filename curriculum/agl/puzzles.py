@@ -68,6 +68,35 @@ def distinct_puzzles(seed: int, total: int) -> list[Puzzle]:
     return [puzzle for family in puzzles.values() for puzzle in family]
 
 
+_OTHER_FORMS: dict[str, tuple[str, ...]] = {
+    "modus_ponens": ("other-atom/",),
+    "modus_tollens": ("other-atom/", "¬"),
+    "conjunction": ("elimination/",),
+    "disjunction": ("syllogism/",),
+    "negation": ("other-atom/", "/2"),
+    "membership": ("∉",),
+    "chess": ("True",),
+    "biconditional": ("carry",),
+    "existential": ("witness/",),
+    "universal": ("instance/",),
+    "identity": ("≠", "=2"),
+    "transitive": ("<4", ">4"),
+}
+"""Marks in a family's template names that set it apart from the reference spelling."""
+
+
+def reference_form(puzzle: Puzzle) -> bool:
+    """Whether a puzzle has its family's plain form, as in the notation's reference table.
+
+    The other forms (a second, idle premise; a negated question; pairs of glyphs; named individuals) make a set more
+    varied and harder.
+    """
+    family, template = puzzle[0], puzzle[1]
+    if family == "chess":
+        return not template.startswith("True")
+    return not any(mark in template for mark in _OTHER_FORMS.get(family, ()))
+
+
 def puzzle_examples(puzzles: Iterable[Puzzle], role: Role) -> list[Example]:
     """The puzzles as pure examples of one role: category `agl/<family>`, stage `fundamentals`."""
     return [

@@ -1,0 +1,1 @@
+"""Measurements, not tests: each module prints one table and writes it under `bench/results/`."""

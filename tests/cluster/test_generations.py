@@ -1,0 +1,349 @@
+"""Generations on a real Ray cluster with a real, tiny model: judged, recorded, reproduced, and killed in the middle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from curriculum.example import make_example
+from curriculum.parquet import write_examples
+from ledger.errors import LunaError
+from ledger.home import Home
+from ledger.roles import ROLES
+from ledger.store import Ledger
+from ledger.verify import verify
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+LENIENT = """
+profile = "tiny"
+[train]
+steps = 12
+checkpoint_every_steps = 4
+[eval]
+items = 20
+agl_items = 14
+extra_items = 0
+probe_tokens = 8
+[gates]
+min_items = 10
+recall_min = 0.0
+generalization_min = 0.0
+"""
+"""Bounds low enough for a model of random weights: these tests are about the flow, not about what is learned."""
+
+
+def even_numbers(start, count):
+    return [
+        make_example(
+            role=role, stage="fundamentals", category="agl/comparison", kind="pure", input=f"{i} even?",
+            output="●" if i % 2 == 0 else "⊥", source="test",
+        )
+        for role in ROLES
+        for i in range(start, start + count)
+    ]  # fmt: skip
+
+
+def make_home(tmp_path, text=LENIENT):
+    from jobs.start import make_home as make
+
+    home = Home(tmp_path / "home").create()
+    home.settings_file.write_text(text)
+    make(home, "tiny", None)
+    return home
+
+
+def raise_one(home, examples, **overrides):
+    from jobs.generation import raise_generation
+
+    return raise_generation(home, None, (write_examples(home.inbox_dir, examples),), overrides)
+
+
+@pytest.fixture
+def lenient(ray_head, tmp_path):
+    home = make_home(tmp_path)
+    home.settings_file.write_text(LENIENT.replace("recall_min = 0.0", "recall_min = 0.0"))
+    return home
+
+
+def command(home, *arguments):
+    return [sys.executable, "-m", "jobs.cli", *arguments, "--home", str(home.root)]
+
+
+def coordinator_state():
+    import ray
+
+    from cluster.coordinator import find_coordinator
+    from cluster.rig import connect
+
+    connect()
+    try:
+        return ray.get(find_coordinator().state.remote(), timeout=30)
+    except ray.exceptions.RayActorError:
+        return {"running": True, "progress": None, "pid": None}
+
+
+def wait_for_step(number, timeout_s=180):
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        state = coordinator_state()
+        if state["progress"] and state["progress"]["step"] >= number:
+            return state
+        time.sleep(0.1)
+    raise AssertionError(f"step {number} was not reached")
+
+
+def wait_until_judged(home, gen_id, timeout_s=180):
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        with Ledger.open(home) as ledger:
+            if ledger.is_judged(gen_id) and ledger.open_run(ledger.current_lineage()) is None:
+                return
+        time.sleep(0.3)
+    raise AssertionError(f"G{gen_id} was not judged")
+
+
+def adapters(home, gen_id):
+    with Ledger.open(home) as ledger:
+        return {row.role: row.child_sha for row in ledger.generation(gen_id)}
+
+
+def test_two_generations_are_judged_recorded_and_reproduced(lenient):
+    from jobs.reproduce import reproduce
+
+    home = lenient
+    first = raise_one(home, even_numbers(0, 150))
+    second = raise_one(home, even_numbers(1000, 150))
+    assert (first["gen_id"], first["verdict"], second["gen_id"], second["verdict"]) == (0, "accepted", 1, "accepted")
+    with Ledger.open(home) as ledger:
+        assert (ledger.head(), ledger.age()) == (1, 1)
+        parents = {row.role: row for row in ledger.generation(0)}
+        for row in ledger.generation(1):
+            assert row.parent_sha == parents[row.role].child_sha
+            assert row.n_replay == 100
+            assert row.eval_recall is not None
+    assert verify(home) == []
+    for sha in adapters(home, 1).values():
+        file = home.adapter_dir(sha) / "adapter_model.safetensors"
+        assert hashlib.sha256(file.read_bytes()).hexdigest() == sha
+        assert json.loads((home.adapter_dir(sha) / "METADATA.json").read_text())["generation"] == 1
+    assert len(list(home.adapters_dir.iterdir())) == 6
+    for recorded, found in reproduce(home, 1).values():
+        assert recorded == found
+    assert not list(home.runs_dir.rglob("checkpoint-*"))
+    assert list(home.runs_dir.rglob("events.out.tfevents*"))
+
+
+def test_a_rejected_generation_leaves_the_head_where_it_was(lenient):
+    home = lenient
+    raise_one(home, even_numbers(0, 150))
+    rejected = raise_one(home, even_numbers(1000, 150), gates={"generalization_min": 1.0}, interpolation={"enabled": False})
+    assert rejected["verdict"] == "rejected"
+    assert "generalization" in rejected["reason"]
+    with Ledger.open(home) as ledger:
+        assert ledger.head() == 0
+        assert len(ledger.rows()) == 6
+    later = raise_one(home, even_numbers(1000, 150))
+    with Ledger.open(home) as ledger:
+        assert ledger.generation(later["gen_id"])[0].parent_gen == 0
+    assert verify(home) == []
+
+
+def test_before_a_rejection_blends_of_parent_and_child_are_tried(lenient):
+    home = lenient
+    raise_one(home, even_numbers(0, 150))
+    result = raise_one(home, even_numbers(1000, 150), gates={"generalization_min": 1.0})
+    assert result["verdict"] == "rejected"
+    lines = coordinator_state()["lines"]
+    assert [alpha for alpha in ("0.75", "0.5", "0.25") if any(f"parent + {alpha} " in line for line in lines)] == [
+        "0.75",
+        "0.5",
+        "0.25",
+    ]
+    assert len(list(home.adapters_dir.iterdir())) == 6, "blends that failed are not kept"
+
+
+def test_bad_data_is_refused_before_anything_is_recorded(lenient):
+    home = lenient
+    with pytest.raises(LunaError, match="inbox is empty"):
+        from jobs.generation import raise_generation
+
+        raise_generation(home, None)
+    with pytest.raises(LunaError, match=r"holdout of creative would have \d examples .* at least 10"):
+        raise_one(home, even_numbers(0, 20))
+    raise_one(home, even_numbers(0, 150))
+    with pytest.raises(LunaError, match="no new examples for creative"):
+        raise_one(home, even_numbers(0, 150))
+    with Ledger.open(home) as ledger:
+        assert ledger.next_gen_id() == 1
+
+
+def test_a_second_generation_at_the_same_time_is_refused_by_name(lenient):
+    home = lenient
+    sha = write_examples(home.inbox_dir, even_numbers(0, 150))
+    first = subprocess.Popen(
+        command(home, "generation", "run", "--steps", "200"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    wait_for_step(2)
+    with pytest.raises(LunaError, match="G0 is being raised in run main-g0"):
+        from jobs.generation import raise_generation
+
+        raise_generation(home, None, (sha,))
+    first.send_signal(signal.SIGINT)
+    _, chatter = first.communicate(timeout=120)
+    assert first.returncode == 1
+    assert "the next run goes on there" in chatter.replace("\n", " ")
+    state = coordinator_state()
+    assert not state["running"]
+
+
+def test_ctrl_c_stops_at_a_checkpoint_and_the_next_run_equals_an_unbroken_one(lenient, tmp_path):
+    home = lenient
+    write_examples(home.inbox_dir, even_numbers(0, 150))
+    run = subprocess.Popen(command(home, "generation", "run", "--steps", "60"), stderr=subprocess.PIPE, text=True)
+    wait_for_step(5)
+    run.send_signal(signal.SIGINT)
+    run.communicate(timeout=120)
+    from jobs.generation import raise_generation
+
+    resumed = raise_generation(home, None)
+    assert resumed["resumed"]
+    broken = adapters(home, 0)
+    whole_home = make_home(tmp_path / "other")
+    raise_one(whole_home, even_numbers(0, 150), train={"steps": 60})
+    assert adapters(whole_home, 0) == broken
+
+
+@pytest.mark.parametrize("victim", ["trainer", "coordinator", "driver"])
+def test_kill_nine_in_the_middle_of_training_loses_nothing(lenient, tmp_path, victim):
+    home = lenient
+    write_examples(home.inbox_dir, even_numbers(0, 150))
+    driver = subprocess.Popen(command(home, "generation", "run", "--steps", "80"), stderr=subprocess.PIPE, text=True)
+    state = wait_for_step(10)
+    if victim == "driver":
+        driver.kill()
+    else:
+        os.kill(state["pid"] if victim == "coordinator" else _trainer_pid(state), signal.SIGKILL)
+    _, chatter = driver.communicate(timeout=300)
+    wait_until_judged(home, 0)
+    if victim != "driver":
+        assert driver.returncode == 0, chatter
+        assert "again" in chatter or "back" in chatter
+    assert verify(home) == []
+    whole_home = make_home(tmp_path / "other")
+    raise_one(whole_home, even_numbers(0, 150), train={"steps": 80})
+    assert adapters(whole_home, 0) == adapters(home, 0)
+
+
+def _trainer_pid(state):
+    """The one child process of the node that calls itself a TrainerActor and is younger than the coordinator."""
+    import psutil
+
+    found = [p.pid for p in psutil.process_iter(["name", "cmdline"]) if "TrainerActor" in " ".join(p.info["cmdline"] or [])]
+    assert found
+    return max(found)
+
+
+def test_a_full_disk_is_named_and_the_run_resumes_when_there_is_room(lenient):
+    """The coordinator and the trainer run under a small file-size limit, which fails writes as a full disk does."""
+    import ray
+    import resource
+
+    home = lenient
+    write_examples(home.inbox_dir, even_numbers(0, 150))
+    from cluster.coordinator import coordinator_for
+    from jobs.generation import raise_generation
+
+    pid = ray.get(coordinator_for(home).pid.remote())
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+    try:
+        with pytest.raises(LunaError, match="could not|disk|too large|write"):
+            raise_generation(home, None)
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert raise_generation(home, None)["verdict"] == "accepted"
+    assert verify(home) == []
+
+
+def test_rollback_moves_the_head_and_the_next_child_descends_from_there(lenient):
+    home = lenient
+    raise_one(home, even_numbers(0, 150))
+    raise_one(home, even_numbers(1000, 150))
+    done = subprocess.run(command(home, "rollback", "G0"), capture_output=True, text=True, check=False)
+    assert "G1 → G0" in done.stdout, done.stderr
+    third = raise_one(home, even_numbers(2000, 150))
+    with Ledger.open(home) as ledger:
+        assert ledger.generation(third["gen_id"])[0].parent_gen == 0
+        assert ledger.head() == 2
+        assert ledger.age() == 1
+    assert verify(home) == []
+
+
+def test_the_base_stays_warm_between_generations(lenient):
+    """The second generation's first step comes from the same process, which has the base loaded."""
+    home = lenient
+    raise_one(home, even_numbers(0, 150))
+    before = _trainer_pid(None)
+    raise_one(home, even_numbers(1000, 150))
+    assert _trainer_pid(None) == before
+
+
+def test_status_show_list_and_export_speak_json(lenient, tmp_path):
+    home = lenient
+    raise_one(home, even_numbers(0, 150))
+
+    def ask(*arguments):
+        done = subprocess.run(command(home, *arguments, "--json"), capture_output=True, text=True, check=True)
+        return json.loads(done.stdout)
+
+    status = ask("status")
+    assert (status["head"], status["age"], status["open_run"]) == (0, 0, None)
+    assert len(ask("generation", "list")[0]) == 3
+    assert {score["eval"] for score in ask("generation", "show", "G0")["evals"]} >= {"recall", "generalization", "style_drift"}
+    assert ask("ledger", "verify") == []
+    assert len(ask("ledger", "show")) == 3
+    target = tmp_path / "out.csv"
+    subprocess.run(command(home, "ledger", "export", str(target)), check=True, capture_output=True)
+    assert target.read_text().startswith("GEN_ID,parent_sha,child_sha,data_delta_sha,steps,lr,walltime_min,loss_start")
+
+
+def test_a_flipped_byte_in_an_adapter_is_found_and_named_by_the_command(lenient):
+    home = lenient
+    raise_one(home, even_numbers(0, 150))
+    sha = adapters(home, 0)["logical"]
+    file = home.adapter_dir(sha) / "adapter_model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    done = subprocess.run(command(home, "ledger", "verify"), capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert sha[:12] in done.stdout
+    assert "logical" in done.stdout
+
+
+def test_a_submitted_job_makes_its_home_and_streams_its_log(ray_head, tmp_path):
+    from jobs.submit import submit_job
+
+    home = Home(tmp_path / "submitted").create()
+    home.settings_file.write_text(LENIENT)
+    from jobs.start import make_home as make
+
+    make(home, "tiny", None)
+    assert submit_job("generation", ["--total", "600", "--steps", "4"], None, home) == 0
+    with Ledger.open(home) as ledger:
+        assert len(ledger.rows()) == 3
+
+
+def test_an_unknown_job_is_refused_with_the_known_ones(ray_head, tmp_path):
+    from jobs.submit import submit_job
+
+    with pytest.raises(LunaError, match="generation"):
+        submit_job("no_such_job", [], None, Home(Path(tmp_path)))

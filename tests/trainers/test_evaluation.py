@@ -1,0 +1,110 @@
+"""Scores are what they say, whatever answers."""
+
+from __future__ import annotations
+
+import pytest
+
+from curriculum.agl.puzzles import distinct_puzzles, puzzle_examples
+from curriculum.example import make_example
+from curriculum.holdout import is_holdout
+from curriculum.probes import TONE_PROBES
+from curriculum.render import render_prompt
+from ledger.errors import LunaError
+from tests.trainers.builders import sums
+from trainers.evalplan import agl_items, plan_role
+from trainers.evaluation import EvalSettings, evaluate_role, four_answers, same_answer, score_set, style_drift
+
+SETTINGS = EvalSettings()
+
+
+class Scripted:
+    """A generator with given texts and a preference for given answers."""
+
+    def __init__(self, texts, liked=()):
+        self.texts, self.liked = texts, liked
+
+    def generate(self, voice, prompts, max_new_tokens):
+        return [self.texts.get(prompt, "") for prompt in prompts]
+
+    def mean_log_likelihoods(self, voice, pairs):
+        return [-0.1 if answer in self.liked else -1.0 for _, answer in pairs]
+
+
+def open_items(count):
+    return [
+        make_example(
+            role="creative", stage="conversations", category="what_if", kind="hybrid", input=f"q{i}", output=f"a{i}", source="t"
+        )
+        for i in range(count)
+    ]
+
+
+def test_exact_counts_answers_that_are_equal_but_for_white_space():
+    items = sums("logical", 10)
+    texts = {render_prompt("logical", item.input): f" {item.output}\n" for item in items[:7]}
+    marks = score_set(Scripted(texts), "logical", items, 1, SETTINGS)
+    record = marks.record(3, "logical", "recall")
+    assert (record.value, record.n, record.method, record.gen_id) == (0.7, 10, "exact", 3)
+    assert record.low < 0.7 < record.high
+    assert record.details["by_category"] == {"agl/comparison": [7, 10]}
+    assert not same_answer("● ●", "●")
+
+
+def test_choice_counts_prompts_whose_true_answer_is_the_likeliest_of_four():
+    items = open_items(8)
+    marks = score_set(Scripted({}, liked={"a0", "a1"}), "creative", items, 1, SETTINGS)
+    assert marks.method == "choice"
+    assert marks.passed[0]
+    assert marks.passed[1]
+    assert sum(marks.passed) == 2
+    assert sum(score_set(Scripted({}), "creative", items, 1, SETTINGS).passed) == 0, "a tie is no success"
+
+
+def test_distractors_are_different_answers_to_other_prompts():
+    items = open_items(6)
+    for item in items:
+        four = four_answers(item, items, 5)
+        assert four[0] == item.output
+        assert len(set(four)) == 4
+        assert four == four_answers(item, items, 5)
+    with pytest.raises(LunaError, match="needs 4"):
+        four_answers(items[0], items[:3], 5)
+
+
+def test_style_drift_is_the_share_of_probes_answered_with_a_corporate_phrase():
+    texts = {render_prompt("dialectical", TONE_PROBES[0]): "As an AI language\nmodel, I cannot."}
+    texts[render_prompt("dialectical", TONE_PROBES[1])] = "I am sorry about your dog."
+    record = style_drift(Scripted(texts), "dialectical", 0, SETTINGS)
+    assert (record.value, record.n) == (0.1, 10)
+    assert record.details["answers"][TONE_PROBES[1]] == "I am sorry about your dog."
+
+
+def test_the_corporate_phrases_are_a_setting():
+    texts = {render_prompt("creative", TONE_PROBES[0]): "yours faithfully"}
+    own = EvalSettings(corporate_phrases=("yours faithfully",))
+    assert style_drift(Scripted(texts), "creative", 0, own).value == 0.1
+    assert style_drift(Scripted(texts), "creative", 0, SETTINGS).value == 0.0
+
+
+def test_agl_items_are_held_out_and_even_over_the_fourteen_families():
+    items = agl_items("logical", 140)
+    assert all(is_holdout(item.id) for item in items)
+    counts = {category: sum(i.category == category for i in items) for category in {i.category for i in items}}
+    assert set(counts.values()) == {10}
+    assert len(counts) == 14
+
+
+def test_recall_leaves_out_what_was_just_replayed_and_g0_has_none():
+    earlier = puzzle_examples(distinct_puzzles(3, 300), "logical")
+    plan = plan_role(
+        "logical", holdout=earlier, earlier=earlier, trained_now=earlier[:200], settings=SETTINGS, seed=1, with_base=False
+    )
+    assert {item.id for item in plan.recall} == {item.id for item in earlier[200:]}
+    first = plan_role(
+        "logical", holdout=earlier, earlier=None, trained_now=earlier, settings=SETTINGS, seed=1, with_base=True
+    )
+    assert first.recall is None
+    scores = {score.eval: score for score in evaluate_role(Scripted({}), first, 0, SETTINGS)}
+    assert (scores["recall"].value, scores["recall"].n) == (1.0, 0)
+    assert scores["base_agl_accuracy"].n == 140
+    assert scores["generalization"].value == 0.0

@@ -1,0 +1,307 @@
+"""Training as a user meets it: resumed, repeated, interrupted, and given bad input."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from curriculum.example import make_example
+from ledger.errors import LunaError
+from ledger.roles import ROLES
+from tests.trainers.builders import CPU, LORA, make_home, make_job, random_base, sums, tiny_base
+from trainers.adapters import CONFIG, WEIGHTS, read_adapter
+from trainers.base import prepare_base
+from trainers.config import BaseSettings, LoraSettings, TrainSettings
+from trainers.fused import FusedEngine
+from trainers.trio import NonFiniteError, Paused, open_engine
+from trainers.trl_engine import TrlEngine
+
+SETTINGS = TrainSettings(dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return make_home(tmp_path_factory.mktemp("training"))
+
+
+@pytest.fixture(scope="module")
+def engine(home):
+    return FusedEngine(tiny_base(home), SETTINGS, LORA, CPU)
+
+
+def quietly(engine, job):
+    outcome = engine.train(job, lambda _: None, lambda: False)
+    return {role: result.adapter_sha for role, result in outcome.roles.items()}
+
+
+def test_two_runs_of_one_record_give_equal_bytes(home, engine):
+    first = quietly(engine, make_job(home, run="once"))
+    again = quietly(FusedEngine(engine.base, SETTINGS, LORA, CPU), make_job(home, run="twice"))
+    assert first == again
+
+
+def test_another_seed_gives_other_bytes(home, engine):
+    assert quietly(engine, make_job(home, run="seed7")) != quietly(engine, make_job(home, run="seed8", seed=8))
+
+
+def test_a_paused_run_resumed_in_a_new_process_state_equals_an_unbroken_one(home, engine):
+    whole = quietly(engine, make_job(home, steps=8, run="whole"))
+    job = make_job(home, steps=8, run="halves")
+    seen = []
+    with pytest.raises(Paused, match="step 4 of 8"):
+        engine.train(job, lambda p: seen.append(p.step), lambda: len(seen) == 4)
+    fresh = FusedEngine(engine.base, SETTINGS, LORA, CPU)
+    outcome = fresh.train(job, lambda p: seen.append(p.step), lambda: False)
+    assert seen == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert {role: result.adapter_sha for role, result in outcome.roles.items()} == whole
+
+
+def test_a_run_that_dies_between_checkpoints_resumes_from_the_last_one(home, engine):
+    whole = quietly(engine, make_job(home, steps=8, run="unbroken"))
+
+    class PowerCut(Exception):
+        pass
+
+    def cut(progress):
+        if progress.step == 5:
+            raise PowerCut
+
+    job = make_job(home, steps=8, run="cut", checkpoint_every_steps=3)
+    with pytest.raises(PowerCut):
+        engine.train(job, cut, lambda: False)
+    steps = []
+    outcome = engine.train(job, lambda p: steps.append(p.step), lambda: False)
+    assert steps == [4, 5, 6, 7, 8]
+    assert {role: result.adapter_sha for role, result in outcome.roles.items()} == whole
+
+
+def test_a_checkpoint_of_another_job_is_refused(home, engine):
+    job = make_job(home, steps=8, run="foreign")
+    count = iter(range(100))
+    with pytest.raises(Paused):
+        engine.train(job, lambda _: None, lambda: next(count) == 2)
+    with pytest.raises(LunaError, match="another training job"):
+        quietly(engine, make_job(home, steps=8, run="foreign", lr=1e-3))
+
+
+def test_accumulation_gives_the_same_gradient_as_one_pass(home, engine):
+    one = quietly(engine, make_job(home, steps=3, run="one-pass"))
+    parts = quietly(engine, make_job(home, steps=3, run="parts", accumulation=2))
+    for role in ROLES:
+        a, b = (load_file(home.adapter_dir(shas[role]) / WEIGHTS) for shas in (one, parts))
+        for name in a:
+            torch.testing.assert_close(a[name], b[name], atol=2e-4, rtol=0)
+
+
+def test_training_one_role_alone_learns_the_same_as_in_the_trio(home, engine):
+    trio = quietly(engine, make_job(home, steps=4, run="trio"))
+    alone = quietly(engine, make_job(home, steps=4, run="alone", roles=("logical",)))
+    a, b = (load_file(home.adapter_dir(sha) / WEIGHTS) for sha in (trio["logical"], alone["logical"]))
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], atol=2e-4, rtol=0)
+
+
+def test_what_was_trained_is_known_afterwards(home, engine):
+    job = make_job(home, steps=150, run="learn", lr=5e-3, rows=8)
+    shas = quietly(engine, job)
+    generator = engine.generator(shas, home.adapters_dir)
+    from trainers.evaluation import EvalSettings, score_set
+
+    marks = score_set(generator, "logical", sums("logical", 40), 1, EvalSettings())
+    assert sum(marks.passed) / len(marks.passed) > 0.8
+    bare = score_set(generator, "logical", sums("logical", 40), 1, EvalSettings(), voice="base")
+    assert sum(bare.passed) == 0
+
+
+def test_an_example_of_weight_zero_changes_nothing(home, engine):
+    rows = sums("logical", 4)
+    ignored = make_example(
+        role="logical",
+        stage="fundamentals",
+        category="x",
+        kind="pure",
+        input="poison",
+        output="⊥⊥⊥",
+        source="t",
+        weight=0.0,
+    )
+    one = make_job(home, steps=1, run="w0", roles=("logical",), examples=[*rows, ignored], rows=5)
+    two = make_job(home, steps=1, run="w1", roles=("logical",), examples=rows, rows=4)
+    a, b = (load_file(home.adapter_dir(quietly(engine, job)["logical"]) / WEIGHTS) for job in (one, two))
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], atol=1e-5, rtol=0)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_optimizer_and_names_the_batch(home, engine):
+    start = quietly(engine, make_job(home, steps=1, run="before-nan"))
+    broken = load_file(home.adapter_dir(start["logical"]) / WEIGHTS)
+    huge = {name: value * 1e30 for name, value in broken.items()}
+    folder = home.adapter_dir("f" * 64)
+    shutil.copytree(home.adapter_dir(start["logical"]), folder, dirs_exist_ok=True)
+    save_file(huge, folder / WEIGHTS, metadata={"format": "pt"})
+    job = make_job(home, steps=2, run="nan", roles=("logical",), parents={"logical": "f" * 64})
+    ids = [example.id[:12] for example in sums("logical", 4)]
+    with pytest.raises(NonFiniteError, match="step 1") as caught:
+        quietly(engine, job)
+    assert all(any(i in str(caught.value) for i in [full]) for full in ids)
+    assert not list(home.run_dir("nan").glob("checkpoint-*"))
+
+
+def test_more_data_than_room_is_thinned_evenly_and_in_order():
+    from trainers.tokens import rows_of_step
+
+    taken = [i for step in range(5) for i in rows_of_step(step, 5, 4, 100)]
+    assert taken == list(range(0, 100, 5))
+    assert [i for step in range(3) for i in rows_of_step(step, 3, 4, 5)] == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1]
+
+
+def test_long_examples_keep_header_question_end_and_room_for_an_answer(home, engine):
+    from curriculum.render import role_header
+    from trainers.tokens import tokenise
+
+    example = make_example(
+        role="logical", stage="manual", category="m", kind="hybrid", input="a" * 900 + " END", output="b" * 900, source="t"
+    )
+    row = tokenise(engine.tokenizer, example, 200)
+    assert len(row.tokens) == 200
+    assert len(row.tokens) - row.prompt_len == 100
+    text = engine.tokenizer.decode(row.tokens[: row.prompt_len])
+    assert text.startswith(role_header("logical")[:20])
+    assert text.endswith("END\n\n[ANTITHESIS]\n")
+
+
+# -- bad input -----------------------------------------------------------------------------------------------------
+
+
+def trained(home, engine):
+    return quietly(engine, make_job(home, steps=1, run="good"))["logical"]
+
+
+def copy_of(home, sha, name):
+    folder = home.adapter_dir(name * 64)
+    shutil.copytree(home.adapter_dir(sha), folder, dirs_exist_ok=True)
+    return folder
+
+
+def test_an_unknown_base_is_named_with_the_ways_out(tmp_path):
+    with pytest.raises(LunaError, match="no-such/base.*tiny.*package"):
+        prepare_base(BaseSettings(source="no-such/base"), make_home(tmp_path), lambda _: None)
+    with pytest.raises(LunaError, match="is not installed"):
+        prepare_base(BaseSettings(source="package:no-such-package"), make_home(tmp_path), lambda _: None)
+
+
+def test_preparing_a_base_twice_does_the_work_once(tmp_path):
+    home, said = make_home(tmp_path), []
+    first = prepare_base(BaseSettings(source="tiny"), home, said.append)
+    assert prepare_base(BaseSettings(source="tiny"), home, said.append) == first
+    assert len(said) == 1
+
+
+def test_a_missing_adapter_is_named(home, engine):
+    job = make_job(home, run="missing", parents={**dict.fromkeys(ROLES), "logical": "a" * 64})
+    with pytest.raises(LunaError, match=f"no adapter at .*{'a' * 64}"):
+        quietly(engine, job)
+
+
+def test_a_truncated_adapter_is_named(home, engine):
+    folder = copy_of(home, trained(home, engine), "b")
+    (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:1000])
+    with pytest.raises(LunaError, match="broken"):
+        read_adapter(folder, LORA.rank, engine.model.site_shapes)
+
+
+def test_an_adapter_with_values_that_are_not_finite_is_named(home, engine):
+    folder = copy_of(home, trained(home, engine), "c")
+    tensors = load_file(folder / WEIGHTS)
+    next(iter(tensors.values()))[0, 0] = float("nan")
+    save_file(tensors, folder / WEIGHTS)
+    with pytest.raises(LunaError, match="not finite"):
+        read_adapter(folder, LORA.rank, engine.model.site_shapes)
+
+
+def test_an_adapter_of_another_rank_is_named(home, engine):
+    folder = home.adapter_dir(trained(home, engine))
+    with pytest.raises(LunaError, match="rank 8.*rank 4"):
+        read_adapter(folder, 4, engine.model.site_shapes)
+
+
+def test_an_adapter_of_another_base_is_named(home, engine, tmp_path):
+    other = FusedEngine(random_base(tmp_path, "llama"), SETTINGS, LORA, CPU)
+    with pytest.raises(LunaError, match="another model"):
+        read_adapter(home.adapter_dir(trained(home, engine)), LORA.rank, other.model.site_shapes)
+
+
+def test_a_role_without_data_is_named(home, engine):
+    job = make_job(home, run="empty", examples=sums("logical", 4))
+    with pytest.raises(LunaError, match="creative, dialectical"):
+        quietly(engine, job)
+
+
+# -- other engines and plain PEFT ------------------------------------------------------------------------------------
+
+
+def test_a_trained_adapter_loads_with_plain_peft_and_gives_the_same_answers(home, engine):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    sha = quietly(engine, make_job(home, steps=20, run="peft"))["logical"]
+    model = AutoModelForCausalLM.from_pretrained(engine.base.path)
+    peft = PeftModel.from_pretrained(model, home.adapter_dir(sha))
+    prompt = "[LOGICAL CONSCIOUSNESS]\n3 + 4 even?"
+    ids = torch.tensor([engine.tokenizer(prompt)["input_ids"]])
+    out = peft.generate(input_ids=ids, max_new_tokens=6, do_sample=False, pad_token_id=engine.tokenizer.eos_token_id)
+    theirs = engine.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
+    ours = engine.generator({"logical": sha}, home.adapters_dir).generate("logical", [prompt], 6)[0]
+    assert ours == theirs
+    assert json.loads((home.adapter_dir(sha) / CONFIG).read_text())["base_model_name_or_path"] == "tiny"
+
+
+@pytest.mark.slow
+def test_another_decoder_falls_back_to_trl_and_resumes(tmp_path):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from trainers.base import Base
+    from trainers.tiny import byte_tokenizer
+
+    tokenizer = byte_tokenizer()
+    config = GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=2, eos_token_id=256, bos_token_id=256)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
+    tokenizer.save_pretrained(tmp_path / "gpt2")
+    said = []
+    base = Base("gpt2", "0" * 64, tmp_path / "gpt2")
+    engine = open_engine(base, SETTINGS, LORA, CPU, said.append)
+    assert isinstance(engine, TrlEngine)
+    assert "gpt2" in said[0]
+    with pytest.raises(LunaError, match="gpt2"):
+        open_engine(base, TrainSettings(engine="fused"), LORA, CPU, said.append)
+
+    home = make_home(tmp_path)
+    whole = quietly(engine, make_job(home, steps=4, run="whole"))
+    job, seen = make_job(home, steps=4, run="halves"), []
+    with pytest.raises(Paused, match="logical"):
+        engine.train(job, lambda p: seen.append(p.role_steps["logical"]), lambda: bool(seen) and seen[-1] == 2)
+    outcome = engine.train(job, lambda _: None, lambda: False)
+    assert {role: result.adapter_sha for role, result in outcome.roles.items()} == whole
+    blended = engine.interpolated(whole, whole, 0.5, home.adapters_dir, tmp_path / "blend")
+    assert blended == whole
+    assert len(engine.generator(whole, home.adapters_dir).generate("logical", ["Hello", "You"], 3)) == 2
+
+
+def test_interpolation_halfway_is_the_mean_of_parent_and_child(home, engine, tmp_path):
+    start = quietly(engine, make_job(home, steps=1, run="ip"))
+    child = quietly(engine, make_job(home, steps=3, run="ic", parents=start))
+    blend = engine.interpolated(start, child, 0.5, home.adapters_dir, tmp_path)["logical"]
+    a, b = (load_file(home.adapter_dir(shas["logical"]) / WEIGHTS) for shas in (start, child))
+    mean = load_file(tmp_path / blend / WEIGHTS)
+    for name in a:
+        torch.testing.assert_close(mean[name], (a[name] + b[name]) / 2)
+
+
+def test_settings_refuse_rows_that_leave_a_role_out():
+    with pytest.raises(ValueError, match="give a number for each"):
+        TrainSettings(rows={"logical": 8})
+    assert LoraSettings().rank == 16
