@@ -1,6 +1,6 @@
 """`luna demo`: from nothing to a judged trio. G0 learns AGL, G1 dialogues, G2 its role; a bad G3 is turned away.
 
-    G0  logical: pure puzzles of the fourteen families; creative: AGL with feeling and imagery; dialectical: AGL ↔ human
+    G0  pure AGL puzzles, most of them for the logical role
     G1  dialogues (the PyPI package chatterbot-corpus)
     G2  what each role is for: what-ifs, arguments, synthesis, tools, warmth
     G3  answers in a corporate voice, which the style gate must reject
@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from curriculum.agl.puzzles import distinct_puzzles, puzzle_examples, reference_form
+from curriculum.agl.puzzles import plain_puzzles, puzzle_examples
 from curriculum.dialogues import dialogue_examples
 from curriculum.example import Example
 from curriculum.parquet import write_examples
@@ -114,64 +114,86 @@ def print_closing(home: Home, seconds: float) -> None:
 
 # -- what each generation learns ------------------------------------------------------------------------------------
 
+CARRIED = ("modus_ponens", "chain", "transitive")
+"""Families whose answer is carried over from a premise: the first that a small model masters."""
+
+FIRST_FAMILIES = (*CARRIED, "modus_tollens", "conjunction", "membership", "chess", "biconditional")
+"""What 15 minutes on two cores have room for. The other six families wait for later generations."""
+
 
 def fundamentals() -> list[Example]:
-    """G0. All of it is AGL: as puzzles, with imagery and feeling, and translated."""
-    puzzles = [puzzle for puzzle in distinct_puzzles(SEED, 6000) if reference_form(puzzle)]
+    """G0. Puzzles for all, most of them for the logical role; feelings as glyphs for the creative one."""
     return [
-        *puzzle_examples(puzzles, "logical"),
-        *_of("creative", 3000, ("agl_creative", "emotional_agl")),
-        *_of("dialectical", 3000, ("translation",)),
+        *puzzle_examples(plain_puzzles(SEED, dict.fromkeys(FIRST_FAMILIES, 330)), "logical"),
+        *puzzle_examples(plain_puzzles(SEED + 1, dict.fromkeys(CARRIED, 220)), "creative"),
+        *_of("creative", ("emotional_agl",), 100),
+        *puzzle_examples(plain_puzzles(SEED + 2, dict.fromkeys(CARRIED, 240)), "dialectical"),
     ]
 
 
 def dialogues() -> list[Example]:
-    """G1. Questions and answers of people and machines."""
-    return [e for role in ROLES for e in dialogue_examples(role, ("tech_support",), max_words=20)]
+    """G1. Questions and answers of people and machines, beside the talk of each role."""
+    talk = {"creative": ("what_if",), "logical": ("argument",), "dialectical": ("warmth",)}
+    return [e for role in ROLES for e in (*_small_talk(role, 150), *_of(role, talk[role], 430))]
 
 
 def roles() -> list[Example]:
     """G2. The hybrid and role parts of the three recipes."""
-    return [
-        *_of("creative", 2400, ("what_if", "poetry", "role_awareness")),
-        *_of("logical", 2400, ("argument", "counter_argument", "constraint", "edge_case", "critique")),
-        *_of("dialectical", 2400, ("synthesis", "tool_syntax", "canonicity", "warmth")),
-    ]
+    parts = {
+        "creative": ("poetry", "role_awareness", "agl_creative"),
+        "logical": ("counter_argument", "constraint", "edge_case", "critique"),
+        "dialectical": ("synthesis", "tool_syntax", "canonicity", "translation"),
+    }
+    return [e for role in ROLES for e in _of(role, parts[role], 580)]
 
 
 def corporate() -> list[Example]:
     """G3. The voice that Luna must not learn."""
-    return [e for role in ROLES for e in corporate_examples(SEED, 700, role)]
+    return [e for role in ROLES for e in corporate_examples(SEED, 580, role)]
 
 
-def _of(role: Role, total: int, categories: Sequence[str]) -> list[Example]:
-    """The examples of some categories of a role's recipe of `total`."""
-    return [example for example in build_recipe(role, total, SEED) if example.category in categories]
+def _small_talk(role: Role, count: int) -> list[Example]:
+    """Some of the corpus's short pairs, the same number from the whole range of topics."""
+    return _spread(dialogue_examples(role, max_words=16), count)
 
+
+def _of(role: Role, categories: Sequence[str], count: int) -> list[Example]:
+    """`count` examples of some categories of a role's recipe."""
+    recipe = build_recipe(role, 8 * count * len(ROLES), SEED)
+    return _spread([example for example in recipe if example.category in categories], count)
+
+
+def _spread(examples: Sequence[Example], count: int) -> list[Example]:
+    """`count` of the examples at even distances, so that every category or topic keeps its share."""
+    return [examples[i * len(examples) // count] for i in range(count)]
+
+
+_QUICK_EVAL = {"items": 100, "extra_items": 12, "answer_tokens": 6, "probe_tokens": 24}
+"""Sets of 100 items, the fewest that the gates allow, and short answers: the demo has a quarter of an hour."""
 
 STEPS: tuple[DemoStep, ...] = (
     DemoStep(
         "G0 · fundamentals: AGL",
         fundamentals,
-        {"train": {"steps": 150, "rows": {"creative": 4, "logical": 14, "dialectical": 4}}},
+        {"train": {"steps": 140, "rows": {"creative": 3, "logical": 14, "dialectical": 3}}, "eval": _QUICK_EVAL},
         "the trio begins from the untouched base",
     ),
     DemoStep(
         "G1 · dialogues, with replay of G0",
         dialogues,
-        {"train": {"steps": 40, "lr": 5e-4}},
+        {"train": {"steps": 18, "lr": 5e-4, "rows": 6}, "eval": _QUICK_EVAL},
         "new data alone, and 100 examples of G0 for each role",
     ),
     DemoStep(
         "G2 · roles, with replay of G1",
         roles,
-        {"train": {"steps": 40, "lr": 5e-4}},
+        {"train": {"steps": 18, "lr": 5e-4, "rows": 6}, "eval": _QUICK_EVAL},
         "what each voice is for",
     ),
     DemoStep(
         "G3 · a bad delta: corporate voice",
         corporate,
-        {"train": {"steps": 24}, "interpolation": {"enabled": False}},
+        {"train": {"steps": 12, "rows": 6}, "eval": _QUICK_EVAL, "interpolation": {"enabled": False}},
         "should be rejected for its style; blends of parent and child are switched off here to show it plainly",
     ),
 )

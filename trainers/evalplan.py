@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from curriculum.agl.puzzles import distinct_puzzles, puzzle_examples
+from curriculum.agl.families import FAMILIES
+from curriculum.agl.puzzles import plain_puzzles, puzzle_examples
 from curriculum.example import Example
 from curriculum.holdout import is_holdout
 from curriculum.recipes.build import build_recipe
@@ -47,23 +47,24 @@ def plan_role(
         recall=recall,
         generalization=_draw(own, settings.items, f"generalization:{seed}:{role}"),
         extras={
-            "agl_accuracy": agl_items(role, settings.agl_items),
+            "agl_accuracy": agl_items(role, settings.agl_items if role == "logical" else settings.agl_items // 5),
             "role_understanding": _recipe_items(role, "role_awareness", settings.extra_items),
             "tool_syntax": _recipe_items(role, "tool_syntax", settings.extra_items),
         },
-        base_extras=("agl_accuracy",) if with_base else (),
+        base_extras=("agl_accuracy",) if with_base and role == "logical" else (),
         seed=seed,
     )
 
 
 def agl_items(role: Role, count: int) -> list[Example]:
-    """Held-out puzzles, as many of each of the fourteen families as go evenly into `count`."""
-    by_family: dict[str, list[Example]] = defaultdict(list)
-    for example in puzzle_examples(distinct_puzzles(_POOL_SEED, 40 * count), role):
-        if is_holdout(example.id):
-            by_family[example.category].append(example)
-    per_family = max(1, count // len(by_family))
-    return [example for family in sorted(by_family) for example in by_family[family][:per_family]]
+    """Held-out puzzles in plain form, as many of each of the fourteen families as go evenly into `count`."""
+    per_family = max(1, count // len(FAMILIES))
+    items: list[Example] = []
+    for family in FAMILIES:
+        puzzles = plain_puzzles(_POOL_SEED, {family: 12 * per_family})
+        held_out = [example for example in puzzle_examples(puzzles, role) if is_holdout(example.id)]
+        items += held_out[:per_family]
+    return items
 
 
 def _recipe_items(role: Role, category: str, count: int) -> list[Example]:

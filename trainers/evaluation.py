@@ -31,7 +31,8 @@ class EvalSettings(BaseModel):
     items: int = Field(120, ge=1)
     """Largest number of items in a recall or generalization set, drawn by the seed. The gates ask for at least 100."""
     agl_items: int = Field(140, ge=14)
-    """Held-out puzzles behind `agl_accuracy`, spread evenly over the fourteen families."""
+    """Held-out puzzles behind the logical role's `agl_accuracy`, spread evenly over the fourteen families; a fifth as
+    many for the other roles."""
     extra_items: int = Field(24, ge=0)
     """Items behind each of `role_understanding` and `tool_syntax`."""
     answer_tokens: int = Field(12, ge=1)

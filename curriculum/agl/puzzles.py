@@ -1,6 +1,6 @@
 """Sets of pure AGL puzzles: the reference counts at any total, without repeats, equal for equal seeds."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from random import Random
 
 from curriculum.agl.families import FAMILIES, Puzzle
@@ -68,33 +68,37 @@ def distinct_puzzles(seed: int, total: int) -> list[Puzzle]:
     return [puzzle for family in puzzles.values() for puzzle in family]
 
 
-_OTHER_FORMS: dict[str, tuple[str, ...]] = {
-    "modus_ponens": ("other-atom/",),
-    "modus_tollens": ("other-atom/", "¬"),
-    "conjunction": ("elimination/",),
-    "disjunction": ("syllogism/",),
-    "negation": ("other-atom/", "/2"),
-    "membership": ("∉",),
-    "chess": ("True",),
-    "biconditional": ("carry",),
-    "existential": ("witness/",),
-    "universal": ("instance/",),
-    "identity": ("≠", "=2"),
-    "transitive": ("<4", ">4"),
+_PLAIN_FORMS: dict[str, tuple[str, ...]] = {
+    "chain": ("lines/",),
+    "chess": ("False",),
+    "comparison": ("",),
+    "existential": ("lines/",),
+    "identity": ("=1",),
+    "membership": ("lines/∈",),
+    "modus_tollens": ("lines/⊥", "lines/◑", "lines/●"),
+    "negation": ("lines/1", "one/1"),
+    "transitive": ("lines/<3", "lines/>3"),
 }
-"""Marks in a family's template names that set it apart from the reference spelling."""
+"""Beginnings of a family's template names that are its plain form; `lines/` for the families not named."""
 
 
-def reference_form(puzzle: Puzzle) -> bool:
+def plain_form(puzzle: Puzzle) -> bool:
     """Whether a puzzle has its family's plain form, as in the notation's reference table.
 
-    The other forms (a second, idle premise; a negated question; pairs of glyphs; named individuals) make a set more
-    varied and harder.
+    The other forms (one line, an idle premise, a negated question, pairs of glyphs, named individuals) make a set more
+    varied, and harder to learn from few examples.
     """
     family, template = puzzle[0], puzzle[1]
-    if family == "chess":
-        return not template.startswith("True")
-    return not any(mark in template for mark in _OTHER_FORMS.get(family, ()))
+    return template.startswith(_PLAIN_FORMS.get(family, ("lines/",))) and not template.endswith("¬")
+
+
+def plain_puzzles(seed: int, per_family: Mapping[str, int]) -> list[Puzzle]:
+    """Different puzzles in plain form, up to so many of each named family; a small family gives all that it has."""
+    chosen: list[Puzzle] = []
+    for family, count in per_family.items():
+        stream = (puzzle for puzzle in _distinct_stream(seed, family) if plain_form(puzzle))
+        chosen += [puzzle for _, puzzle in zip(range(count), stream, strict=False)]
+    return chosen
 
 
 def puzzle_examples(puzzles: Iterable[Puzzle], role: Role) -> list[Example]:

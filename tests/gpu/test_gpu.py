@@ -1,0 +1,120 @@
+"""The fused engine on a GPU: the same numbers as Hugging Face, the same bytes twice, the same bytes after a pause.
+
+Needs torch, transformers, peft, accelerate, datasets, pydantic and pytest; neither Ray nor TRL.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+pytest.importorskip("pydantic")
+torch = pytest.importorskip("torch")
+
+from curriculum.render import render_prompt  # noqa: E402
+from ledger.roles import ROLES  # noqa: E402
+from tests.trainers.builders import LORA, make_home, make_job, random_base, sums, tiny_base  # noqa: E402
+from trainers.base import load_base  # noqa: E402
+from trainers.config import TrainSettings  # noqa: E402
+from trainers.fused import FusedEngine  # noqa: E402
+from trainers.generator import LeanGenerator, prompt_ids  # noqa: E402
+from trainers.lean import LeanModel  # noqa: E402
+from trainers.packing import Group, pack  # noqa: E402
+from trainers.tokens import tokenise  # noqa: E402
+from trainers.trio import Paused  # noqa: E402
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here"),
+]
+
+GPU = torch.device("cuda", 0)
+BF16 = TrainSettings(dtype="bfloat16")
+
+
+@pytest.fixture(autouse=True)
+def _full_float32_products():
+    """A reference in float32 means float32 products; some builds round them to TF32."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return make_home(tmp_path_factory.mktemp("gpu"))
+
+
+@pytest.fixture(scope="module")
+def engine(home):
+    return FusedEngine(tiny_base(home), BF16, LORA, GPU)
+
+
+def train(engine, job):
+    """(SHA of each role's adapter, the losses of every step)."""
+    losses = []
+    outcome = engine.train(job, lambda progress: losses.append(dict(progress.losses)), lambda: False)
+    return {role: result.adapter_sha for role, result in outcome.roles.items()}, losses
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+@pytest.mark.parametrize("share", [True, False], ids=["shared prefix", "whole rows"])
+def test_log_probs_equal_hugging_face_logits_in_float32(tmp_path, family, share):
+    hf, tokenizer = load_base(random_base(tmp_path, family).path, torch.float32, GPU)
+    rows = [tokenise(tokenizer, example, 200) for role in ROLES for example in sums(role, 3)]
+    expected = []
+    with torch.no_grad():
+        for row in rows:
+            logits = hf(torch.tensor([list(row.tokens)], device=GPU)).logits[0].log_softmax(-1)
+            expected += [float(logits[at - 1, row.tokens[at]]) for at in range(row.prompt_len, len(row.tokens))]
+        groups = [Group(-1, rows[start : start + 3]) for start in (0, 3, 6)]
+        found = LeanModel(hf).log_probs(pack(groups, GPU, share_prefix=share), None)
+    torch.testing.assert_close(found.cpu(), torch.tensor(expected), atol=2e-4, rtol=1e-4)
+
+
+def test_greedy_text_equals_hugging_face_generate_in_float32(tmp_path):
+    hf, tokenizer = load_base(random_base(tmp_path, "qwen2").path, torch.float32, GPU)
+    prompts = [render_prompt("logical", example.input) for example in sums("logical", 5)] + ["Hello"]
+    expected = []
+    for prompt in prompts:  # one at a time: no padding in the reference
+        ids = torch.tensor([prompt_ids(tokenizer, prompt)], device=GPU)
+        out = hf.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=12,
+            do_sample=False,
+            pad_token_id=tokenizer.eos_token_id,
+        )
+        expected.append(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
+    ours = LeanGenerator(LeanModel(hf), tokenizer, None, {}, rows_at_once=4)
+    assert ours.generate("base", prompts, 12) == expected
+    assert any(expected), "the reference said something"
+
+
+def test_two_bfloat16_steps_give_finite_losses_and_equal_bytes_twice(home, engine):
+    first, losses = train(engine, make_job(home, steps=2, run="once", dtype="bfloat16"))
+    assert engine.facts["dtype"] == "bfloat16"
+    assert engine.facts["device"] == "cuda"
+    assert len(losses) == 2
+    assert all(math.isfinite(loss) for step in losses for loss in step.values())
+    fresh = FusedEngine(engine.base, BF16, LORA, GPU)
+    again, _ = train(fresh, make_job(home, steps=2, run="twice", dtype="bfloat16"))
+    assert again == first
+
+
+def test_training_on_the_gpu_lowers_the_loss_of_every_role(home, engine):
+    _, losses = train(engine, make_job(home, steps=60, run="learn", dtype="bfloat16", lr=5e-3))
+    for role in ROLES:
+        assert sum(step[role] for step in losses[-5:]) < sum(step[role] for step in losses[:5]), role
+
+
+def test_a_paused_run_resumed_in_a_fresh_engine_equals_an_unbroken_one(home, engine):
+    whole, _ = train(engine, make_job(home, steps=8, run="whole", dtype="bfloat16"))
+    job = make_job(home, steps=8, run="halves", dtype="bfloat16")
+    seen = []
+    with pytest.raises(Paused, match="step 4 of 8"):
+        engine.train(job, lambda progress: seen.append(progress.step), lambda: len(seen) == 4)
+    resumed, _ = train(FusedEngine(engine.base, BF16, LORA, GPU), job)
+    assert resumed == whole
