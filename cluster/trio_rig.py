@@ -99,7 +99,8 @@ class TrioRig:
                 if attempts >= _ATTEMPTS:
                     raise LunaError(
                         f"a trainer died {attempts} times in the same work ({error.__class__.__name__}); perhaps memory "
-                        "ran out: look at the Ray dashboard's logs, lower [train] rows, then run the generation again."
+                        "ran out: look at the Ray dashboard's logs. To train with less memory, `luna generation abandon`, raise "
+                        "[train] accumulation in luna.toml, and run the generation again."
                     ) from error
                 say("a trainer died; starting it again from its last checkpoint")
 

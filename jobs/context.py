@@ -14,10 +14,10 @@ from rich.console import Console
 from ledger.errors import LunaError
 from ledger.home import Home
 
-out = Console(highlight=False)
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 """Results: standard output."""
 
-err = Console(stderr=True, highlight=False)
+err = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 120)
 """Chatter, progress and errors: standard error."""
 
 HOME_OPTION = typer.Option(None, "--home", help="Home folder; default $LUNA_HOME, else ./home.", show_default=False)
@@ -27,7 +27,7 @@ JSON_OPTION = typer.Option(False, "--json", help="Print JSON.")
 
 def say(text: str) -> None:
     """One line of chatter."""
-    err.print(text, markup=False)
+    err.print(text, markup=False, soft_wrap=True)
 
 
 def resolve_home(explicit: Path | None) -> Home:

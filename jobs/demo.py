@@ -61,6 +61,8 @@ def run_demo(home: Home, profile: str, address: str | None, fresh: bool) -> None
         sha = write_examples(home.inbox_dir, examples)
         say(f"{len(examples)} examples, {sha[:12]}; {step.expected}")
         result = raise_generation(home, address, (sha,), step.overrides, note=step.title)
+        # Frozen under its own hash by now; in the inbox it would join the user's next generation.
+        (home.inbox_dir / f"{sha}.parquet").unlink(missing_ok=True)
         say(f"G{result['gen_id']}: {result['verdict']} ({result['reason']})")
         if result["stopped"]:
             say(result["stopped"])

@@ -54,6 +54,7 @@ def prepare_base(settings: BaseSettings, home: Home, say: Say) -> Base:
 
 
 def _fill(settings: BaseSettings, folder: Path) -> None:
+    _no_progress_bars()
     source = settings.source
     if source == "tiny":
         from trainers.tiny import make_tiny_base
@@ -121,12 +122,20 @@ def _copy_pretrained(source: str, revision: str | None, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def _no_progress_bars() -> None:
+    """Transformers' own bars would run through ours and fill job logs."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
 def load_base(path: Path, dtype: Any, device: Any) -> tuple[Any, Any]:
     """(model, tokenizer) of a prepared base, frozen and in evaluation mode, on `device`."""
     if not (path / "config.json").exists():
         raise LunaError(f"the base at {path} is missing; run `luna init` again to prepare it.")
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    _no_progress_bars()
     tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
     model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=True)
     return model.to(device).requires_grad_(False).eval(), tokenizer

@@ -247,7 +247,7 @@ class _Run:
         for slot, (optimizer, parameter) in enumerate(zip(self.optimizers, self.parameters, strict=True)):
             prefix = f"{slot}."
             optimizer.state[parameter] = {
-                name.removeprefix(prefix): value.to(value.device if name.endswith(".step") else self.engine.device)
+                name.removeprefix(prefix): value.to(self.engine.device)
                 for name, value in tensors.items()
                 if name.startswith(prefix)
             }

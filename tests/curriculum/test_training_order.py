@@ -99,11 +99,18 @@ def test_a_negative_k_is_refused():
         sample_replay(many(3), k=-1, seed="s")
 
 
-def test_the_mix_is_replay_and_then_the_delta_by_stage():
+def test_the_mix_keeps_the_deltas_order_and_spreads_the_replay_evenly():
     replay, delta = many(40), many(80, start=100)
     order = mix(delta, replay, seed=3)
-    assert order[:40] == curriculum_order(replay)
-    assert order[40:] == shuffle_within_stages(delta, 3)
+    old = {example.id for example in replay}
+    for role in ROLES:
+        own = [example for example in order if example.role == role]
+        new = [example for example in own if example.id not in old]
+        assert new == [example for example in shuffle_within_stages(delta, 3) if example.role == role]
+        assert [e for e in own if e.id in old] == [e for e in curriculum_order(replay) if e.role == role]
+        halves = own[: len(own) // 2], own[len(own) // 2 :]
+        counts = [sum(example.id in old for example in half) for half in halves]
+        assert abs(counts[0] - counts[1]) <= 1
 
 
 def test_what_is_replayed_and_new_comes_once():
