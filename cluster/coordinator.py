@@ -251,8 +251,14 @@ def coordinator_for(home: Home) -> Any:
         _wait_until_gone()
     # The ledger's SQLite file must not be opened over NFS, so on a rig that marks its head the coordinator stays there.
     head = {"luna_head": 0.001} if "luna_head" in ray.cluster_resources() else {}
-    remote = ray.remote(Coordinator).options(  # type: ignore[attr-defined]
-        name=NAME, namespace=NAMESPACE, lifetime="detached", num_cpus=0, max_restarts=-1, max_concurrency=16, resources=head
+    remote = ray.remote(Coordinator).options(
+        name=NAME,
+        namespace=NAMESPACE,
+        lifetime="detached",
+        num_cpus=0,
+        max_restarts=-1,
+        max_concurrency=16,
+        resources=head,
     )
     created = remote.remote(str(root))
     try:

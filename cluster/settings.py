@@ -41,11 +41,11 @@ class Settings(BaseModel):
     """Name of a file under `configs/`, which gives the values that `luna.toml` does not."""
     seed: int = Field(1, ge=0)
     """All random choices draw from this number."""
-    base: BaseSettings = BaseSettings()  # type: ignore[call-arg]  # pydantic fills the defaults
-    lora: LoraSettings = LoraSettings()  # type: ignore[call-arg]
-    train: TrainSettings = TrainSettings()  # type: ignore[call-arg]
-    data: DataSettings = DataSettings()  # type: ignore[call-arg]
-    eval: EvalSettings = EvalSettings()  # type: ignore[call-arg]
+    base: BaseSettings = BaseSettings()
+    lora: LoraSettings = LoraSettings()
+    train: TrainSettings = TrainSettings()
+    data: DataSettings = DataSettings()
+    eval: EvalSettings = EvalSettings()
     gates: GateSettings = GateSettings()
     interpolation: InterpolationSettings = InterpolationSettings()
     stop_rule: StopRuleSettings = StopRuleSettings()

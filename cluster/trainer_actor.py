@@ -81,7 +81,7 @@ _ENVIRONMENT = {
 
 def start_trainer(base: Base, train: TrainSettings, lora: LoraSettings, gpus: int) -> Any:
     """A trainer actor on one GPU, or on the CPUs of a node."""
-    actor = ray.remote(TrainerActor).options(  # type: ignore[attr-defined]
+    actor = ray.remote(TrainerActor).options(
         num_cpus=1, num_gpus=gpus, max_concurrency=4, max_restarts=0, runtime_env={"env_vars": _ENVIRONMENT}
     )
     return actor.remote(base, train, lora)

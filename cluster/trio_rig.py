@@ -98,9 +98,9 @@ class TrioRig:
                 self._drop_dead()
                 if attempts >= _ATTEMPTS:
                     raise LunaError(
-                        f"a trainer died {attempts} times in the same work ({error.__class__.__name__}); perhaps memory "
-                        "ran out: look at the Ray dashboard's logs. To train with less memory, `luna generation abandon`, raise "
-                        "[train] accumulation in luna.toml, and run the generation again."
+                        f"a trainer died {attempts} times in the same work ({error.__class__.__name__}); perhaps "
+                        "memory ran out: look at the Ray dashboard's logs. To train with less memory, "
+                        "`luna generation abandon`, raise [train] accumulation in luna.toml, and run it again."
                     ) from error
                 say("a trainer died; starting it again from its last checkpoint")
 

@@ -16,6 +16,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rich.console import Console
+
 from curriculum.agl.puzzles import plain_puzzles, puzzle_examples
 from curriculum.dialogues import dialogue_examples
 from curriculum.example import Example
@@ -23,7 +25,6 @@ from curriculum.parquet import write_examples
 from curriculum.probes import corporate_examples
 from curriculum.recipes.build import build_recipe
 from jobs.context import err, out, say
-from ledger.errors import LunaError
 from ledger.home import Home
 from ledger.roles import ROLES, Role
 from ledger.store import Ledger
@@ -86,8 +87,11 @@ def _finished(home: Home) -> int:
         return len({row.gen_id for row in ledger.rows()})
 
 
-def print_closing(home: Home, seconds: float) -> None:
-    """The demo's closing tables: the lineage, and AGL by family beside the untouched base."""
+def print_closing(home: Home, seconds: float | None, out: Console = out) -> None:
+    """The demo's closing tables: the lineage, and AGL by family beside the untouched base.
+
+    `seconds` is how long this run took; None for a record that is only shown.
+    """
     from jobs.show import family_table, generations_table
 
     with Ledger.open(home) as ledger:
@@ -108,7 +112,8 @@ def print_closing(home: Home, seconds: float) -> None:
         f"[{agl.low:.3f}, {agl.high:.3f}], {agl.n} puzzles never trained on"
     )
     out.print(family_table(evals))
-    out.print(f"head: {'none' if head is None else f'G{head}'}, age {age}; {seconds / 60:.1f} min")
+    took = "" if seconds is None else f"; this run took {seconds / 60:.1f} min"
+    out.print(f"head: {'none' if head is None else f'G{head}'}, age {age}{took}")
     out.print(
         "next: luna status · luna generation show G2 · luna ledger verify · luna reproduce G1 · luna down (stops Ray)"
     )

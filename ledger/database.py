@@ -156,9 +156,7 @@ def acquire_writer_lock(path: Path) -> int:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise LunaError(
-            f"could not open the lock {path}: {error.strerror}. Fix the folder's permissions."
-        ) from error
+        raise LunaError(f"could not open the lock {path}: {error.strerror}. Fix the folder's permissions.") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

@@ -172,14 +172,11 @@ class RunJournal(Database):
 
 def _run_state(connection: sqlite3.Connection, run_id: str) -> RunState:
     row = connection.execute(
-        "SELECT run_id, lineage, gen_id, request, state, message, started_at, ended_at FROM runs "
-        "WHERE run_id = ?",
+        "SELECT run_id, lineage, gen_id, request, state, message, started_at, ended_at FROM runs WHERE run_id = ?",
         (run_id,),
     ).fetchone()
     if row is None:
-        raise LunaError(
-            f"there is no run {run_id!r}; `luna status` and `luna generation list` show the runs."
-        )
+        raise LunaError(f"there is no run {run_id!r}; `luna status` and `luna generation list` show the runs.")
     finished = {
         step
         for (step,) in connection.execute(

@@ -88,8 +88,7 @@ def _check_evals(evals: Sequence[EvalRecord], rows: Sequence[GenerationRow]) -> 
         column = getattr(by_role[score.role], f"eval_{score.eval}", score.value)
         if column != score.value:
             raise LunaError(
-                f"G{gen_id} {score.role}: the row says eval_{score.eval} {column}, "
-                f"its score says {score.value}."
+                f"G{gen_id} {score.role}: the row says eval_{score.eval} {column}, its score says {score.value}."
             )
 
 

@@ -45,9 +45,7 @@ def capability_minimums(capabilities: CapabilitySettings, gates: GateSettings) -
     }
 
 
-def capabilities(
-    evals: Iterable[EvalRecord], minimums: Mapping[str, float], min_items: int
-) -> list[dict[str, Any]]:
+def capabilities(evals: Iterable[EvalRecord], minimums: Mapping[str, float], min_items: int) -> list[dict[str, Any]]:
     """Evals that passed, by name, each with its score, size and 95 % interval.
 
     Args:

@@ -110,6 +110,4 @@ def make_current(connection: sqlite3.Connection, name: str) -> None:
 
 def derived_csv(connection: sqlite3.Connection) -> str:
     """What ``lineage_ledger.csv`` must hold: the rows of all lineages in the order recorded."""
-    return csv_text(
-        (parse(GenerationRow, entry), entry.row_sha) for entry in chain.read(connection, "generation")
-    )
+    return csv_text((parse(GenerationRow, entry), entry.row_sha) for entry in chain.read(connection, "generation"))

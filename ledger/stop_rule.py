@@ -70,9 +70,7 @@ def generation_scores(rows: Sequence[GenerationRow]) -> GenerationScores:
     return GenerationScores(
         gen_id=rows[0].gen_id,
         parent_gen=rows[0].parent_gen,
-        generalization={
-            row.role: row.eval_generalization for row in rows if row.eval_generalization is not None
-        },
+        generalization={row.role: row.eval_generalization for row in rows if row.eval_generalization is not None},
         style_drift={row.role: row.eval_style_drift for row in rows if row.eval_style_drift is not None},
     )
 

@@ -139,8 +139,7 @@ class Ledger(RunJournal):
             found = queries.records(connection, GenerationRow, "generation", name, gen_id)
         if not found:
             raise LunaError(
-                f"lineage {name!r} has no judged generation G{gen_id}; "
-                "`luna generation list` shows what there is."
+                f"lineage {name!r} has no judged generation G{gen_id}; `luna generation list` shows what there is."
             )
         return found
 

@@ -44,9 +44,7 @@ def verify(home: Home) -> list[Problem]:
         LunaError: if ``home`` has no ledger, or one of a newer Luna.
     """
     if not home.db.is_file():
-        raise LunaError(
-            f"{home.root} is not a Luna home: {home.db.name} is missing. Make one with `luna init`."
-        )
+        raise LunaError(f"{home.root} is not a Luna home: {home.db.name} is missing. Make one with `luna init`.")
     try:
         with raw_reader(home.db) as connection:
             refuse_newer(schema_version(connection), str(home.db))
@@ -97,21 +95,15 @@ def check_chain(entries: Sequence[chain.Entry], highest_number_given: int) -> li
         found = recomputed_sha(entry)
         if found != entry.row_sha:
             problems.append(
-                Problem(
-                    "row changed", entry.where, f"row_sha {entry.row_sha}", f"row_sha {found}", RESTORE_DB
-                )
+                Problem("row changed", entry.where, f"row_sha {entry.row_sha}", f"row_sha {found}", RESTORE_DB)
             )
         if entry.seq != previous_seq + 1:
             problems.append(
-                Problem(
-                    "rows missing", f"before {entry.where}", f"entry {previous_seq + 1}", "none", RESTORE_DB
-                )
+                Problem("rows missing", f"before {entry.where}", f"entry {previous_seq + 1}", "none", RESTORE_DB)
             )
         elif entry.prev_sha != previous_sha:
             problems.append(
-                Problem(
-                    "chain broken", entry.where, f"prev_sha {previous_sha}", str(entry.prev_sha), RESTORE_DB
-                )
+                Problem("chain broken", entry.where, f"prev_sha {previous_sha}", str(entry.prev_sha), RESTORE_DB)
             )
         previous_seq, previous_sha = entry.seq, entry.row_sha
     if highest_number_given > previous_seq:
@@ -166,20 +158,14 @@ def link_problems(content: LedgerContent) -> Iterator[Problem]:
         if expected is None:
             yield Problem("parent missing", entry.where, parent, "no such row", RESTORE_DB)
         elif row.parent_sha != expected:
-            yield Problem(
-                "parent link broken", entry.where, f"{parent} {expected}", row.parent_sha, RESTORE_DB
-            )
+            yield Problem("parent link broken", entry.where, f"{parent} {expected}", row.parent_sha, RESTORE_DB)
     accepted = {(row.lineage, row.gen_id) for row, _ in content.rows if row.verdict == "accepted"}
     for move, entry in content.head_moves:
         if (entry.lineage, move.to_gen) not in accepted:
-            yield Problem(
-                "head misplaced", entry.where, "an accepted generation", f"G{move.to_gen}", RESTORE_DB
-            )
+            yield Problem("head misplaced", entry.where, "an accepted generation", f"G{move.to_gen}", RESTORE_DB)
 
 
-def csv_problems(
-    home: Home, rows: Sequence[tuple[GenerationRow, chain.Entry]], damaged: set[int]
-) -> Iterator[Problem]:
+def csv_problems(home: Home, rows: Sequence[tuple[GenerationRow, chain.Entry]], damaged: set[int]) -> Iterator[Problem]:
     """The CSV says what the chain says. Lines of damaged rows are left out: the row itself has been named."""
     where = str(home.csv.relative_to(home.root))
     hint = "it is derived: any command that writes the ledger, or `luna ledger export`, derives it again"

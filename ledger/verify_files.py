@@ -38,9 +38,7 @@ def adapter_problems(home: Home, rows: Iterable[GenerationRow]) -> Iterator[Prob
     for child_sha, named_by in users.items():
         folder = home.adapter_dir(child_sha)
         who = _generations(named_by)
-        hint = (
-            f"restore {folder.relative_to(home.root)} from a copy, or `luna reproduce G{named_by[0].gen_id}`"
-        )
+        hint = f"restore {folder.relative_to(home.root)} from a copy, or `luna reproduce G{named_by[0].gen_id}`"
         file = folder / MODEL_FILE
         yield from _hash_problems(
             "adapter", f"{file.relative_to(home.root)} ({who})", child_sha, file, sha256_file, hint
@@ -61,9 +59,7 @@ def _config_problems(path: Path, who: str, home: Home, hint: str) -> Iterator[Pr
         yield Problem("adapter configuration unreadable", where, "JSON", str(error), hint)
 
 
-def _metadata_problems(
-    folder: Path, named_by: list[GenerationRow], home: Home, hint: str
-) -> Iterator[Problem]:
+def _metadata_problems(folder: Path, named_by: list[GenerationRow], home: Home, hint: str) -> Iterator[Problem]:
     where = f"{(folder / METADATA_FILE).relative_to(home.root)} ({_generations(named_by)})"
     try:
         metadata = read_metadata(folder)

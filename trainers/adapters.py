@@ -110,7 +110,7 @@ def write_adapter(adapters_dir: Path, tensors: Mapping[str, Tensor], lora: LoraS
     named = {f"{_PREFIX}{name}{_SUFFIX}": value.detach().float().cpu().contiguous() for name, value in tensors.items()}
     config = LoraConfig(
         r=lora.rank,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # PEFT types it int and computes with floats
+        lora_alpha=lora.alpha,
         lora_dropout=0.0,
         bias="none",
         target_modules=sorted(site.rsplit(".", 1)[1] for site in SITES),

@@ -21,7 +21,7 @@ class LossCurves:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             return
-        self.writer = SummaryWriter(str(folder), purge_step=first_step + 1 if first_step else None)  # type: ignore[no-untyped-call]
+        self.writer = SummaryWriter(str(folder), purge_step=first_step + 1 if first_step else None)
 
     def __enter__(self) -> LossCurves:
         return self
@@ -30,10 +30,10 @@ class LossCurves:
         """One point a role."""
         if self.writer is not None:
             for role, loss in losses.items():
-                self.writer.add_scalar(f"loss/{role}", loss, step)  # type: ignore[no-untyped-call]
+                self.writer.add_scalar(f"loss/{role}", loss, step)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.writer is not None:
-            self.writer.close()  # type: ignore[no-untyped-call]
+            self.writer.close()

@@ -164,7 +164,7 @@ def style_drift(generator: Generator, role: Role, gen_id: int, settings: EvalSet
     """Share of the answers to the tone probes that hold a corporate phrase; the answers are kept in the details."""
     answers = generator.generate(role, [render_prompt(role, p) for p in TONE_PROBES], settings.probe_tokens)
     corporate = [has_corporate_phrase(answer, settings.corporate_phrases) for answer in answers]
-    details = {"answers": dict(zip(TONE_PROBES, answers, strict=True))}
+    details: dict[str, object] = {"answers": dict(zip(TONE_PROBES, answers, strict=True))}
     return _record(gen_id, role, "style_drift", "phrases", sum(corporate), len(answers), details)
 
 

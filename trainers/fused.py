@@ -157,7 +157,7 @@ class _Run:
         for number, batch in enumerate(batches):
             self.bank.accumulate = number > 0
             parts = sft_losses(self.engine.model.log_probs(batch, self.bank), batch, self.bank.slots, totals)
-            parts.sum().backward()  # type: ignore[no-untyped-call]
+            parts.sum().backward()
             losses += parts.detach()
         norms = self.bank.grad.norm(dim=1)
         self._stop_if_not_finite(losses, norms)

@@ -15,7 +15,7 @@ from torch import Tensor
 from ledger.roles import Role
 from trainers.bank import AdapterBank
 from trainers.lean import LeanModel, PackedAttention, attend, rotate
-from trainers.packing import Group, Row, pack
+from trainers.packing import BARE, Group, Row, pack
 
 BASE = "base"
 """Voice name of the untouched base, beside the three roles."""
@@ -97,7 +97,7 @@ class LeanGenerator:
         return scores
 
     def _slot(self, voice: Voice) -> int:
-        return self.slots.get(voice, -1) if voice != BASE else -1  # type: ignore[call-overload, no-any-return]
+        return next((slot for role, slot in self.slots.items() if role == voice), BARE)
 
     def _score(self, batch: Sequence[tuple[Group, list[int]]], scores: list[float]) -> None:
         packed = pack([group for group, _ in batch], self.model.device)

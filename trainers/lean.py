@@ -90,7 +90,7 @@ class LeanModel:
         """The outputs of a group of sites for x (n, in), adapters included."""
         weights = self.layers[layer].groups[group]
         views = bank.groups[layer * len(GROUPS) + group] if bank is not None else None
-        outputs = _SlicedLoRA.apply(x, weights, views, slices, bank)  # type: ignore[no-untyped-call]
+        outputs = _SlicedLoRA.apply(x, weights, views, slices, bank)
         return list(outputs)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -247,11 +247,11 @@ class _Put(torch.autograd.Function):
 
 
 def take(x: Tensor, at: Tensor) -> Tensor:
-    return _Take.apply(x, at)  # type: ignore[no-any-return, no-untyped-call]
+    return _Take.apply(x, at)
 
 
 def put(x: Tensor, at: Tensor, length: int) -> Tensor:
-    return _Put.apply(x, at, length)  # type: ignore[no-any-return, no-untyped-call]
+    return _Put.apply(x, at, length)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

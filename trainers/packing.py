@@ -16,6 +16,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+BARE = -1
+"""The slot of rows that use no adapter."""
+
 
 @dataclass(frozen=True)
 class Row:

@@ -130,7 +130,7 @@ def open_engine(
     reason = why_unsupported(AutoConfig.from_pretrained(base.path, local_files_only=True))
     if train.engine == "fused" and reason:
         raise LunaError(
-            f'engine = "fused" cannot train this base: {reason}. Set [train] engine = "auto" or "trl", or change the base.'
+            f'engine = "fused" cannot train this base: {reason}. Set [train] engine = "auto", or change the base.'
         )
     if train.engine == "trl" or reason:
         from trainers.trl_engine import TrlEngine

@@ -28,7 +28,7 @@ from trainers.checkpoint import fingerprint
 from trainers.config import LoraSettings, TrainSettings
 from trainers.curves import LossCurves
 from trainers.fused import read_role_examples
-from trainers.generator import BASE, Voice, answer_ids, prompt_ids
+from trainers.generator import Voice, answer_ids, prompt_ids
 from trainers.tokens import rows_of_step, tokenise
 from trainers.trio import NonFiniteError, Paused, RoleOutcome, TrioJob, TrioOutcome, TrioProgress
 
@@ -119,7 +119,7 @@ class TrlEngine:
         )
         stopped: list[int] = []
 
-        class Follow(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
+        class Follow(TrainerCallback):
             def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
                 if watch.should_stop() and state.global_step < state.max_steps:
                     stopped.append(state.global_step)
@@ -171,7 +171,7 @@ class TrlEngine:
             torch.manual_seed(int(sha256_json([seed, role])[:8], 16))
             lora = LoraConfig(
                 r=self.lora.rank,
-                lora_alpha=self.lora.alpha,  # type: ignore[arg-type]  # PEFT types it int and computes with floats
+                lora_alpha=self.lora.alpha,
                 target_modules="all-linear",
                 task_type="CAUSAL_LM",
             )
@@ -220,7 +220,7 @@ class TrlEngine:
     @contextlib.contextmanager
     def voiced(self, voice: Voice, adapters: Mapping[Role, str], adapters_dir: Path) -> Iterator[Any]:
         """The model that speaks as `voice`: the base with that role's adapter, or bare."""
-        sha = adapters.get(voice) if voice != BASE else None  # type: ignore[call-overload]
+        sha = next((sha for role, sha in adapters.items() if role == voice), None)
         if sha is None:
             yield self.model
             return

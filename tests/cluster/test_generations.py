@@ -85,8 +85,10 @@ def coordinator_state():
     from cluster.rig import connect
 
     connect()
+    coordinator = find_coordinator()
+    assert coordinator is not None
     try:
-        return ray.get(find_coordinator().state.remote(), timeout=30)
+        return ray.get(coordinator.state.remote(), timeout=30)
     except ray.exceptions.RayActorError:
         return {"running": True, "progress": None, "pid": None}
 
@@ -145,7 +147,9 @@ def test_two_generations_are_judged_recorded_and_reproduced(lenient):
 def test_a_rejected_generation_leaves_the_head_where_it_was(lenient):
     home = lenient
     raise_one(home, even_numbers(0, 150))
-    rejected = raise_one(home, even_numbers(1000, 150), gates={"generalization_min": 1.0}, interpolation={"enabled": False})
+    rejected = raise_one(
+        home, even_numbers(1000, 150), gates={"generalization_min": 1.0}, interpolation={"enabled": False}
+    )
     assert rejected["verdict"] == "rejected"
     assert "generalization" in rejected["reason"]
     with Ledger.open(home) as ledger:
@@ -173,9 +177,9 @@ def test_before_a_rejection_blends_of_parent_and_child_are_tried(lenient):
 
 def test_bad_data_is_refused_before_anything_is_recorded(lenient):
     home = lenient
-    with pytest.raises(LunaError, match="inbox is empty"):
-        from jobs.generation import raise_generation
+    from jobs.generation import raise_generation
 
+    with pytest.raises(LunaError, match="inbox is empty"):
         raise_generation(home, None)
     with pytest.raises(LunaError, match=r"holdout of creative would have \d examples .* at least 10"):
         raise_one(home, even_numbers(0, 20))
@@ -193,9 +197,9 @@ def test_a_second_generation_at_the_same_time_is_refused_by_name(lenient):
         command(home, "generation", "run", "--steps", "200"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     wait_for_step(2)
-    with pytest.raises(LunaError, match="G0 is being raised in run main-g0"):
-        from jobs.generation import raise_generation
+    from jobs.generation import raise_generation
 
+    with pytest.raises(LunaError, match="G0 is being raised in run main-g0"):
         raise_generation(home, None, (sha,))
     first.send_signal(signal.SIGINT)
     _, chatter = first.communicate(timeout=120)
@@ -247,15 +251,18 @@ def _trainer_pid(state):
     """The one child process of the node that calls itself a TrainerActor and is younger than the coordinator."""
     import psutil
 
-    found = [p.pid for p in psutil.process_iter(["name", "cmdline"]) if "TrainerActor" in " ".join(p.info["cmdline"] or [])]
+    found = [
+        p.pid for p in psutil.process_iter(["name", "cmdline"]) if "TrainerActor" in " ".join(p.info["cmdline"] or [])
+    ]
     assert found
     return max(found)
 
 
 def test_a_full_disk_is_named_and_the_run_resumes_when_there_is_room(lenient):
     """The coordinator and the trainer run under a small file-size limit, which fails writes as a full disk does."""
-    import ray
     import resource
+
+    import ray
 
     home = lenient
     write_examples(home.inbox_dir, even_numbers(0, 150))
@@ -265,7 +272,7 @@ def test_a_full_disk_is_named_and_the_run_resumes_when_there_is_room(lenient):
     pid = ray.get(coordinator_for(home).pid.remote())
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
     try:
-        with pytest.raises(LunaError, match="could not|disk|too large|write"):
+        with pytest.raises(LunaError, match=r"could not|disk|too large|write"):
             raise_generation(home, None)
     finally:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
@@ -307,7 +314,11 @@ def test_status_show_list_and_export_speak_json(lenient, tmp_path):
     status = ask("status")
     assert (status["head"], status["age"], status["open_run"]) == (0, 0, None)
     assert len(ask("generation", "list")[0]) == 3
-    assert {score["eval"] for score in ask("generation", "show", "G0")["evals"]} >= {"recall", "generalization", "style_drift"}
+    assert {score["eval"] for score in ask("generation", "show", "G0")["evals"]} >= {
+        "recall",
+        "generalization",
+        "style_drift",
+    }
     assert ask("ledger", "verify") == []
     assert len(ask("ledger", "show")) == 3
     target = tmp_path / "out.csv"

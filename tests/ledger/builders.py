@@ -73,9 +73,7 @@ def make_move(from_gen: int | None, to_gen: int, reason: str = "accepted") -> He
     return HeadMove(from_gen=from_gen, to_gen=to_gen, reason=reason, at=AT)
 
 
-def make_trio(
-    gen_id: int, parent: Mapping[Role, GenerationRow] | None = None, **changes: Any
-) -> list[GenerationRow]:
+def make_trio(gen_id: int, parent: Mapping[Role, GenerationRow] | None = None, **changes: Any) -> list[GenerationRow]:
     """Three rows of one generation, descending from ``parent`` if given; hashes are made of names."""
     rows = []
     for role in ROLES:
@@ -109,9 +107,7 @@ def make_ledger(root: Path) -> Ledger:
     return ledger
 
 
-def add_generation(
-    ledger: Ledger, gen_id: int, parent_gen: int | None, **changes: Any
-) -> list[GenerationRow]:
+def add_generation(ledger: Ledger, gen_id: int, parent_gen: int | None, **changes: Any) -> list[GenerationRow]:
     """Judge a generation, moving the head if it is accepted."""
     parent = None if parent_gen is None else by_role(ledger.generation(parent_gen))
     rows = make_trio(gen_id, parent, **changes)

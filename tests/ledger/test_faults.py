@@ -151,9 +151,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", refuse)
-    with pytest.raises(
-        LunaError, match=r"could not write .*file: No space left on device\..*free some space"
-    ):
+    with pytest.raises(LunaError, match=r"could not write .*file: No space left on device\..*free some space"):
         write_atomic(target, "new")
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]

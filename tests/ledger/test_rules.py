@@ -226,9 +226,7 @@ def test_after_a_stop_the_count_begins_anew():
 @given(shares, shares, shares, shares, shares, shares)
 def test_the_rule_fires_exactly_as_it_is_written(start, tone, first, first_tone, second, second_tone):
     g0 = make_generation(0, None, start, tone)
-    decision = decide(
-        g0, make_generation(1, 0, first, first_tone), make_generation(2, 1, second, second_tone)
-    )
+    decision = decide(g0, make_generation(1, 0, first, first_tone), make_generation(2, 1, second, second_tone))
     gains = [round(first - start, 9), round(second - first, 9)]
     drifts = [round(first_tone - tone, 9), round(second_tone - first_tone, 9)]
     assert (decision is not None) == (all(g < 0.05 for g in gains) and any(d > 0.1 for d in drifts))

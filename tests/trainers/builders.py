@@ -35,19 +35,20 @@ def random_base(folder: Path, family: str) -> Base:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     tokenizer = byte_tokenizer()
-    shape: dict[str, Any] = dict(
-        vocab_size=len(tokenizer),
-        hidden_size=48,
-        intermediate_size=80,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        eos_token_id=tokenizer.eos_token_id,
-    )
+    shape: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 48,
+        "intermediate_size": 80,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
     if family == "llama3-rope":
-        scaling = dict(rope_type="llama3", rope_theta=10000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0)
-        shape |= dict(rope_parameters=scaling | dict(original_max_position_embeddings=64), tie_word_embeddings=False)
+        scaling = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0}
+        scaling |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+        shape |= {"rope_parameters": scaling | {"original_max_position_embeddings": 64}, "tie_word_embeddings": False}
         family = "llama"
     config = AutoConfig.for_model(family, **shape)
     torch.manual_seed(5)

@@ -33,7 +33,13 @@ class Scripted:
 def open_items(count):
     return [
         make_example(
-            role="creative", stage="conversations", category="what_if", kind="hybrid", input=f"q{i}", output=f"a{i}", source="t"
+            role="creative",
+            stage="conversations",
+            category="what_if",
+            kind="hybrid",
+            input=f"q{i}",
+            output=f"a{i}",
+            source="t",
         )
         for i in range(count)
     ]
@@ -97,8 +103,15 @@ def test_agl_items_are_held_out_and_even_over_the_fourteen_families():
 def test_recall_leaves_out_what_was_just_replayed_and_g0_has_none():
     earlier = puzzle_examples(distinct_puzzles(3, 300), "logical")
     plan = plan_role(
-        "logical", holdout=earlier, earlier=earlier, trained_now=earlier[:200], settings=SETTINGS, seed=1, with_base=False
+        "logical",
+        holdout=earlier,
+        earlier=earlier,
+        trained_now=earlier[:200],
+        settings=SETTINGS,
+        seed=1,
+        with_base=False,
     )
+    assert plan.recall is not None
     assert {item.id for item in plan.recall} == {item.id for item in earlier[200:]}
     first = plan_role(
         "logical", holdout=earlier, earlier=None, trained_now=earlier, settings=SETTINGS, seed=1, with_base=True

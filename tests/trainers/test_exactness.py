@@ -78,7 +78,8 @@ def test_training_equals_trl_per_role_in_float32(tmp_path, family):
     results = {}
     for engine in (fused, trl):
         job = make_job(home, steps=8, parents=starts, run=engine.name)
-        outcome = engine.train(job, lambda p, log=curves[engine.name]: log.append(dict(p.losses)), lambda: False)
+        log = curves[engine.name]
+        outcome = engine.train(job, lambda p, log=log: log.append(dict(p.losses)), lambda: False)
         results[engine.name] = {role: r.adapter_sha for role, r in outcome.roles.items()}
     for number, role in enumerate(ROLES):
         ours = [entry[role] for entry in curves["fused"]]

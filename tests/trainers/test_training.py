@@ -164,7 +164,13 @@ def test_long_examples_keep_header_question_end_and_room_for_an_answer(home, eng
     from trainers.tokens import tokenise
 
     example = make_example(
-        role="logical", stage="manual", category="m", kind="hybrid", input="a" * 900 + " END", output="b" * 900, source="t"
+        role="logical",
+        stage="manual",
+        category="m",
+        kind="hybrid",
+        input="a" * 900 + " END",
+        output="b" * 900,
+        source="t",
     )
     row = tokenise(engine.tokenizer, example, 200)
     assert len(row.tokens) == 200
@@ -188,14 +194,15 @@ def copy_of(home, sha, name):
 
 
 def test_an_unknown_base_is_named_with_the_ways_out(tmp_path):
-    with pytest.raises(LunaError, match="no-such/base.*tiny.*package"):
+    with pytest.raises(LunaError, match=r"no-such/base.*tiny.*package"):
         prepare_base(BaseSettings(source="no-such/base"), make_home(tmp_path), lambda _: None)
     with pytest.raises(LunaError, match="is not installed"):
         prepare_base(BaseSettings(source="package:no-such-package"), make_home(tmp_path), lambda _: None)
 
 
 def test_preparing_a_base_twice_does_the_work_once(tmp_path):
-    home, said = make_home(tmp_path), []
+    home = make_home(tmp_path)
+    said: list[str] = []
     first = prepare_base(BaseSettings(source="tiny"), home, said.append)
     assert prepare_base(BaseSettings(source="tiny"), home, said.append) == first
     assert len(said) == 1
@@ -225,7 +232,7 @@ def test_an_adapter_with_values_that_are_not_finite_is_named(home, engine):
 
 def test_an_adapter_of_another_rank_is_named(home, engine):
     folder = home.adapter_dir(trained(home, engine))
-    with pytest.raises(LunaError, match="rank 8.*rank 4"):
+    with pytest.raises(LunaError, match=r"rank 8.*rank 4"):
         read_adapter(folder, 4, engine.model.site_shapes)
 
 
@@ -271,7 +278,7 @@ def test_another_decoder_falls_back_to_trl_and_resumes(tmp_path):
     config = GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=2, eos_token_id=256, bos_token_id=256)
     GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
     tokenizer.save_pretrained(tmp_path / "gpt2")
-    said = []
+    said: list[str] = []
     base = Base("gpt2", "0" * 64, tmp_path / "gpt2")
     engine = open_engine(base, SETTINGS, LORA, CPU, said.append)
     assert isinstance(engine, TrlEngine)
@@ -281,7 +288,8 @@ def test_another_decoder_falls_back_to_trl_and_resumes(tmp_path):
 
     home = make_home(tmp_path)
     whole = quietly(engine, make_job(home, steps=4, run="whole"))
-    job, seen = make_job(home, steps=4, run="halves"), []
+    job = make_job(home, steps=4, run="halves")
+    seen: list[int] = []
     with pytest.raises(Paused, match="logical"):
         engine.train(job, lambda p: seen.append(p.role_steps["logical"]), lambda: bool(seen) and seen[-1] == 2)
     outcome = engine.train(job, lambda _: None, lambda: False)

@@ -1,0 +1,24 @@
+"""`python -m bench.picture`: the closing tables of a finished demo as docs/demo.svg, drawn from its ledger."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from rich.console import Console
+
+from jobs.context import resolve_home
+from jobs.demo import print_closing
+
+TARGET = Path(__file__).resolve().parent.parent / "docs" / "demo.svg"
+
+
+def main() -> None:
+    console = Console(record=True, width=118, file=io.StringIO(), highlight=False)
+    print_closing(resolve_home(None), None, console)
+    console.save_svg(str(TARGET), title="luna demo")
+    print(f"wrote {TARGET}")
+
+
+if __name__ == "__main__":
+    main()
