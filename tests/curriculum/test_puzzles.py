@@ -13,6 +13,7 @@ from curriculum.agl.puzzles import (
     REFERENCE_TOTAL,
     distinct_puzzles,
     generate_puzzles,
+    plain_puzzles,
     puzzle_examples,
 )
 from curriculum.agl.solve import solve
@@ -161,3 +162,20 @@ def test_puzzles_become_pure_closed_examples(reference):
     assert {example.stage for example in examples} == {"fundamentals"}
     assert all(example.category.startswith("agl/") for example in examples)
     assert {scoring_of(example) for example in examples} == {"exact"}
+
+
+def test_plain_puzzles_have_the_reference_spelling_and_right_labels():
+    puzzles = plain_puzzles(4, dict.fromkeys(FAMILIES, 40))
+    counts = {family: sum(puzzle[0] == family for puzzle in puzzles) for family in FAMILIES}
+    assert counts == dict.fromkeys(FAMILIES, 40)
+    assert len({puzzle[2] for puzzle in puzzles}) == len(puzzles)
+    for family, _, text, label in puzzles:
+        assert solve(text) == label
+        if family in ("modus_ponens", "modus_tollens", "conjunction", "disjunction", "biconditional"):
+            assert text.count("\n") == 2
+            assert not text.splitlines()[2].startswith("?¬")
+        if family == "chess":
+            assert text.startswith("?valid:")
+        if family == "identity":
+            assert len(text) == 4
+    assert plain_puzzles(4, {"chess": 10_000}) == plain_puzzles(4, {"chess": 500}), "160 squares and that is all"
