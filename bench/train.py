@@ -121,7 +121,7 @@ def run_variant(name: str, steps: int) -> dict[str, float]:
     return {"samples_per_cpu_s": samples / seconds, "peak_mb": peak}
 
 
-def examples(header: bool = True) -> dict[str, list[Any]]:
+def examples() -> dict[str, list[Any]]:
     """The rows of each role, in order."""
     from curriculum.agl.puzzles import distinct_puzzles, puzzle_examples
     from curriculum.dialogues import dialogue_examples
@@ -163,7 +163,6 @@ def _rows(tokenizer: Any, header: bool = True) -> dict[str, list[Any]]:
 def _ours(name: str, steps: int, folder: Path) -> list[float]:
     """CPU time before the first step and after each."""
     import torch
-    from torch.nn import functional as F
 
     from trainers import runtime
     from trainers.adapters import initial_adapter
@@ -171,15 +170,14 @@ def _ours(name: str, steps: int, folder: Path) -> list[float]:
     from trainers.base import load_base
     from trainers.lean import LeanModel
     from trainers.objective import completion_weight, sft_losses
-    from trainers.packing import Group, Row, pack
+    from trainers.packing import Group, pack
 
     runtime.keep_freed_memory()
     cpu = torch.device("cpu")
     hf, tokenizer = load_base(_base().path, torch.float32, cpu)
     rows = _rows(tokenizer, header=name != "no-header")
-    if name == "padded":
-        for role, own in rows.items():
-            rows[role] = [Row([*row.tokens], row.prompt_len) for row in own]
+    if name == "hf":
+        return _hf_loop(hf, rows, steps)
     model = LeanModel(hf)
     roles = list(rows)
     together = [roles] if name not in ("one-by-one", "hf") else [[role] for role in roles]
@@ -192,16 +190,13 @@ def _ours(name: str, steps: int, folder: Path) -> list[float]:
         for slot, parameter in enumerate(parameters):
             parameter.grad = bank.grad[slot]
         banks.append((bank, [torch.optim.AdamW([p], lr=2e-4, weight_decay=0.0, fused=True) for p in parameters]))
-    if name == "hf":
-        return _hf_loop(hf, rows, steps)
-
     marks = [_cpu()]
     for step in range(steps):
         for group, (bank, optimizers) in zip(together, banks, strict=True):
             chosen = [Group(s, rows[role][step * ROWS : (step + 1) * ROWS]) for s, role in enumerate(group)]
             if name == "padded":
                 chosen = [_padded(g, tokenizer.eos_token_id) for g in chosen]
-            batch = pack(chosen, cpu, share_prefix=name == "fused")
+            batch = pack(chosen, cpu, share_prefix=name in ("fused", "no-header"))
             losses = sft_losses(model.log_probs(batch, bank), batch, bank.slots, completion_weight(batch, bank.slots))
             losses.sum().backward()
             norms = bank.grad.norm(dim=1)
@@ -209,7 +204,6 @@ def _ours(name: str, steps: int, folder: Path) -> list[float]:
             for optimizer in optimizers:
                 optimizer.step()
         marks.append(_cpu())
-    assert F  # the functional module is what the lean forward runs on
     return marks
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from cluster.request import GenerationRequest
 from jobs.context import say
 from ledger.errors import LunaError
-from ledger.files import sha256_file
+from ledger.files import publish_dir, sha256_file
 from ledger.home import Home
 from ledger.records import GenerationRow
 from ledger.roles import Role
@@ -21,6 +21,7 @@ from trainers.trio import Engine, TrioJob, open_engine
 def reproduce(home: Home, gen_id: int) -> dict[Role, tuple[str, str]]:
     """(recorded, found) SHA of each role's adapter. On the same hardware and versions they are equal.
 
+    An adapter folder that is missing from the home is put back when the bytes are equal; nothing else is written.
     The roles are trained together as they were (`placement`), with the recorded number of threads and format.
 
     Raises:
@@ -42,13 +43,18 @@ def reproduce(home: Home, gen_id: int) -> dict[Role, tuple[str, str]]:
     )
     found: dict[Role, tuple[str, str]] = {}
     with tempfile.TemporaryDirectory(prefix="luna-reproduce-") as folder:
+        # Adapters go to a folder of their own, where the parents are links.
+        adapters = Path(folder) / "adapters"
+        adapters.mkdir()
+        for sha in parents.values():
+            (adapters / sha).symlink_to(home.adapter_dir(sha))
         for placement in dict.fromkeys(row.placement for row in rows):
             own = [row for row in rows if row.placement == placement]
             job = TrioJob(
                 roles=tuple(row.role for row in own),
                 parents={row.role: parents.get(row.role) for row in own},
                 train_file=str(home.data_file(rows[0].train_sha)),
-                adapters_dir=str(home.adapters_dir),
+                adapters_dir=str(adapters),
                 run_dir=str(Path(folder) / placement),
                 seed=rows[0].seed,
                 train=settings.train,
@@ -56,13 +62,17 @@ def reproduce(home: Home, gen_id: int) -> dict[Role, tuple[str, str]]:
             )
             outcome = _train(engine, job)
             for row in own:
-                sha = outcome[row.role]
+                folder_of_sha = adapters / (sha := outcome[row.role])
                 if row.alpha != 1.0:
-                    blended = engine.interpolated(
-                        {row.role: parents[row.role]}, {row.role: sha}, row.alpha, home.adapters_dir, Path(folder)
-                    )
-                    sha = blended[row.role]
+                    blends = Path(folder) / "blends"
+                    sha = engine.interpolated(
+                        {row.role: parents[row.role]}, {row.role: sha}, row.alpha, adapters, blends
+                    )[row.role]
+                    folder_of_sha = blends / sha
                 found[row.role] = (row.child_sha, sha)
+                if sha == row.child_sha and not home.adapter_dir(sha).exists():
+                    publish_dir(folder_of_sha, home.adapter_dir(sha))
+                    say(f"the missing adapter {sha[:12]} of {row.role} is back")
     return found
 
 

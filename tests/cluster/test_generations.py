@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -138,8 +139,12 @@ def test_two_generations_are_judged_recorded_and_reproduced(lenient):
         assert hashlib.sha256(file.read_bytes()).hexdigest() == sha
         assert json.loads((home.adapter_dir(sha) / "METADATA.json").read_text())["generation"] == 1
     assert len(list(home.adapters_dir.iterdir())) == 6
+    lost = home.adapter_dir(adapters(home, 1)["creative"])
+    shutil.rmtree(lost)
     for recorded, found in reproduce(home, 1).values():
         assert recorded == found
+    assert (lost / "adapter_model.safetensors").exists(), "a lost adapter comes back by training it again"
+    assert len(list(home.adapters_dir.iterdir())) == 6
     assert not list(home.runs_dir.rglob("checkpoint-*"))
     assert list(home.runs_dir.rglob("events.out.tfevents*"))
 
