@@ -187,13 +187,13 @@ STEPS: tuple[DemoStep, ...] = (
     DemoStep(
         "G1 · dialogues, with replay of G0",
         dialogues,
-        {"train": {"steps": 18, "lr": 5e-4, "rows": 6}, "eval": _QUICK_EVAL},
+        {"train": {"steps": 22, "lr": 8e-4, "rows": 6}, "eval": _QUICK_EVAL},
         "new data alone, and 100 examples of G0 for each role",
     ),
     DemoStep(
         "G2 · roles, with replay of G1",
         roles,
-        {"train": {"steps": 18, "lr": 5e-4, "rows": 6}, "eval": _QUICK_EVAL},
+        {"train": {"steps": 22, "lr": 8e-4, "rows": 6}, "eval": _QUICK_EVAL},
         "what each voice is for",
     ),
     DemoStep(
