@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from trainers.bank import AdapterBank
+from trainers.lanes import Lanes
 from trainers.lean import LeanModel
-from trainers.objective import completion_weight, sft_losses
 from trainers.packing import Group, Packed, Row, pack
+from trainers.step import TrioStep
 
 ROLES_TRAINED, RANK, ALPHA, LR = 3, 32, 64, 2e-4
 WARM_UP_STEPS, ROWS_A_STEP = 5, 8
@@ -100,38 +101,23 @@ def run_fused(hf: Any, rows: list[list[Row]], setting: Setting, steps: int) -> M
     bank = AdapterBank(model.site_shapes, ROLES_TRAINED, RANK, ALPHA, model.dtype, device)
     for slot in range(ROLES_TRAINED):
         _start_adapter(bank, slot)
-    parameters = [torch.nn.Parameter(bank.master[slot]) for slot in range(ROLES_TRAINED)]
-    for slot, parameter in enumerate(parameters):
-        parameter.grad = bank.grad[slot]
-    optimizers = [torch.optim.AdamW([p], lr=LR, weight_decay=0.0, fused=True) for p in parameters]
+    trio = TrioStep(model, bank, Lanes(1, device))
     losses, work, began = [], Work(), 0.0
     for step in range(WARM_UP_STEPS + steps):
         if step == WARM_UP_STEPS:
             work, began = Work(), _now(device)
         parts = zip(*(micro_batches(own, step, setting) for own in rows), strict=True)
         batches = [pack([Group(slot, own) for slot, own in enumerate(part)], device) for part in parts]
-        losses.append(_fused_step(model, bank, batches, optimizers))
+        losses.append(_fused_step(trio, batches))
         work = sum((_fused_work(batch) for batch in batches), work)
     return _end(device, began, steps, work, losses[0])
 
 
-def _fused_step(
-    model: LeanModel, bank: AdapterBank, batches: list[Packed], optimizers: list[torch.optim.AdamW]
-) -> list[float]:
-    totals = torch.stack([completion_weight(batch, bank.slots) for batch in batches]).sum(0)
-    losses = torch.zeros(bank.slots, device=model.device)
-    for number, batch in enumerate(batches):
-        bank.accumulate = number > 0
-        parts = sft_losses(model.log_probs(batch, bank), batch, bank.slots, totals)
-        parts.sum().backward()
-        losses += parts.detach()
-    norms = bank.grad.norm(dim=1)
+def _fused_step(trio: TrioStep, batches: list[Packed]) -> list[float]:
+    losses, norms = trio.gradients(batches)
     found: list[float] = losses.tolist()
     _stop_if_not_finite([*found, *norms.tolist()])
-    bank.grad.mul_((1.0 / (norms + 1e-6)).clamp(max=1.0)[:, None])
-    for optimizer in optimizers:
-        optimizer.step()
-    bank.round_to_compute()
+    trio.move(LR, 1.0, norms)
     return found
 
 

@@ -168,9 +168,10 @@ def _ours(name: str, steps: int, folder: Path) -> list[float]:
     from trainers.adapters import initial_adapter
     from trainers.bank import AdapterBank
     from trainers.base import load_base
+    from trainers.lanes import Lanes
     from trainers.lean import LeanModel
-    from trainers.objective import completion_weight, sft_losses
     from trainers.packing import Group, pack
+    from trainers.step import TrioStep
 
     runtime.keep_freed_memory()
     cpu = torch.device("cpu")
@@ -181,28 +182,20 @@ def _ours(name: str, steps: int, folder: Path) -> list[float]:
     model = LeanModel(hf)
     roles = list(rows)
     together = [roles] if name not in ("one-by-one", "hf") else [[role] for role in roles]
-    banks = []
+    trios = []
     for group in together:
         bank = AdapterBank(model.site_shapes, len(group), RANK, ALPHA, torch.float32, cpu)
         for slot, role in enumerate(group):
             bank.load(slot, initial_adapter(model.site_shapes, RANK, 1, role))
-        parameters = [torch.nn.Parameter(bank.master[slot]) for slot in range(len(group))]
-        for slot, parameter in enumerate(parameters):
-            parameter.grad = bank.grad[slot]
-        banks.append((bank, [torch.optim.AdamW([p], lr=2e-4, weight_decay=0.0, fused=True) for p in parameters]))
+        trios.append(TrioStep(model, bank, Lanes(1, cpu)))
     marks = [_cpu()]
     for step in range(steps):
-        for group, (bank, optimizers) in zip(together, banks, strict=True):
+        for group, trio in zip(together, trios, strict=True):
             chosen = [Group(s, rows[role][step * ROWS : (step + 1) * ROWS]) for s, role in enumerate(group)]
             if name == "padded":
                 chosen = [_padded(g, tokenizer.eos_token_id) for g in chosen]
-            batch = pack(chosen, cpu, share_prefix=name in ("fused", "no-header"))
-            losses = sft_losses(model.log_probs(batch, bank), batch, bank.slots, completion_weight(batch, bank.slots))
-            losses.sum().backward()
-            norms = bank.grad.norm(dim=1)
-            bank.grad.mul_((1.0 / (norms + 1e-6)).clamp(max=1.0)[:, None])
-            for optimizer in optimizers:
-                optimizer.step()
+            _, norms = trio.gradients([pack(chosen, cpu, share_prefix=name in ("fused", "no-header"))])
+            trio.move(2e-4, 1.0, norms)
         marks.append(_cpu())
     return marks
 

@@ -53,11 +53,13 @@ def seen_ids(home: Home, ledger: Ledger, lineage: str) -> set[str]:
     head = ledger.head(lineage)
     if head is None:
         return set()
-    files = set()
-    for gen_id in ledger.parent_chain(head, lineage):
-        row = ledger.generation(gen_id, lineage)[0]
-        files |= {row.data_delta_sha, row.holdout_sha}
-    return {example.id for sha in files if sha for example in read_examples(home.data_file(sha))}
+    files = {sha for row in _line(ledger, lineage, head) for sha in (row.data_delta_sha, row.holdout_sha) if sha}
+    return {example.id for sha in files for example in read_examples(home.data_file(sha))}
+
+
+def _line(ledger: Ledger, lineage: str, head: int) -> list[GenerationRow]:
+    """One row of the head and of each of its ancestors; what they share over the roles is what counts here."""
+    return [ledger.generation(gen_id, lineage)[0] for gen_id in ledger.parent_chain(head, lineage)]
 
 
 def _check_sizes(
@@ -111,5 +113,5 @@ def earlier_examples(home: Home, ledger: Ledger, lineage: str, head: int | None)
     """What the head's line was trained on as new data, for recall; None before the first accepted generation."""
     if head is None:
         return None
-    shas = {ledger.generation(gen_id, lineage)[0].data_delta_sha for gen_id in ledger.parent_chain(head, lineage)}
+    shas = {row.data_delta_sha for row in _line(ledger, lineage, head)}
     return unique(example for sha in sorted(shas) for example in read_examples(home.data_file(sha)))

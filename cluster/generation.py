@@ -11,6 +11,7 @@ import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -83,15 +84,13 @@ class GenerationRun:
 
     def collect(self) -> Payload:
         """What is new since the head. The parent is fixed here: it is the head of this moment."""
-        new = delta.collect(self.home, self.ledger, self.request, self.lineage)
         parent = self.ledger.head(self.lineage)
-        self.watcher.say(f"{len(new.delta)} new examples, {len(new.holdout)} held out")
-        return {"parent_gen": parent, "n_delta": len(new.delta), "n_holdout": len(new.holdout)}
+        self.watcher.say(f"{len(self._new.delta)} new examples, {len(self._new.holdout)} held out")
+        return {"parent_gen": parent, "n_delta": len(self._new.delta), "n_holdout": len(self._new.holdout)}
 
     def freeze(self) -> Payload:
         """The delta and its holdout as files named by their hash."""
-        new = delta.collect(self.home, self.ledger, self.request, self.lineage)
-        return dict(delta.freeze_delta(self.home, self.ledger, self.lineage, new))
+        return dict(delta.freeze_delta(self.home, self.ledger, self.lineage, self._new))
 
     def mix(self) -> Payload:
         """The training set in its order."""
@@ -171,6 +170,10 @@ class GenerationRun:
         return {"served": False}
 
     # -- parts of the steps ----------------------------------------------------------------------------------
+
+    @cached_property
+    def _new(self) -> delta.NewData:
+        return delta.collect(self.home, self.ledger, self.request, self.lineage)
 
     @property
     def _run_dir(self) -> Path:

@@ -55,9 +55,6 @@ class TrainerActor:
         settings: EvalSettings,
     ) -> list[EvalRecord]:
         """Scores of the planned roles with these adapters (role -> SHA under `adapters_dir`)."""
-        from trainers import runtime
-
-        runtime.pin_threads(self._engine.facts["threads"])
         generator = self._engine.generator(adapters, Path(adapters_dir))
         return [record for plan in plans for record in evaluate_role(generator, plan, gen_id, settings)]
 

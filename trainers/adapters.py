@@ -44,12 +44,7 @@ def read_adapter(folder: Path, rank: int, shapes: Sequence[Sequence[tuple[int, i
     Raises:
         LunaError: a missing or broken file, another rank or base, or values that are not finite.
     """
-    config = read_adapter_config(folder)
-    if config.get("r") != rank:
-        raise LunaError(
-            f"the adapter {folder} has rank {config.get('r')}, this lineage trains rank {rank}; "
-            "set [lora] rank to match, or start a new lineage."
-        )
+    check_rank(folder, rank)
     stored = read_tensors(folder)
     tensors = {name.removeprefix(_PREFIX).removesuffix(_SUFFIX): value for name, value in stored.items()}
     expected = _expected_shapes(shapes, rank)
@@ -81,6 +76,15 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
         raise LunaError(f"the adapter {folder} has no {WEIGHTS}; restore the folder from a backup.") from error
     except Exception as error:  # safetensors raises its own untyped error for a broken file
         raise LunaError(f"the adapter file {folder / WEIGHTS} is broken: {error}; restore it from a backup.") from error
+
+
+def check_rank(folder: Path, rank: int) -> None:
+    """Refuse an adapter of another rank than the lineage's."""
+    if (found := read_adapter_config(folder).get("r")) != rank:
+        raise LunaError(
+            f"the adapter {folder} has rank {found}, this lineage trains rank {rank}; "
+            "set [lora] rank to match, or start a new lineage."
+        )
 
 
 def read_adapter_config(folder: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ base computes in bfloat16 a second buffer holds the rounded copy that the matrix
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -64,8 +65,7 @@ class AdapterBank:
         self.master = torch.zeros(slots, size, device=device)
         self.compute = self.master if dtype == torch.float32 else torch.zeros_like(self.master, dtype=dtype)
         self.grad = torch.zeros_like(self.master) if trainable else torch.empty(0)
-        self.accumulate = False
-        """False: the next backward overwrites the gradients; true: it adds to them."""
+        """A backward adds to it; whoever begins a step sets it to zero."""
         self.groups = [self._views(place) for place in self._layout]
 
     def _views(self, place: _Place) -> SiteViews:
@@ -82,6 +82,13 @@ class AdapterBank:
             grad_a=of(self.grad, place.a_offset, rows, place.inn),
             grad_b=[of(self.grad, offset, out, self.rank) for offset, out in outs],
         )
+
+    def beside(self) -> AdapterBank:
+        """Another bank over the same parameters, with gradients of its own, for work that runs at the same time."""
+        other = copy.copy(self)
+        other.grad = torch.zeros_like(self.grad)
+        other.groups = [other._views(place) for place in other._layout]
+        return other
 
     def round_to_compute(self) -> None:
         """Refresh the copy that the products use after the masters have moved."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,11 @@ from trainers.checkpoint import fingerprint, load_checkpoint, save_checkpoint
 from trainers.config import LoraSettings, TrainSettings
 from trainers.curves import LossCurves
 from trainers.generator import LeanGenerator
+from trainers.lanes import Lanes
 from trainers.lean import LeanModel
-from trainers.objective import completion_weight, learning_rate, sft_losses
-from trainers.packing import Group, Packed, Row, pack
+from trainers.objective import learning_rate
+from trainers.packing import Group, Packed, Row, cut, pack
+from trainers.step import TrioStep
 from trainers.tokens import rows_of_step, tokenise
 from trainers.trio import NonFiniteError, Paused, RoleOutcome, TrioJob, TrioOutcome, TrioProgress
 
@@ -44,6 +46,7 @@ class FusedEngine:
         runtime.keep_freed_memory()
         self.base, self.lora, self.device = base, lora, device
         self.threads = runtime.pin_threads(train.threads)
+        self.lanes = Lanes(self.threads, device)
         hf_model, self.tokenizer = load_base(base.path, runtime.resolve_dtype(train.dtype, device), device)
         self.model = LeanModel(hf_model)
 
@@ -62,7 +65,7 @@ class FusedEngine:
         self, job: TrioJob, on_progress: Callable[[TrioProgress], None], should_stop: Callable[[], bool]
     ) -> TrioOutcome:
         """See :meth:`trainers.trio.Engine.train`."""
-        runtime.pin_threads(self.threads)
+        self.lanes.pin()
         start = time.perf_counter()
         run = self._begin(job)
         first = run.step
@@ -82,13 +85,14 @@ class FusedEngine:
 
     def generator(self, adapters: Mapping[Role, str], adapters_dir: Path) -> LeanGenerator:
         """See :meth:`trainers.trio.Engine.generator`."""
+        self.lanes.pin()
         roles = [role for role in ROLES if role in adapters]
         if not roles:
-            return LeanGenerator(self.model, self.tokenizer, None, {})
+            return LeanGenerator(self.model, self.tokenizer, None, {}, self.lanes)
         bank = self._bank(len(roles), self.lora, trainable=False)
         for slot, role in enumerate(roles):
             bank.load(slot, self._read(adapters_dir / adapters[role], self.lora))
-        return LeanGenerator(self.model, self.tokenizer, bank, {role: slot for slot, role in enumerate(roles)})
+        return LeanGenerator(self.model, self.tokenizer, bank, {r: slot for slot, r in enumerate(roles)}, self.lanes)
 
     def interpolated(
         self, parents: Mapping[Role, str], children: Mapping[Role, str], alpha: float, adapters_dir: Path, into: Path
@@ -133,60 +137,39 @@ def read_role_examples(job: TrioJob) -> dict[Role, list[Example]]:
 
 
 class _Run:
-    """The state of one training job in progress: adapters, optimizers, step, losses so far."""
+    """The state of one training job in progress: adapters, optimizers, step count, losses so far."""
 
     def __init__(self, engine: FusedEngine, job: TrioJob, bank: AdapterBank, examples: dict[Role, list[Example]]):
         self.engine, self.job, self.bank, self.examples = engine, job, bank, examples
+        self.trio = TrioStep(engine.model, bank, engine.lanes, job.train.weight_decay)
         self.step = 0
         self.losses: dict[Role, list[float]] = {role: [] for role in job.roles}
         self.rows: dict[str, Row] = {}
-        self.parameters = [torch.nn.Parameter(bank.master[slot]) for slot in range(bank.slots)]
-        for slot, parameter in enumerate(self.parameters):
-            parameter.grad = bank.grad[slot]
-        self.optimizers = [
-            torch.optim.AdamW([parameter], lr=job.train.lr, weight_decay=job.train.weight_decay, fused=True)
-            for parameter in self.parameters
-        ]
         self.fingerprint = fingerprint(job, engine.facts)
 
     def advance(self) -> dict[Role, float]:
         """One optimizer step of every role; returns their losses."""
-        batches = self._micro_batches()
-        totals = torch.stack([completion_weight(batch, self.bank.slots) for batch in batches]).sum(0)
-        losses = torch.zeros(self.bank.slots, device=self.engine.device)
-        for number, batch in enumerate(batches):
-            self.bank.accumulate = number > 0
-            parts = sft_losses(self.engine.model.log_probs(batch, self.bank), batch, self.bank.slots, totals)
-            parts.sum().backward()
-            losses += parts.detach()
-        norms = self.bank.grad.norm(dim=1)
+        train = self.job.train
+        losses, norms = self.trio.gradients(self._batches())
         self._stop_if_not_finite(losses, norms)
-        self.bank.grad.mul_((self.job.train.clip / (norms + 1e-6)).clamp(max=1.0)[:, None])
-        rate = learning_rate(self.step, self.job.train.steps, self.job.train.lr, self.job.train.warmup_steps)
-        for optimizer in self.optimizers:
-            optimizer.param_groups[0]["lr"] = rate
-            optimizer.step()
-        self.bank.round_to_compute()
+        self.trio.move(learning_rate(self.step, train.steps, train.lr, train.warmup_steps), train.clip, norms)
         self.step += 1
         latest = dict(zip(self.job.roles, losses.tolist(), strict=True))
         for role, loss in latest.items():
             self.losses[role].append(loss)
         return latest
 
-    def _micro_batches(self) -> list[Packed]:
-        """The step's rows of every role, cut into `accumulation` parts, each packed."""
-        parts = self.job.train.accumulation
-        chosen = {role: [self._row(example) for example in self.batch_examples(role)] for role in self.job.roles}
-        batches = []
-        for part in range(parts):
-            groups = [
-                Group(slot, rows)
-                for slot, role in enumerate(self.job.roles)
-                if (rows := chosen[role][part * len(chosen[role]) // parts : (part + 1) * len(chosen[role]) // parts])
-            ]
-            if groups:
-                batches.append(pack(groups, self.engine.device))
-        return batches
+    def _batches(self) -> list[Packed]:
+        """The step's rows of every role, packed, in as many parts as micro-batches and lanes ask for.
+
+        Rows of weight 0 stay out, so that not even the order of sums depends on them.
+        """
+        groups = [
+            Group(slot, [self._row(example) for example in self.batch_examples(role) if example.weight])
+            for slot, role in enumerate(self.job.roles)
+        ]
+        parts = cut(groups, self.job.train.accumulation * self.engine.lanes.count)
+        return [pack(part, self.engine.device) for part in parts]
 
     def batch_examples(self, role: Role) -> list[Example]:
         """The role's examples of the present step."""
@@ -215,25 +198,13 @@ class _Run:
             sha = write_adapter(
                 Path(self.job.adapters_dir), self.bank.state(slot), self.job.lora, self.engine.base.source
             )
-            room = self.job.train.steps * self.job.train.rows_of(role)
-            outcomes[role] = RoleOutcome(
-                role=role,
-                adapter_sha=sha,
-                steps=self.step,
-                examples=min(room, len(self.examples[role])),
-                loss_start=_mean(self.losses[role][:10]),
-                loss_end=_mean(self.losses[role][-10:]),
-            )
+            outcomes[role] = RoleOutcome.of(self.job, role, sha, len(self.examples[role]), self.losses[role])
         return outcomes
 
     def save(self) -> None:
         """Checkpoint: masters, both Adam moments, step, losses."""
-        tensors = {"master": self.bank.master}
-        for slot, (optimizer, parameter) in enumerate(zip(self.optimizers, self.parameters, strict=True)):
-            for name, value in optimizer.state[parameter].items():
-                tensors[f"{slot}.{name}"] = value
         record = {"fingerprint": self.fingerprint, "losses": self.losses}
-        save_checkpoint(Path(self.job.run_dir), self.step, tensors, record)
+        save_checkpoint(Path(self.job.run_dir), self.step, self.trio.state(), record)
 
     def resume(self) -> None:
         """Take over the newest checkpoint of this job, if there is one."""
@@ -241,22 +212,9 @@ class _Run:
         if found is None:
             return
         tensors, record = found
-        with torch.no_grad():
-            self.bank.master.copy_(tensors["master"])
-        self.bank.round_to_compute()
-        for slot, (optimizer, parameter) in enumerate(zip(self.optimizers, self.parameters, strict=True)):
-            prefix = f"{slot}."
-            optimizer.state[parameter] = {
-                name.removeprefix(prefix): value.to(self.engine.device)
-                for name, value in tensors.items()
-                if name.startswith(prefix)
-            }
+        self.trio.restore(tensors)
         self.step = record["step"]
         self.losses = {role: record["losses"][role] for role in self.job.roles}
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def _progress(run: _Run, losses: dict[Role, float], first: int, seconds: float) -> TrioProgress:

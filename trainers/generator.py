@@ -6,14 +6,16 @@ base. The serving engine answers the same protocol over HTTP.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from ledger.roles import Role
 from trainers.bank import AdapterBank
+from trainers.lanes import Lanes
 from trainers.lean import LeanModel, PackedAttention, attend, rotate
 from trainers.packing import BARE, Group, Row, pack
 
@@ -21,6 +23,7 @@ BASE = "base"
 """Voice name of the untouched base, beside the three roles."""
 
 Voice = Role | str
+Item = TypeVar("Item")
 
 
 class Generator(Protocol):
@@ -50,7 +53,8 @@ class LeanGenerator:
 
     Args:
         slots: which adapter slot of `bank` each role uses; a role that is missing has no adapter yet.
-        rows_at_once: sequences decoded together; bounds the memory of the key-value cache.
+        lanes: how batches run side by side; none means one after another.
+        rows_at_once: most sequences decoded together; bounds the memory of the key-value cache.
     """
 
     def __init__(
@@ -59,56 +63,65 @@ class LeanGenerator:
         tokenizer: Any,
         bank: AdapterBank | None,
         slots: Mapping[Role, int],
+        lanes: Lanes | None = None,
         rows_at_once: int = 48,
     ):
         self.model, self.tokenizer, self.bank = model, tokenizer, bank
-        self.slots, self.rows_at_once = slots, rows_at_once
+        self.slots, self.lanes, self.rows_at_once = slots, lanes or Lanes(1, model.device), rows_at_once
 
-    @torch.no_grad()
     def generate(self, voice: Voice, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
         """See :class:`Generator`. Prompts of like length are decoded together; the order of results is kept."""
         tokens = [prompt_ids(self.tokenizer, prompt) for prompt in prompts]
         order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
+        batches = self._in_batches(order)
+        answers = self.lanes.map(
+            lambda batch: self._decode(self._slot(voice), [tokens[i] for i in batch], max_new_tokens), batches
+        )
         texts = [""] * len(tokens)
-        for start in range(0, len(order), self.rows_at_once):
-            chosen = order[start : start + self.rows_at_once]
-            answers = self._decode(self._slot(voice), [tokens[i] for i in chosen], max_new_tokens)
-            for i, answer in zip(chosen, answers, strict=True):
+        for batch, answered in zip(batches, answers, strict=True):
+            for i, answer in zip(batch, answered, strict=True):
                 texts[i] = self.tokenizer.decode(answer, skip_special_tokens=True)
         return texts
 
-    @torch.no_grad()
     def mean_log_likelihoods(self, voice: Voice, pairs: Sequence[tuple[str, str]]) -> list[float]:
         """See :class:`Generator`. Answers to one prompt share its computation."""
         by_prompt: dict[str, list[int]] = {}
         for i, (prompt, _) in enumerate(pairs):
             by_prompt.setdefault(prompt, []).append(i)
-        scores = [0.0] * len(pairs)
-        batch: list[tuple[Group, list[int]]] = []
+        groups = []
         for prompt, members in by_prompt.items():
             ids = prompt_ids(self.tokenizer, prompt)
             rows = [Row([*ids, *answer_ids(self.tokenizer, pairs[i][1])], len(ids)) for i in members]
-            batch.append((Group(self._slot(voice), rows), members))
-            if sum(len(members) for _, members in batch) >= self.rows_at_once:
-                self._score(batch, scores)
-                batch = []
-        if batch:
-            self._score(batch, scores)
+            groups.append((Group(self._slot(voice), rows), members))
+        longest = max((len(members) for members in by_prompt.values()), default=1)
+        batches = self._in_batches(groups, longest)
+        found = self.lanes.map(lambda batch: self._score([group for group, _ in batch]), batches)
+        scores = [0.0] * len(pairs)
+        for batch, means in zip(batches, found, strict=True):
+            for i, mean in zip((i for _, members in batch for i in members), means, strict=True):
+                scores[i] = mean
         return scores
+
+    def _in_batches(self, items: Sequence[Item], rows_each: int = 1) -> list[Sequence[Item]]:
+        """The items in order, in equal batches of at most `rows_at_once` rows, as many as keep every lane busy."""
+        rounds = math.ceil(len(items) * rows_each / (self.rows_at_once * self.lanes.count))
+        size = max(1, math.ceil(len(items) / max(1, rounds * self.lanes.count)))
+        return [items[start : start + size] for start in range(0, len(items), size)]
 
     def _slot(self, voice: Voice) -> int:
         return next((slot for role, slot in self.slots.items() if role == voice), BARE)
 
-    def _score(self, batch: Sequence[tuple[Group, list[int]]], scores: list[float]) -> None:
-        packed = pack([group for group, _ in batch], self.model.device)
+    @torch.no_grad()
+    def _score(self, groups: Sequence[Group]) -> list[float]:
+        """Mean log-probability of each row's completion."""
+        packed = pack(groups, self.model.device)
         log_probs = self.model.log_probs(packed, self.bank)
         rows = len(packed.row_slots)
         sums = torch.zeros(rows, device=log_probs.device).index_add_(0, packed.target_row, log_probs)
-        counts = torch.bincount(packed.target_row, minlength=rows)
-        means = (sums / counts).tolist()
-        for i, mean in zip((i for _, members in batch for i in members), means, strict=True):
-            scores[i] = mean
+        means: list[float] = (sums / torch.bincount(packed.target_row, minlength=rows)).tolist()
+        return means
 
+    @torch.no_grad()
     def _decode(self, slot: int, prompts: list[list[int]], max_new_tokens: int) -> list[list[int]]:
         """Greedy tokens of each prompt, the end-of-text token left out."""
         batch = pack([Group(slot, [Row(ids, len(ids)) for ids in prompts])], self.model.device)

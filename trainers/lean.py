@@ -202,20 +202,18 @@ class _SlicedLoRA(torch.autograd.Function):
                 grad_down.mul_(bank.scale)
                 for j, part in enumerate(parts):
                     columns = down[:, j * bank.rank : (j + 1) * bank.rank]
-                    _write_product(views.grad_b[j][slot], part.t(), columns, bank.accumulate)
-                _write_product(views.grad_a[slot], grad_down.t(), x[start:end], bank.accumulate)
+                    _add_product(views.grad_b[j][slot], part.t(), columns)
+                _add_product(views.grad_a[slot], grad_down.t(), x[start:end])
                 grad_x[start:end].addmm_(grad_down, views.a[slot])
         return grad_x, None, None, None, None
 
 
-def _write_product(target: Tensor, left: Tensor, right: Tensor, accumulate: bool) -> None:
-    """target (fp32) = left @ right, or += when accumulating."""
+def _add_product(target: Tensor, left: Tensor, right: Tensor) -> None:
+    """target (fp32) += left @ right."""
     if target.dtype == left.dtype:
-        target.addmm_(left, right, beta=1.0 if accumulate else 0.0)
-    elif accumulate:
-        target.add_(left @ right)
+        target.addmm_(left, right)
     else:
-        target.copy_(left @ right)
+        target.add_(left @ right)
 
 
 class _Take(torch.autograd.Function):

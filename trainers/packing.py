@@ -85,6 +85,24 @@ def shared_prefix_len(rows: Sequence[Row]) -> int:
     return max(length, 0)
 
 
+def cut(groups: Sequence[Group], parts: int) -> list[list[Group]]:
+    """The groups in up to `parts` pieces of about equal length in tokens, none empty, rows in their order.
+
+    Pieces are cut from the whole sequence of rows, so that at most `parts - 1` groups stand in two, with their prefix.
+    """
+    rows = []
+    for group in groups:
+        shared = shared_prefix_len(group.rows)
+        rows += [(group.slot, row, len(row.tokens) - shared) for row in group.rows]
+    total, before = sum(length for _, _, length in rows), 0
+    pieces: list[dict[int, list[Row]]] = [{} for _ in range(parts)]
+    for slot, row, length in rows:
+        # By its middle, so that a row goes where most of it lies.
+        pieces[(2 * before + length) * parts // (2 * total)].setdefault(slot, []).append(row)
+        before += length
+    return [[Group(slot, own) for slot, own in piece.items()] for piece in pieces if piece]
+
+
 def pack(groups: Sequence[Group], device: torch.device, share_prefix: bool = True) -> Packed:
     """Lay the groups' rows into one sequence. Every row needs at least one prompt token."""
     prefix_lens = [shared_prefix_len(group.rows) if share_prefix else 0 for group in groups]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -62,6 +62,19 @@ class RoleOutcome:
     """Mean over the first up to ten steps, nats a token."""
     loss_end: float
     """Mean over the last up to ten steps."""
+
+    @classmethod
+    def of(cls, job: TrioJob, role: Role, adapter_sha: str, available: int, losses: Sequence[float]) -> RoleOutcome:
+        """The outcome of a finished job: `available` examples of the role were there, `losses` has every step's."""
+        first, last = losses[:10], losses[-10:]
+        return cls(
+            role=role,
+            adapter_sha=adapter_sha,
+            steps=job.train.steps,
+            examples=min(job.train.steps * job.train.rows_of(role), available),
+            loss_start=sum(first) / len(first),
+            loss_end=sum(last) / len(last),
+        )
 
 
 @dataclass(frozen=True)

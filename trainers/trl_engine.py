@@ -22,7 +22,7 @@ from ledger.errors import LunaError
 from ledger.files import publish_dir, sha256_file, sha256_json, temporary_beside
 from ledger.roles import Role
 from trainers import runtime
-from trainers.adapters import CONFIG, WEIGHTS, interpolate, publish_tensors, read_adapter_config, read_tensors
+from trainers.adapters import CONFIG, WEIGHTS, check_rank, interpolate, publish_tensors, read_tensors
 from trainers.base import Base, load_base
 from trainers.checkpoint import fingerprint
 from trainers.config import LoraSettings, TrainSettings
@@ -79,8 +79,7 @@ class TrlEngine:
         with self._adapted(role, job.parents[role], Path(job.adapters_dir), job.seed, trainable=True) as model:
             losses = self._fit(model, job, role, own, folder, mark, watch)
             sha = self._publish(model, Path(job.adapters_dir))
-        room = job.train.steps * job.train.rows_of(role)
-        outcome = RoleOutcome(role, sha, job.train.steps, min(room, len(own)), _mean(losses[:10]), _mean(losses[-10:]))
+        outcome = RoleOutcome.of(job, role, sha, len(own), losses)
         record.write_text(json.dumps({"fingerprint": mark, "outcome": outcome.__dict__}))
         return outcome
 
@@ -177,7 +176,7 @@ class TrlEngine:
             )
             model = get_peft_model(self.model, lora)
         else:
-            _check_rank(adapters_dir / sha, self.lora.rank)
+            check_rank(adapters_dir / sha, self.lora.rank)
             try:
                 model = PeftModel.from_pretrained(self.model, adapters_dir / sha, is_trainable=trainable)
             except Exception as error:  # PEFT and safetensors raise many kinds for one cause
@@ -309,15 +308,3 @@ def _stop_if_not_finite(logs: Mapping[str, float], role: Role, step: int, own: l
         f"the loss of {role} is {values[0]} (gradient norm {values[1]}) at step {step} in the batch of examples "
         f"{', '.join(own[i].id[:12] for i in rows)}. Look at these examples, or lower [train] lr."
     )
-
-
-def _check_rank(folder: Path, rank: int) -> None:
-    if (found := read_adapter_config(folder).get("r")) != rank:
-        raise LunaError(
-            f"the adapter {folder} has rank {found}, this lineage trains rank {rank}; "
-            "set [lora] rank to match, or start a new lineage."
-        )
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
