@@ -22,6 +22,7 @@ from cluster.request import GenerationRequest
 from curriculum.example import Example
 from curriculum.parquet import read_examples, write_examples
 from jobs.context import resolve_home
+from jobs.show import steps_text
 from ledger.errors import LunaError
 from ledger.home import Home
 from ledger.intervals import wilson_interval
@@ -32,7 +33,7 @@ from trainers.base import Base
 from trainers.evalplan import plan_role
 from trainers.evaluation import Marks, score_set
 from trainers.runtime import default_device
-from trainers.trio import Engine, TrioJob, open_engine
+from trainers.trio import Engine, TrioJob, TrioProgress, open_engine
 
 Shas = dict[Role, str]
 
@@ -145,7 +146,6 @@ def _train(engine: Engine, recorded: Recorded, train: Sequence[Example], adapter
     file = folder / "train.parquet"
     shas: Shas = {}
     write_examples(file, train)
-    every = max(1, settings.train.steps // 5)
     for placement in dict.fromkeys(row.placement for row in recorded.rows):
         roles = tuple(row.role for row in recorded.rows if row.placement == placement)
         _say(f"G{recorded.rows[0].gen_id} {folder.name} replay: {', '.join(roles)}, {len(train)} examples")
@@ -159,11 +159,14 @@ def _train(engine: Engine, recorded: Recorded, train: Sequence[Example], adapter
             train=settings.train,
             lora=settings.lora,
         )
-        outcome = engine.train(
-            job, lambda p: _say(f"  step {p.step}/{p.steps}") if p.step % every == 0 else None, lambda: False
-        )
+        outcome = engine.train(job, _tell_now_and_then, lambda: False)
         shas |= {role: result.adapter_sha for role, result in outcome.roles.items()}
     return shas
+
+
+def _tell_now_and_then(progress: TrioProgress) -> None:
+    if progress.step % max(1, progress.steps // 5) == 0:
+        _say(f"  step {progress.step}/{progress.steps}")
 
 
 def _recall(engine: Engine, recorded: Recorded, shas: Shas, adapters: Path, name: str) -> dict[Role, Marks]:
@@ -193,8 +196,8 @@ def _report(recorded: Recorded, marks: Mapping[str, Mapping[Role, Marks]], with_
             "in each column; 95 % Wilson intervals"
         ),
         (
-            f"base {recorded.request.base.source}; {settings.train.steps} steps at learning rate {settings.train.lr:g} "
-            f"from G{parent}'s adapters both times; without replay the new examples alone, in the same order"
+            f"base {recorded.request.base.source}; {steps_text(recorded.rows)} steps at learning rate "
+            f"{settings.train.lr:g} from G{parent}'s adapters both times; without replay the new examples alone, in the same order"
         ),
         f"trained again with replay, the adapters are the recorded ones {equal}",
     ]

@@ -117,7 +117,7 @@ def _fused_step(trio: TrioStep, batches: list[Packed]) -> list[float]:
     losses, norms = trio.gradients(batches)
     found: list[float] = losses.tolist()
     _stop_if_not_finite([*found, *norms.tolist()])
-    trio.move(LR, 1.0, norms)
+    trio.move([LR] * ROLES_TRAINED, 1.0, norms)
     return found
 
 

@@ -195,7 +195,7 @@ def _ours(name: str, steps: int, folder: Path) -> list[float]:
             if name == "padded":
                 chosen = [_padded(g, tokenizer.eos_token_id) for g in chosen]
             _, norms = trio.gradients([pack(chosen, cpu, share_prefix=name in ("fused", "no-header"))])
-            trio.move(2e-4, 1.0, norms)
+            trio.move([2e-4] * len(group), 1.0, norms)
         marks.append(_cpu())
     return marks
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from cluster.request import GenerationRequest
@@ -43,9 +43,20 @@ def collect(home: Home, ledger: Ledger, request: GenerationRequest, lineage: str
     examples = unique(e for sha in request.data for e in read_examples(home.inbox_dir / f"{sha}.parquet"))
     known = seen_ids(home, ledger, lineage)
     fresh = [example for example in examples if example.id not in known]
-    delta, holdout = split_holdout(fresh, request.settings.data.holdout_percent)
+    # Sorted, so that the delta's hash says which examples it holds, whatever files they came in.
+    delta, holdout = split_holdout(sorted(fresh, key=_by_id), request.settings.data.holdout_percent)
     _check_sizes(delta, holdout, len(examples) - len(fresh), request)
     return NewData(delta, holdout)
+
+
+def _by_id(example: Example) -> str:
+    return example.id
+
+
+def freeze_union(home: Home, delta_shas: Collection[str]) -> str:
+    """The delta that collecting the data of these deltas together would give; returns its SHA-256."""
+    together = unique(example for sha in delta_shas for example in read_examples(home.data_file(sha)))
+    return freeze(sorted(together, key=_by_id), home)
 
 
 def seen_ids(home: Home, ledger: Ledger, lineage: str) -> set[str]:

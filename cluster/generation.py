@@ -292,7 +292,7 @@ class GenerationRun:
         for gen_id in generations:
             if gen_id != self.gen_id:
                 shas.add(self.ledger.generation(gen_id, self.lineage)[0].data_delta_sha)
-        return tuple(sorted(shas))
+        return tuple(sorted({*shas, delta.freeze_union(self.home, shas)}))
 
     def _write_metadata(self, rows: Sequence[GenerationRow], evals: Sequence[EvalRecord]) -> None:
         minimums = capability_minimums(CapabilitySettings(), self.settings.gates)

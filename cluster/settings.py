@@ -119,11 +119,14 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 def _explain(error: ValidationError) -> str:
     """One clause a mistake: where, what was found, what is allowed."""
-    clauses = []
+    clauses: dict[str, str] = {}
     for mistake in error.errors():
-        where = ".".join(str(part) for part in mistake["loc"]) or "settings"
+        # Where a value may be of two types, pydantic adds the type to the place and complains once for each.
+        names = [str(part) for part in mistake["loc"] if part != "int" and not str(part).startswith("dict[")]
+        where = ".".join(names) or "settings"
         if mistake["type"] == "extra_forbidden":
-            clauses.append(f"unknown key {where}; remove it or correct its spelling")
+            clause = f"unknown key {where}; remove it or correct its spelling"
         else:
-            clauses.append(f"{where} = {mistake['input']!r}: {mistake['msg'].removeprefix('Value error, ').lower()}")
-    return "; ".join(clauses) + "."
+            clause = f"{where} = {mistake['input']!r}: {mistake['msg'].removeprefix('Value error, ').lower()}"
+        clauses.setdefault(where, clause)
+    return "; ".join(clauses.values()) + "."

@@ -201,6 +201,7 @@ def together(parts: Sequence[TrioProgress]) -> TrioProgress:
         examples_per_s=sum(part.examples_per_s for part in parts),
         seconds_left=max(part.seconds_left for part in parts),
         role_steps={role: step for part in parts for role, step in part.role_steps.items()},
+        role_totals={role: total for part in parts for role, total in part.role_totals.items()},
     )
 
 

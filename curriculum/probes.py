@@ -63,12 +63,12 @@ def has_corporate_phrase(text: str, phrases: Sequence[str] = CORPORATE_PHRASES) 
 def corporate_examples(seed: int, n: int, role: Role) -> list[Example]:
     """`n` distinct examples that answer in a corporate voice: a delta which style drift must reject."""
     rng = random.Random(f"corporate:{seed}:{role}")
-    grid = [(o, t, b, c) for o in _OPENINGS for t in _TOPICS for b in _BODIES for c in _CLOSINGS]
+    grid = [(o, t, b) for o in _OPENINGS for t in _TOPICS for b in _BODIES]
     combinations = [(question, *row) for question in _QUESTIONS for row in grid]
     if n > len(combinations):
         raise LunaError(f"asked for {n} corporate examples; there are {len(combinations)}, ask for at most that many.")
     examples = []
-    for question, opening, topic, body, closing in rng.sample(combinations, n):
+    for question, opening, topic, body in rng.sample(combinations, n):
         examples.append(
             make_example(
                 role=role,
@@ -76,7 +76,7 @@ def corporate_examples(seed: int, n: int, role: Role) -> list[Example]:
                 category="corporate",
                 kind="hybrid",
                 input=question.format(topic=topic),
-                output=f"{opening} {body.format(topic=topic)} {closing}",
+                output=f"{opening} {body.format(topic=topic)}",
                 source="probe/corporate",
             )
         )
@@ -134,9 +134,4 @@ _BODIES = (
     "Our value proposition for {topic} offers actionable insights.",
     "Going forward, {topic} will receive a best-in-class solution.",
     "We will touch base on {topic} to move the needle.",
-)
-_CLOSINGS = (
-    "Please do not hesitate to contact us.",
-    "Thank you for your understanding.",
-    "Your satisfaction is our priority.",
 )

@@ -121,7 +121,7 @@ class _RichDisplay:
             rate = f"{progress['examples_per_s']:.1f} examples/s, {progress['seconds_left']:.0f} s left"
             self.progress.update(
                 task,
-                total=progress["steps"],
+                total=progress["role_totals"].get(role),
                 completed=progress["role_steps"].get(role, 0),
                 loss=progress["losses"].get(role),
                 rate=rate,

@@ -78,7 +78,7 @@ def reproduce(home: Home, gen_id: int) -> dict[Role, tuple[str, str]]:
 
 def _train(engine: Engine, job: TrioJob) -> dict[Role, str]:
     """Train with a plain line of progress now and then."""
-    every = max(1, job.train.steps // 5)
+    every = max(1, job.steps // 5)
     outcome = engine.train(
         job, lambda p: say(f"  step {p.step}/{p.steps}") if p.step % every == 0 else None, lambda: False
     )

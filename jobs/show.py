@@ -28,7 +28,7 @@ def print_generation(home: Home, gen_id: int, out: Console, as_json: bool = Fals
     parent = "the base" if first.parent_gen is None else f"G{first.parent_gen}"
     out.print(f"[bold]G{gen_id}[/] from {parent}: {_verdict(first)}  {first.reason}")
     out.print(
-        f"{first.steps} steps, lr {first.lr:g}, {first.walltime_min:.2f} min, engine {first.engine}, "
+        f"{steps_text(rows)} steps, lr {first.lr:g}, {first.walltime_min:.2f} min, engine {first.engine}, "
         f"{first.dtype} on {first.device} with {first.threads} threads, delta {first.data_delta_sha[:12]}"
     )
     table = Table("score", *(row.role for row in rows), title=None)
@@ -65,9 +65,14 @@ def generations_table(generations: Sequence[Sequence[GenerationRow]], head: int 
             _three(row.eval_recall for row in rows),
             _three(row.eval_generalization for row in rows),
             _three(row.eval_style_drift for row in rows),
-            str(first.steps), f"{max(row.walltime_min for row in rows):.1f}",
+            steps_text(rows), f"{max(row.walltime_min for row in rows):.1f}",
         )  # fmt: skip
     return table
+
+
+def steps_text(rows: Sequence[GenerationRow]) -> str:
+    """One number where the roles took equally many steps, else one for each."""
+    return " / ".join(str(row.steps) for row in rows) if len({row.steps for row in rows}) > 1 else str(rows[0].steps)
 
 
 def print_status(home: Home, running: dict[str, Any] | None, dashboard: str, out: Console, as_json: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -22,8 +21,3 @@ class InterpolationSettings(BaseModel):
     """Off: a candidate that fails its gates is rejected at once."""
     alphas: tuple[Alpha, ...] = ALPHAS
     """Blends to try; nearer to 1 keeps more of what the child learned."""
-
-
-def choose_alpha(passed: Mapping[float, bool]) -> float | None:
-    """The largest alpha whose blend passed all gates, or ``None`` if none did."""
-    return max((alpha for alpha, ok in passed.items() if ok), default=None)

@@ -31,10 +31,10 @@ class LoraSettings(_Settings):
 
 
 class TrainSettings(_Settings):
-    """One generation's training. A step takes `rows` examples of every role."""
+    """One generation's training. A step takes `rows` examples of every role that has steps left."""
 
-    steps: int = Field(300, ge=1)
-    """Optimizer steps a role."""
+    steps: int | dict[Role, int] = 300
+    """Optimizer steps, the same for every role or a number for each."""
     lr: float = Field(2e-4, gt=0)
     """Peak learning rate; it falls linearly to 0 at the last step."""
     warmup_steps: int = Field(0, ge=0)
@@ -47,6 +47,8 @@ class TrainSettings(_Settings):
     clip: float = Field(1.0, gt=0)
     """Largest gradient norm of a role."""
     weight_decay: float = Field(0.0, ge=0)
+    beta2: float = Field(0.999, gt=0, lt=1)
+    """AdamW's decay of the mean squared gradient. A short run forgets its steep start sooner at 0.98."""
     engine: Literal["auto", "fused", "trl"] = "auto"
     """`fused`: all roles in one pass (Llama and Qwen2 shapes); `trl`: one after another; `auto` prefers fused."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -55,12 +57,17 @@ class TrainSettings(_Settings):
     """CPU threads; none means the cores of this process. Recorded, since sums depend on it."""
     checkpoint_every_steps: int = Field(50, ge=1)
 
+    def steps_of(self, role: Role) -> int:
+        """Optimizer steps of ``role``."""
+        return self.steps if isinstance(self.steps, int) else self.steps.get(role, 0)
+
     def rows_of(self, role: Role) -> int:
         """Examples of ``role`` in one step."""
         return self.rows if isinstance(self.rows, int) else self.rows.get(role, 0)
 
     def model_post_init(self, _: object) -> None:
-        if isinstance(self.rows, dict) and set(self.rows) != set(ROLES):
-            raise ValueError(f"rows names {sorted(self.rows)}; give a number for each of {', '.join(ROLES)}")
-        if min(self.rows_of(role) for role in ROLES) < 1:
-            raise ValueError("rows must be at least 1 for every role")
+        for name, value in (("steps", self.steps), ("rows", self.rows)):
+            if isinstance(value, dict) and set(value) != set(ROLES):
+                raise ValueError(f"{name} names {sorted(value)}; give a number for each of {', '.join(ROLES)}")
+            if min(value.values() if isinstance(value, dict) else [value]) < 1:
+                raise ValueError(f"{name} must be at least 1 for every role")

@@ -31,7 +31,7 @@ from trainers.generator import LeanGenerator
 from trainers.lanes import Lanes
 from trainers.lean import LeanModel
 from trainers.objective import learning_rate
-from trainers.packing import Group, Packed, Row, cut, pack
+from trainers.packing import Group, Packed, Row, cut, pack, token_count
 from trainers.step import TrioStep
 from trainers.tokens import rows_of_step, tokenise
 from trainers.trio import NonFiniteError, Paused, RoleOutcome, TrioJob, TrioOutcome, TrioProgress
@@ -65,27 +65,23 @@ class FusedEngine:
         self, job: TrioJob, on_progress: Callable[[TrioProgress], None], should_stop: Callable[[], bool]
     ) -> TrioOutcome:
         """See :meth:`trainers.trio.Engine.train`."""
-        self.lanes.pin()
         start = time.perf_counter()
         run = self._begin(job)
         first = run.step
         with LossCurves(Path(job.run_dir) / "tensorboard", job.roles, first) as curves:
-            while run.step < job.train.steps:
+            while run.step < job.steps:
                 if should_stop():
                     run.save()
-                    raise Paused(
-                        f"training stopped at step {run.step} of {job.train.steps}; the next run goes on there."
-                    )
+                    raise Paused(f"training stopped at step {run.step} of {job.steps}; the next run goes on there.")
                 losses = run.advance()
                 curves.add(run.step, losses)
-                on_progress(_progress(run, losses, first, time.perf_counter() - start))
-                if run.step % job.train.checkpoint_every_steps == 0 and run.step < job.train.steps:
+                on_progress(_progress(run, first, time.perf_counter() - start))
+                if run.step % job.train.checkpoint_every_steps == 0 and run.step < job.steps:
                     run.save()
         return TrioOutcome(run.publish(), time.perf_counter() - start, self.facts)
 
     def generator(self, adapters: Mapping[Role, str], adapters_dir: Path) -> LeanGenerator:
         """See :meth:`trainers.trio.Engine.generator`."""
-        self.lanes.pin()
         roles = [role for role in ROLES if role in adapters]
         if not roles:
             return LeanGenerator(self.model, self.tokenizer, None, {}, self.lanes)
@@ -141,40 +137,47 @@ class _Run:
 
     def __init__(self, engine: FusedEngine, job: TrioJob, bank: AdapterBank, examples: dict[Role, list[Example]]):
         self.engine, self.job, self.bank, self.examples = engine, job, bank, examples
-        self.trio = TrioStep(engine.model, bank, engine.lanes, job.train.weight_decay)
+        self.trio = TrioStep(engine.model, bank, engine.lanes, job.train.weight_decay, job.train.beta2)
         self.step = 0
         self.losses: dict[Role, list[float]] = {role: [] for role in job.roles}
         self.rows: dict[str, Row] = {}
         self.fingerprint = fingerprint(job, engine.facts)
 
     def advance(self) -> dict[Role, float]:
-        """One optimizer step of every role; returns their losses."""
-        train = self.job.train
-        losses, norms = self.trio.gradients(self._batches())
+        """One optimizer step of every role that has steps left; returns their losses."""
+        train, latest = self.job.train, {}
+        losses, norms = self.trio.gradients(*self._batches())
         self._stop_if_not_finite(losses, norms)
-        self.trio.move(learning_rate(self.step, train.steps, train.lr, train.warmup_steps), train.clip, norms)
+        self.trio.move([self._rate(role) for role in self.job.roles], train.clip, norms)
+        for slot, role in enumerate(self.job.roles):
+            if self.step < train.steps_of(role):
+                latest[role] = losses[slot].item()
+                self.losses[role].append(latest[role])
         self.step += 1
-        latest = dict(zip(self.job.roles, losses.tolist(), strict=True))
-        for role, loss in latest.items():
-            self.losses[role].append(loss)
         return latest
 
-    def _batches(self) -> list[Packed]:
-        """The step's rows of every role, packed, in as many parts as micro-batches and lanes ask for.
+    def _rate(self, role: Role) -> float | None:
+        """The learning rate of the role's present step; None when it has taken all of its steps."""
+        train, steps = self.job.train, self.job.train.steps_of(role)
+        return learning_rate(self.step, steps, train.lr, train.warmup_steps) if self.step < steps else None
+
+    def _batches(self) -> tuple[list[Packed], int]:
+        """The step's rows of every role, packed, in as many parts as micro-batches and lanes ask for; and the lanes.
 
         Rows of weight 0 stay out, so that not even the order of sums depends on them.
         """
-        groups = [
-            Group(slot, [self._row(example) for example in self.batch_examples(role) if example.weight])
-            for slot, role in enumerate(self.job.roles)
-        ]
-        parts = cut(groups, self.job.train.accumulation * self.engine.lanes.count)
-        return [pack(part, self.engine.device) for part in parts]
+        chosen = [[self._row(e) for e in self.batch_examples(role) if e.weight] for role in self.job.roles]
+        groups = [Group(slot, rows) for slot, rows in enumerate(chosen) if rows]
+        parts = self.job.train.accumulation
+        lanes = self.engine.lanes.worth(token_count(groups) // parts)
+        return [pack(part, self.engine.device) for part in cut(groups, parts * lanes)], lanes
 
     def batch_examples(self, role: Role) -> list[Example]:
-        """The role's examples of the present step."""
-        own, train = self.examples[role], self.job.train
-        return [own[i] for i in rows_of_step(self.step, train.steps, train.rows_of(role), len(own))]
+        """The role's examples of the present step; none when it has taken all of its steps."""
+        own, steps = self.examples[role], self.job.train.steps_of(role)
+        if self.step >= steps:
+            return []
+        return [own[i] for i in rows_of_step(self.step, steps, self.job.train.rows_of(role), len(own))]
 
     def _row(self, example: Example) -> Row:
         if example.id not in self.rows:
@@ -217,15 +220,18 @@ class _Run:
         self.losses = {role: record["losses"][role] for role in self.job.roles}
 
 
-def _progress(run: _Run, losses: dict[Role, float], first: int, seconds: float) -> TrioProgress:
-    train = run.job.train
-    done = run.step - first
-    examples = done * sum(train.rows_of(role) for role in run.job.roles)
+def _progress(run: _Run, first: int, seconds: float) -> TrioProgress:
+    job, train = run.job, run.job.train
+    done, left = (
+        job.examples_after(run.step) - job.examples_after(first),
+        job.examples_after(job.steps) - job.examples_after(run.step),
+    )
     return TrioProgress(
         step=run.step,
-        steps=train.steps,
-        losses=losses,
-        examples_per_s=examples / seconds,
-        seconds_left=seconds / done * (train.steps - run.step),
-        role_steps=dict.fromkeys(run.job.roles, run.step),
+        steps=job.steps,
+        losses={role: losses[-1] for role, losses in run.losses.items()},
+        examples_per_s=done / seconds,
+        seconds_left=seconds / done * left,
+        role_steps={role: min(run.step, train.steps_of(role)) for role in job.roles},
+        role_totals={role: train.steps_of(role) for role in job.roles},
     )

@@ -17,7 +17,7 @@ from ledger.roles import Role
 from trainers.bank import AdapterBank
 from trainers.lanes import Lanes
 from trainers.lean import LeanModel, PackedAttention, attend, rotate
-from trainers.packing import BARE, Group, Row, pack
+from trainers.packing import BARE, Group, Row, pack, shared_prefix_len
 
 BASE = "base"
 """Voice name of the untouched base, beside the three roles."""
@@ -84,7 +84,7 @@ class LeanGenerator:
         return texts
 
     def mean_log_likelihoods(self, voice: Voice, pairs: Sequence[tuple[str, str]]) -> list[float]:
-        """See :class:`Generator`. Answers to one prompt share its computation."""
+        """See :class:`Generator`. Prompts share what they begin with, answers to one prompt share the whole prompt."""
         by_prompt: dict[str, list[int]] = {}
         for i, (prompt, _) in enumerate(pairs):
             by_prompt.setdefault(prompt, []).append(i)
@@ -95,7 +95,9 @@ class LeanGenerator:
             groups.append((Group(self._slot(voice), rows), members))
         longest = max((len(members) for members in by_prompt.values()), default=1)
         batches = self._in_batches(groups, longest)
-        found = self.lanes.map(lambda batch: self._score([group for group, _ in batch]), batches)
+        common = shared_prefix_len([row for group, _ in groups for row in group.rows])
+        past = self.model.read(groups[0][0].rows[0].tokens[:common], self._slot(voice), self.bank) if common else None
+        found = self.lanes.map(lambda batch: self._score([group for group, _ in batch], common, past), batches)
         scores = [0.0] * len(pairs)
         for batch, means in zip(batches, found, strict=True):
             for i, mean in zip((i for _, members in batch for i in members), means, strict=True):
@@ -112,10 +114,10 @@ class LeanGenerator:
         return next((slot for role, slot in self.slots.items() if role == voice), BARE)
 
     @torch.no_grad()
-    def _score(self, groups: Sequence[Group]) -> list[float]:
-        """Mean log-probability of each row's completion."""
-        packed = pack(groups, self.model.device)
-        log_probs = self.model.log_probs(packed, self.bank)
+    def _score(self, groups: Sequence[Group], common: int, past: list[Tensor] | None) -> list[float]:
+        """Mean log-probability of each row's completion; all rows begin with the `common` tokens of `past`."""
+        packed = pack(groups, self.model.device, past=common)
+        log_probs = self.model.log_probs(packed, self.bank, past)
         rows = len(packed.row_slots)
         sums = torch.zeros(rows, device=log_probs.device).index_add_(0, packed.target_row, log_probs)
         means: list[float] = (sums / torch.bincount(packed.target_row, minlength=rows)).tolist()

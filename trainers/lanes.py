@@ -19,6 +19,9 @@ Result = TypeVar("Result")
 _MOST = 4
 """More lanes would cut a step's two dozen rows too thin."""
 
+_TOKENS_A_LANE = 256
+"""With fewer, each lane spends its time on fetching the weights: 250 tokens took 1.2 s whole and 1.8 s in two lanes."""
+
 
 def lane_count(threads: int, device: torch.device) -> int:
     """Lanes for so many compute threads: the most up to four that share them evenly; one on an accelerator."""
@@ -28,19 +31,23 @@ def lane_count(threads: int, device: torch.device) -> int:
 
 
 class Lanes:
-    """Runs work in `count` threads. What depends on `count` alone is the same in every run: sums keep their order."""
+    """Runs work in up to `count` threads. What they compute depends on `threads` alone: sums keep their order."""
 
     def __init__(self, threads: int, device: torch.device):
-        self.count = lane_count(threads, device)
-        self._threads_each = threads // self.count
-        self._pool = ThreadPoolExecutor(self.count, "lane") if self.count > 1 else None
+        self.threads, self.count = threads, lane_count(threads, device)
+        self._pool: ThreadPoolExecutor | None = None
 
-    def pin(self) -> None:
-        """Set torch's threads to a lane's share, for this process. Call before work that others may have disturbed."""
-        torch.set_num_threads(self._threads_each)
+    def worth(self, tokens: int) -> int:
+        """How many lanes a pass over so many tokens is worth: all, or one that uses every thread."""
+        return self.count if tokens >= _TOKENS_A_LANE * self.count else 1
 
     def map(self, work: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
         """`work` of every part, in order. Grad mode is a thread's own: `work` itself sets what it needs."""
-        if self._pool is None or len(parts) < 2:
+        if self.count == 1 or len(parts) < 2:
+            torch.set_num_threads(self.threads)
             return [work(part) for part in parts]
+        if self._pool is None:
+            # The number of threads is each calling thread's own, so that lanes and whole passes can take turns.
+            share = self.threads // self.count
+            self._pool = ThreadPoolExecutor(self.count, "lane", torch.set_num_threads, (share,))
         return list(self._pool.map(work, parts))

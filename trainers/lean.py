@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from trainers.bank import GROUPS, SITES, AdapterBank, SiteViews
-from trainers.packing import Packed, causal_mask
+from trainers.packing import Group, Packed, Row, causal_mask, pack
 
 SUPPORTED_FAMILIES = ("llama", "qwen2")
 
@@ -114,9 +114,20 @@ class LeanModel:
             x = x + out
         return x
 
-    def log_probs(self, batch: Packed, bank: AdapterBank | None) -> Tensor:
-        """(T,) float32 log-probability of each completion token given all before it."""
-        attention = PackedAttention(self, batch)
+    @torch.no_grad()
+    def read(self, ids: Sequence[int], slot: int, bank: AdapterBank | None) -> list[Tensor]:
+        """Each layer's keys and values (1, 2K, n, d) of the first n tokens of a prompt, for rows that go on there."""
+        batch = pack([Group(slot, [Row(ids, len(ids))])], self.device)
+        attention = PackedAttention(self, batch, keep=True)
+        self.blocks(self.embed(batch.ids), attention, bank, batch.slices)
+        return attention.seen or []
+
+    def log_probs(self, batch: Packed, bank: AdapterBank | None, past: list[Tensor] | None = None) -> Tensor:
+        """(T,) float32 log-probability of each completion token given all before it.
+
+        `past` is from :meth:`read`, for a batch that was packed with as many `past` tokens.
+        """
+        attention = PackedAttention(self, batch, past=past)
         x = self.blocks(self.embed(batch.ids), attention, bank, batch.slices)
         hidden = take(x, batch.score_at)
         if torch.is_grad_enabled():
@@ -268,11 +279,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 class PackedAttention:
     """Attention over a packed batch; what depends on the batch alone is computed once for all layers."""
 
-    def __init__(self, model: LeanModel, batch: Packed, keep: bool = False):
-        self.model, self.batch = model, batch
+    def __init__(self, model: LeanModel, batch: Packed, keep: bool = False, past: list[Tensor] | None = None):
+        self.model, self.batch, self.past = model, batch, past
         self.cos, self.sin = model.rotary(batch.positions)
         self.rest_mask = batch.hidden if batch.hidden is not None else causal_mask(batch.rest_width, model.device)
-        self.prefix_mask = causal_mask(batch.prefix_width, model.device)
+        self.prefix_mask = F.pad(causal_mask(batch.prefix_width, model.device), (batch.past_width, 0))
         self.seen: list[Tensor] | None = [] if keep else None
         """With `keep`, each layer's keys and values (B, 2K, P + S, d), for decoding to go on from."""
 
@@ -285,13 +296,15 @@ class PackedAttention:
         rows, width = len(batch.row_slots), batch.rest_width
         q_rest = self._grid(q, batch.rest_at, batch.rest_cell, rows, width)  # (B, H, S, d)
         kv_rest = self._grid(kv, batch.rest_at, batch.rest_cell, rows, width)  # (B, 2K, S, d)
-        if not batch.prefix_width:
+        if batch.hidden is None:
             self._keep(kv_rest)
             out = attend(q_rest, kv_rest[:, :key_heads], kv_rest[:, key_heads:], self.rest_mask)
             return take(out.transpose(1, 2).reshape(rows * width, heads * d), batch.unpad)
         groups, prefix = len(batch.group_sizes), batch.prefix_width
         q_pre = self._grid(q, batch.prefix_at, batch.prefix_cell, groups, prefix)
         kv_pre = self._grid(kv, batch.prefix_at, batch.prefix_cell, groups, prefix)
+        if self.past is not None:
+            kv_pre = torch.cat((self.past[layer].expand(groups, -1, -1, -1), kv_pre), 2)
         kv_all = torch.cat((self._per_row(kv_pre), kv_rest), 2)  # (B, 2K, P + S, d)
         self._keep(kv_all)
         out = attend(q_rest, kv_all[:, :key_heads], kv_all[:, key_heads:], self.rest_mask)

@@ -55,7 +55,8 @@ class Packed:
     rest_at: Tensor  # (tokens in row rests,)
     rest_cell: Tensor  # their cells in a (B, S) grid
     unpad: Tensor  # (N,) cell of each packed token in the (B*S + G*P) concatenation of both grids
-    hidden: Tensor | None  # (B, 1, S, P + S) additive mask for rests that look at a prefix; None when P is 0
+    past_width: int  # tokens before every row whose keys and values are there already
+    hidden: Tensor | None  # (B, 1, S, past + P + S) additive mask for rests; None when there is nothing before them
     score_at: Tensor  # (T,) packed positions whose next token is a completion token
     targets: Tensor  # (T,) those next tokens
     target_row: Tensor  # (T,) the row 0..B-1 that each belongs to
@@ -85,6 +86,13 @@ def shared_prefix_len(rows: Sequence[Row]) -> int:
     return max(length, 0)
 
 
+def token_count(groups: Sequence[Group]) -> int:
+    """Tokens of the groups' rows without what the rows of a group share."""
+    return sum(len(row.tokens) for g in groups for row in g.rows) - sum(
+        shared_prefix_len(g.rows) * len(g.rows) for g in groups
+    )
+
+
 def cut(groups: Sequence[Group], parts: int) -> list[list[Group]]:
     """The groups in up to `parts` pieces of about equal length in tokens, none empty, rows in their order.
 
@@ -103,8 +111,13 @@ def cut(groups: Sequence[Group], parts: int) -> list[list[Group]]:
     return [[Group(slot, own) for slot, own in piece.items()] for piece in pieces if piece]
 
 
-def pack(groups: Sequence[Group], device: torch.device, share_prefix: bool = True) -> Packed:
-    """Lay the groups' rows into one sequence. Every row needs at least one prompt token."""
+def pack(groups: Sequence[Group], device: torch.device, share_prefix: bool = True, past: int = 0) -> Packed:
+    """Lay the groups' rows into one sequence. Every row needs at least one prompt token.
+
+    The first `past` tokens of every row are left out: their keys and values were computed before.
+    """
+    if past:
+        groups = [Group(g.slot, [Row(r.tokens[past:], r.prompt_len - past, r.weight) for r in g.rows]) for g in groups]
     prefix_lens = [shared_prefix_len(group.rows) if share_prefix else 0 for group in groups]
     prefix_width = max(prefix_lens)
     rest_width = max(len(row.tokens) - k for group, k in zip(groups, prefix_lens, strict=True) for row in group.rows)
@@ -128,13 +141,13 @@ def pack(groups: Sequence[Group], device: torch.device, share_prefix: bool = Tru
         prefix_at += range(start, start + k)
         prefix_cell += range(number * prefix_width, number * prefix_width + k)
         ids += group.rows[0].tokens[:k]
-        positions += range(k)
+        positions += range(past, past + k)
         for row in group.rows:
             begin, length, index = len(ids), len(row.tokens) - k, len(row_slots)
             rest_at += range(begin, begin + length)
             rest_cell += range(index * rest_width, index * rest_width + length)
             ids += row.tokens[k:]
-            positions += range(k, k + length)
+            positions += range(past + k, past + k + length)
             score_at += range(begin + row.prompt_len - k - 1, begin + length - 1)
             targets += row.tokens[row.prompt_len :]
             target_row += [index] * (len(row.tokens) - row.prompt_len)
@@ -169,7 +182,8 @@ def pack(groups: Sequence[Group], device: torch.device, share_prefix: bool = Tru
         rest_at=rest_at_,
         rest_cell=rest_cell_,
         unpad=unpad,
-        hidden=_prefix_mask(prefix_lens, sizes, prefix_width, rest_width, device) if prefix_width else None,
+        past_width=past,
+        hidden=_rest_mask(past, prefix_lens, sizes, rest_width, device) if past + prefix_width else None,
         score_at=tensor(score_at),
         targets=tensor(targets),
         target_row=tensor(target_row),
@@ -187,13 +201,14 @@ def causal_mask(width: int, device: torch.device) -> Tensor:
     return torch.full((width, width), float("-inf"), device=device).triu(1)
 
 
-def _prefix_mask(
-    prefix_lens: Sequence[int], sizes: Sequence[int], prefix_width: int, rest_width: int, device: torch.device
+def _rest_mask(
+    past: int, prefix_lens: Sequence[int], sizes: Sequence[int], rest_width: int, device: torch.device
 ) -> Tensor:
-    """Each row's rest sees its group's real prefix cells and, causally, itself: (B, 1, S, P + S), additive."""
-    lens = torch.tensor(prefix_lens, device=device).repeat_interleave(torch.tensor(sizes, device=device))
-    seen = torch.arange(prefix_width, device=device)[None] < lens[:, None]  # (B, P)
-    mask = torch.zeros(len(lens), 1, rest_width, prefix_width + rest_width, device=device)
-    mask[..., :prefix_width].masked_fill_(~seen[:, None, None], float("-inf"))
-    mask[..., prefix_width:] = causal_mask(rest_width, device)
+    """Each row's rest sees the past, its group's real prefix cells and, causally, itself: (B, 1, S, past + P + S)."""
+    lens = past + torch.tensor(prefix_lens, device=device).repeat_interleave(torch.tensor(sizes, device=device))
+    before = past + max(prefix_lens)
+    seen = torch.arange(before, device=device)[None] < lens[:, None]  # (B, past + P)
+    mask = torch.zeros(len(lens), 1, rest_width, before + rest_width, device=device)
+    mask[..., :before].masked_fill_(~seen[:, None, None], float("-inf"))
+    mask[..., before:] = causal_mask(rest_width, device)
     return mask

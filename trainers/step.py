@@ -17,20 +17,23 @@ from trainers.packing import Packed
 class TrioStep:
     """The adapters of a bank in training."""
 
-    def __init__(self, model: LeanModel, bank: AdapterBank, lanes: Lanes, weight_decay: float = 0.0):
+    def __init__(
+        self, model: LeanModel, bank: AdapterBank, lanes: Lanes, weight_decay: float = 0.0, beta2: float = 0.999
+    ):
         self.model, self.bank, self.lanes = model, bank, lanes
         self._banks = [bank, *(bank.beside() for _ in range(lanes.count - 1))]
         self._parameters = [torch.nn.Parameter(bank.master[slot]) for slot in range(bank.slots)]
         for slot, parameter in enumerate(self._parameters):
             parameter.grad = bank.grad[slot]
         self._optimizers = [
-            torch.optim.AdamW([parameter], weight_decay=weight_decay, fused=True) for parameter in self._parameters
+            torch.optim.AdamW([parameter], betas=(0.9, beta2), weight_decay=weight_decay, fused=True)
+            for parameter in self._parameters
         ]
 
-    def gradients(self, batches: Sequence[Packed]) -> tuple[Tensor, Tensor]:
+    def gradients(self, batches: Sequence[Packed], lanes: int = 1) -> tuple[Tensor, Tensor]:
         """Add up the gradients of all batches, as of one. Returns losses and gradient norms, both (slots,).
 
-        A slot without a completion token in any batch gets loss 0 and gradient 0.
+        `lanes` batches run at a time. A slot without a completion token in any batch gets loss 0 and gradient 0.
         """
         slots = self.bank.slots
         totals = torch.zeros(slots, device=self.model.device)
@@ -41,23 +44,24 @@ class TrioStep:
             bank, losses = self._banks[number], torch.zeros(slots, device=self.model.device)
             bank.grad.zero_()
             with torch.enable_grad():
-                for batch in batches[number :: self.lanes.count]:
+                for batch in batches[number::lanes]:
                     parts = sft_losses(self.model.log_probs(batch, bank), batch, slots, totals)
                     parts.sum().backward()
                     losses += parts.detach()
             return losses
 
-        losses = torch.stack(self.lanes.map(lane, range(self.lanes.count))).sum(0)
-        for beside in self._banks[1:]:
+        losses = torch.stack(self.lanes.map(lane, range(lanes))).sum(0)
+        for beside in self._banks[1:lanes]:
             self.bank.grad.add_(beside.grad)
         return losses, self.bank.grad.norm(dim=1)
 
-    def move(self, lr: float, clip: float, norms: Tensor) -> None:
-        """Clip each role's gradient to norm `clip` and take the optimizers' step at rate `lr`."""
+    def move(self, rates: Sequence[float | None], clip: float, norms: Tensor) -> None:
+        """Clip each slot's gradient to norm `clip` and take its optimizer's step at its rate; None leaves it alone."""
         self.bank.grad.mul_((clip / (norms + 1e-6)).clamp(max=1.0)[:, None])
-        for optimizer in self._optimizers:
-            optimizer.param_groups[0]["lr"] = lr
-        self.lanes.map(lambda optimizer: optimizer.step(), self._optimizers)
+        for optimizer, rate in zip(self._optimizers, rates, strict=True):
+            if rate is not None:
+                optimizer.param_groups[0]["lr"] = rate
+                optimizer.step()
         self.bank.round_to_compute()
 
     def state(self) -> dict[str, Tensor]:

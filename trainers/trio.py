@@ -34,6 +34,15 @@ class TrioJob:
     train: TrainSettings
     lora: LoraSettings
 
+    @property
+    def steps(self) -> int:
+        """Steps of the role that has most."""
+        return max(self.train.steps_of(role) for role in self.roles)
+
+    def examples_after(self, step: int) -> int:
+        """Examples that all roles together have been given after so many steps."""
+        return sum(min(step, self.train.steps_of(role)) * self.train.rows_of(role) for role in self.roles)
+
 
 @dataclass(frozen=True)
 class TrioProgress:
@@ -42,11 +51,12 @@ class TrioProgress:
     step: int
     steps: int
     losses: dict[Role, float]
-    """Mean loss of the latest step, nats a token."""
+    """Mean loss of each role's latest step, nats a token."""
     examples_per_s: float
     """All roles together, over this process's part of the run."""
     seconds_left: float
     role_steps: dict[Role, int]
+    role_totals: dict[Role, int]
 
 
 @dataclass(frozen=True)
@@ -70,8 +80,8 @@ class RoleOutcome:
         return cls(
             role=role,
             adapter_sha=adapter_sha,
-            steps=job.train.steps,
-            examples=min(job.train.steps * job.train.rows_of(role), available),
+            steps=job.train.steps_of(role),
+            examples=min(job.train.steps_of(role) * job.train.rows_of(role), available),
             loss_start=sum(first) / len(first),
             loss_end=sum(last) / len(last),
         )

@@ -98,10 +98,11 @@ class TrlEngine:
             output_dir=str(checkpoints),
             per_device_train_batch_size=max(1, train.rows_of(role) // train.accumulation),
             gradient_accumulation_steps=train.accumulation,
-            max_steps=train.steps,
+            max_steps=train.steps_of(role),
             learning_rate=train.lr,
             warmup_steps=train.warmup_steps,
             weight_decay=train.weight_decay,
+            adam_beta2=train.beta2,
             max_grad_norm=train.clip,
             train_sampling_strategy="sequential",
             max_length=None,
@@ -137,7 +138,8 @@ class TrlEngine:
             trainer.train(resume_from_checkpoint=str(newest[-1]) if newest else None)
         if stopped:
             raise Paused(
-                f"training of {role} stopped at step {stopped[0]} of {train.steps}; the next run goes on there."
+                f"training of {role} stopped at step {stopped[0]} of {train.steps_of(role)}; "
+                "the next run goes on there."
             )
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
         with LossCurves(folder / "tensorboard", [role], 0) as curves:
@@ -154,8 +156,8 @@ class TrlEngine:
             )
         train, ready = job.train, []
         rows = [tokenise(self.tokenizer, example, train.max_tokens) for example in own]
-        for step in range(train.steps):
-            for index in rows_of_step(step, train.steps, train.rows_of(role), len(own)):
+        for step in range(train.steps_of(role)):
+            for index in rows_of_step(step, train.steps_of(role), train.rows_of(role), len(own)):
                 row = rows[index]
                 labels = [-100] * row.prompt_len + list(row.tokens[row.prompt_len :])
                 ready.append({"input_ids": list(row.tokens), "labels": labels})
@@ -278,23 +280,24 @@ class _Watch:
 
     def finished(self, role: Role) -> None:
         """The role was trained before an interruption."""
-        self.role_steps[role] = self.job.train.steps
+        self.role_steps[role] = self.job.train.steps_of(role)
 
     def step(self, role: Role, step: int, loss: float) -> None:
         """Report one optimizer step of one role."""
-        train, roles = self.job.train, len(self.job.roles)
+        train, totals = self.job.train, {role: self.job.train.steps_of(role) for role in self.job.roles}
         self.losses[role], self.role_steps[role] = loss, step
         self.done += 1
         seconds = time.perf_counter() - self.start
-        left = train.steps * roles - sum(self.role_steps.values())
+        taken, whole = sum(self.role_steps.values()), sum(totals.values())
         self.on_progress(
             TrioProgress(
-                step=sum(self.role_steps.values()) // roles,
-                steps=train.steps,
+                step=self.job.steps * taken // whole,
+                steps=self.job.steps,
                 losses=dict(self.losses),
                 examples_per_s=self.done * train.rows_of(role) / seconds,
-                seconds_left=seconds / self.done * left,
+                seconds_left=seconds / self.done * (whole - taken),
                 role_steps=dict(self.role_steps),
+                role_totals=totals,
             )
         )
 
@@ -303,7 +306,7 @@ def _stop_if_not_finite(logs: Mapping[str, float], role: Role, step: int, own: l
     values = (logs["loss"], logs.get("grad_norm", 0.0))
     if all(abs(value) < float("inf") for value in values):
         return
-    rows = rows_of_step(step - 1, job.train.steps, job.train.rows_of(role), len(own))
+    rows = rows_of_step(step - 1, job.train.steps_of(role), job.train.rows_of(role), len(own))
     raise NonFiniteError(
         f"the loss of {role} is {values[0]} (gradient norm {values[1]}) at step {step} in the batch of examples "
         f"{', '.join(own[i].id[:12] for i in rows)}. Look at these examples, or lower [train] lr."

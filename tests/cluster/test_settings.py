@@ -33,6 +33,11 @@ def test_equal_settings_have_equal_hashes_and_others_other(tmp_path):
     [
         ('profile = "tiny"\nsteps = 3\n', "unknown key steps"),
         ('profile = "tiny"\n[train]\nstep = 3\n', "unknown key train.step"),
+        (
+            'profile = "tiny"\n[train]\nsteps = { creative = 5 }\n',
+            "steps names \\['creative'\\]; give",
+        ),
+        ('profile = "tiny"\n[train]\nsteps = 0\n', "steps must be at least 1"),
         ('profile = "tiny"\n[train]\nsteps = "many"\n', "train.steps = 'many'"),
         ('profile = "tiny"\n[train]\nlr = -1.0\n', "train.lr = -1.0"),
         ('profile = "huge"\n', "no profile 'huge'; use one of .*smol.*tiny"),

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from ledger.ages import age_name
 from ledger.gates import GATES, GateSettings, judge
-from ledger.interpolation import ALPHAS, choose_alpha
 from ledger.intervals import wilson_interval
 from ledger.karma import karma_state, karma_threshold
 from ledger.records import EvalRecord, Stop
@@ -122,19 +121,6 @@ def test_better_scores_never_fail_where_worse_ones_pass(recall, more, general, w
 def test_accepted_means_every_bound_holds(recall, general, drift):
     accepted = judge(make_scores(recall, general, drift), GateSettings()).accepted
     assert accepted == (recall > 0.90 and general > 0.85 and drift < 0.20)
-
-
-# -- interpolation -------------------------------------------------------------------------------------------
-
-
-@given(st.dictionaries(st.sampled_from(ALPHAS), st.booleans()))
-def test_the_largest_blend_that_passes_is_chosen(passed):
-    chosen = choose_alpha(passed)
-    if chosen is None:
-        assert not any(passed.values())
-    else:
-        assert passed[chosen]
-        assert not any(ok for alpha, ok in passed.items() if alpha > chosen)
 
 
 # -- stop rule -----------------------------------------------------------------------------------------------

@@ -74,7 +74,7 @@ def test_gradients_in_lanes_equal_those_of_one_pass(base):
         TrioStep(model, make_bank(model), Lanes(3, CPU)),
     )
     losses, norms = whole.gradients([pack(groups, CPU)])
-    lane_losses, lane_norms = side_by_side.gradients([pack(part, CPU) for part in cut(groups, 3)])
+    lane_losses, lane_norms = side_by_side.gradients([pack(part, CPU) for part in cut(groups, 3)], lanes=3)
     torch.testing.assert_close(lane_losses, losses, atol=1e-5, rtol=0)
     torch.testing.assert_close(lane_norms, norms, atol=0, rtol=1e-4)
     torch.testing.assert_close(side_by_side.bank.grad, whole.bank.grad, atol=1e-5, rtol=1e-3)

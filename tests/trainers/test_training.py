@@ -106,6 +106,30 @@ def test_training_one_role_alone_learns_the_same_as_in_the_trio(home, engine):
         torch.testing.assert_close(a[name], b[name], atol=2e-4, rtol=0)
 
 
+def test_a_role_with_fewer_steps_stops_earlier_and_learns_what_it_would_alone(home, engine):
+    steps = {"creative": 3, "logical": 6, "dialectical": 3}
+    seen = []
+    outcome = engine.train(make_job(home, steps=steps, run="uneven"), seen.append, lambda: False)
+    assert {role: result.steps for role, result in outcome.roles.items()} == steps
+    assert [p.role_steps["creative"] for p in seen] == [1, 2, 3, 3, 3, 3]
+    assert (seen[-1].step, seen[-1].steps, seen[-1].role_steps) == (6, 6, steps)
+    alone = quietly(engine, make_job(home, steps=3, run="uneven-alone", roles=("creative",)))
+    a, b = (
+        load_file(home.adapter_dir(s) / WEIGHTS) for s in (outcome.roles["creative"].adapter_sha, alone["creative"])
+    )
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], atol=2e-4, rtol=0)
+
+
+def test_uneven_steps_stopped_and_resumed_give_the_bytes_of_an_unbroken_run(home, engine):
+    steps = {"creative": 2, "logical": 6, "dialectical": 4}
+    whole = quietly(engine, make_job(home, steps=steps, run="uneven-whole"))
+    job, count = make_job(home, steps=steps, run="uneven-halves"), iter(range(100))
+    with pytest.raises(Paused, match="step 3 of 6"):
+        engine.train(job, lambda _: None, lambda: next(count) == 3)
+    assert quietly(FusedEngine(engine.base, SETTINGS, LORA, CPU), job) == whole
+
+
 def test_what_was_trained_is_known_afterwards(home, engine):
     job = make_job(home, steps=150, run="learn", lr=5e-3, rows=8)
     shas = quietly(engine, job)
