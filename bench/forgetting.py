@@ -197,7 +197,8 @@ def _report(recorded: Recorded, marks: Mapping[str, Mapping[Role, Marks]], with_
         ),
         (
             f"base {recorded.request.base.source}; {steps_text(recorded.rows)} steps at learning rate "
-            f"{settings.train.lr:g} from G{parent}'s adapters both times; without replay the new examples alone, in the same order"
+            f"{settings.train.lr:g} from G{parent}'s adapters both times; without replay the new examples alone, "
+            "in the same order"
         ),
         f"trained again with replay, the adapters are the recorded ones {equal}",
     ]

@@ -76,7 +76,7 @@ PEAK_TFLOPS = {
     "RX 7900 XTX": 122.8,
     "RX 7600 XT": 45.1,
 }
-"""Dense bfloat16 with float32 sums, from the vendors' data sheets; the longest name that fits counts."""
+"""Dense bfloat16 with float32 sums, as the vendors state it, not measured; the longest name that fits counts."""
 
 
 SETTINGS = [

@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 
+from cluster.ray_train import train_with_ray_train
 from ledger.records import EvalRecord
 from ledger.roles import Role
 from trainers.base import Base
@@ -26,6 +27,7 @@ class TrainerActor:
         self._said: list[str] = []
         self._progress: TrioProgress | None = None
         self._stop = False
+        self._base = base
         self._engine = open_engine(base, train, lora, runtime.default_device(), self._said.append)
 
     def facts(self) -> dict[str, Any]:
@@ -36,6 +38,8 @@ class TrainerActor:
         """Train to the end or to :meth:`stop`; raises what the engine raises."""
         self._stop = False
         self._progress = None
+        if self._engine.name == "trl":
+            return train_with_ray_train(self._base, job, self._note, lambda: self._stop)
         return self._engine.train(job, self._note, lambda: self._stop)
 
     def progress(self) -> TrioProgress | None:

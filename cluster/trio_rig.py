@@ -29,6 +29,10 @@ _ATTEMPTS = 3
 """Trainer starts a call: a worker that dies twice in the same work is not bad luck."""
 
 
+_LOOK_EVERY_S = 1.0
+"""How often a running training is asked for its progress; each question costs the trainers a little."""
+
+
 class TrioRig:
     """Trainer actors by placement. One at a time per rig: the coordinator admits one generation."""
 
@@ -113,7 +117,7 @@ class TrioRig:
     ) -> None:
         told = False
         while waiting:
-            ready, _ = ray.wait(list(waiting), num_returns=1, timeout=0.3)
+            ready, _ = ray.wait(list(waiting), num_returns=1, timeout=_LOOK_EVERY_S)
             for reference in ready:
                 done[waiting[reference]] = answer(reference)
                 del waiting[reference]

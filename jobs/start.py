@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from jobs.context import say
@@ -38,7 +39,10 @@ def make_home(
             )
     else:
         write_settings(home, profile, overrides)
-    base = prepare_base(settings_of(home).base, home, say)
-    connect(address)
+    with ThreadPoolExecutor(1) as beside:
+        # Starting Ray and preparing the base take half a minute each, on different cores.
+        rig = beside.submit(connect, address)
+        base = prepare_base(settings_of(home).base, home, say)
+        rig.result()
     answer(coordinator_for(home).create_lineage.remote(lineage, base.sha))
     say(f"home {home.root}: profile {profile}, base {base.source} ({base.sha[:12]}), lineage {lineage}")

@@ -100,15 +100,20 @@ def _dequantise_package(package: str, folder: Path) -> None:
 
 @contextmanager
 def _gguf_parsed_once() -> Iterator[None]:
-    """Keep the parsed file between transformers' calls, which each parse it anew in Python, about 10 s a time."""
+    """Keep what transformers asks the gguf package for again and again, at 10 s of Python in all for each of the two.
+
+    It parses the file anew for tokenizer, config and weights, and makes the table of tensor names for every module.
+    """
     import gguf
 
-    reader = gguf.GGUFReader
-    gguf.GGUFReader = functools.cache(reader)
+    slow = {"GGUFReader": gguf.GGUFReader, "get_tensor_name_map": gguf.get_tensor_name_map}
+    for name, function in slow.items():
+        setattr(gguf, name, functools.cache(function))
     try:
         yield
     finally:
-        gguf.GGUFReader = reader
+        for name, function in slow.items():
+            setattr(gguf, name, function)
 
 
 def _copy_pretrained(source: str, revision: str | None, folder: Path) -> None:

@@ -148,16 +148,29 @@ def _choice(generator: Generator, voice: Voice, role: Role, items: Sequence[Exam
 def four_answers(item: Example, items: Sequence[Example], seed: int) -> list[str]:
     """The true answer first, then three different answers to other prompts of the set, drawn by seed and item.
 
+    They come from the item's own kind (its category up to the slash) where it has three: among answers of another kind
+    the style alone would decide, for or against.
+
     Raises:
         LunaError: if the set does not hold three others.
     """
-    others = sorted({other.output for other in items if other.input != item.input} - {item.output})
+    others = _other_answers(item, [other for other in items if _kind(other) == _kind(item)])
+    if len(others) < 3:
+        others = _other_answers(item, items)
     if len(others) < 3:
         raise LunaError(
             f"the evaluation set of {item.role} has only {len(others) + 1} different open answers; "
             "scoring by choice needs 4. Add more varied examples."
         )
     return [item.output, *random.Random(f"choice:{seed}:{item.id}").sample(others, 3)]
+
+
+def _other_answers(item: Example, items: Sequence[Example]) -> list[str]:
+    return sorted({other.output for other in items if other.input != item.input} - {item.output})
+
+
+def _kind(item: Example) -> str:
+    return item.category.partition("/")[0]
 
 
 def style_drift(generator: Generator, role: Role, gen_id: int, settings: EvalSettings) -> EvalRecord:

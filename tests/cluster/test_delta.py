@@ -7,27 +7,15 @@ import pytest
 from cluster import delta
 from cluster.request import GenerationRequest
 from cluster.settings import Settings
-from curriculum.example import make_example
 from curriculum.parquet import read_examples, write_examples
 from ledger.errors import LunaError
 from ledger.gates import GateSettings
 from ledger.home import Home
 from ledger.records import Stop
-from ledger.roles import ROLES
 from ledger.stop_rule import stopped_refusal
 from ledger.store import Ledger
+from tests.cluster.builders import even_numbers
 from trainers.base import Base
-
-
-def examples(start, count):
-    return [
-        make_example(
-            role=role, stage="fundamentals", category="agl/comparison", kind="pure", input=f"{i} even?",
-            output="●" if i % 2 == 0 else "⊥", source="test",
-        )
-        for role in ROLES
-        for i in range(start, start + count)
-    ]  # fmt: skip
 
 
 @pytest.fixture
@@ -54,28 +42,28 @@ def frozen(home, ledger, *files):
 
 
 def test_the_same_examples_in_other_files_are_the_same_delta(home, ledger):
-    first, second = examples(0, 60), examples(60, 60)
+    first, second = even_numbers(0, 60), even_numbers(60, 60)
     assert frozen(home, ledger, first, second) == frozen(home, ledger, second, first)
     assert frozen(home, ledger, first, second) == frozen(home, ledger, [*second, *first])
 
 
 def test_no_example_of_the_holdout_is_in_the_delta(home, ledger):
-    shas = frozen(home, ledger, examples(0, 100))
+    shas = frozen(home, ledger, even_numbers(0, 100))
     trained, held = (read_examples(home.data_file(shas[name])) for name in ("delta_sha", "holdout_sha"))
     assert not {e.id for e in trained} & {e.id for e in held}
-    assert {e.id for e in [*trained, *held]} == {e.id for e in examples(0, 100)}
+    assert {e.id for e in [*trained, *held]} == {e.id for e in even_numbers(0, 100)}
 
 
 def test_a_stopped_lineage_refuses_both_deltas_put_together(home, ledger):
-    first, second = examples(0, 60), examples(60, 60)
+    first, second = even_numbers(0, 60), even_numbers(60, 60)
     deltas = {frozen(home, ledger, own)["delta_sha"] for own in (first, second)}
     stop = Stop(reason="stopped.", data_delta_shas=(*sorted(deltas), delta.freeze_union(home, deltas)))
     together = frozen(home, ledger, first, second)["delta_sha"]
     assert together not in deltas
     assert stopped_refusal(stop, together)
-    assert not stopped_refusal(stop, frozen(home, ledger, first, second, examples(120, 30))["delta_sha"])
+    assert not stopped_refusal(stop, frozen(home, ledger, first, second, even_numbers(120, 30))["delta_sha"])
 
 
 def test_a_holdout_that_would_be_too_small_says_how_much_to_bring(home, ledger):
     with pytest.raises(LunaError, match="Bring about 25 examples"):
-        frozen(home, ledger, examples(0, 6))
+        frozen(home, ledger, even_numbers(0, 6))

@@ -12,15 +12,15 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
-from curriculum.example import make_example
 from curriculum.parquet import write_examples
 from ledger.errors import LunaError
 from ledger.home import Home
-from ledger.roles import ROLES
 from ledger.store import Ledger
 from ledger.verify import verify
+from tests.cluster.builders import even_numbers
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -40,17 +40,6 @@ recall_min = 0.0
 generalization_min = 0.0
 """
 """Bounds low enough for a model of random weights: these tests are about the flow, not about what is learned."""
-
-
-def even_numbers(start, count):
-    return [
-        make_example(
-            role=role, stage="fundamentals", category="agl/comparison", kind="pure", input=f"{i} even?",
-            output="●" if i % 2 == 0 else "⊥", source="test",
-        )
-        for role in ROLES
-        for i in range(start, start + count)
-    ]  # fmt: skip
 
 
 def make_home(tmp_path, text=LENIENT):
@@ -166,6 +155,36 @@ def test_a_rejected_generation_leaves_the_head_where_it_was(lenient):
     assert verify(home) == []
 
 
+def test_the_trl_engine_trains_through_ray_train_and_survives_the_kill_of_its_worker(lenient):
+    import threading
+
+    home, killed = lenient, []
+
+    def kill_the_worker():
+        deadline = time.monotonic() + 150
+        while not killed and time.monotonic() < deadline:
+            for process in psutil.process_iter(["pid", "cmdline"]):
+                title = " ".join(process.info["cmdline"] or [])
+                if title.startswith("ray::") and "RayTrainWorker" in title and _progress(home):
+                    process.kill()
+                    killed.append(process.info["pid"])
+                    return
+            time.sleep(0.2)
+
+    threading.Thread(target=kill_the_worker, daemon=True).start()
+    result = raise_one(home, even_numbers(0, 150), train={"engine": "trl", "steps": 12, "checkpoint_every_steps": 2})
+    assert killed, "the worker was seen training and was killed"
+    assert result["verdict"] == "accepted"
+    with Ledger.open(home) as ledger:
+        rows = ledger.generation(0)
+        assert {row.engine for row in rows} == {"trl"}
+    assert verify(home) == []
+
+
+def _progress(home):
+    return list(home.root.glob("runs/*/*/ray_train/progress.json"))
+
+
 def test_before_a_rejection_blends_of_parent_and_child_are_tried(lenient):
     home = lenient
     raise_one(home, even_numbers(0, 150))
@@ -254,8 +273,6 @@ def test_kill_nine_in_the_middle_of_training_loses_nothing(lenient, tmp_path, vi
 
 def _trainer_pid(state):
     """The one child process of the node that calls itself a TrainerActor and is younger than the coordinator."""
-    import psutil
-
     found = [
         p.pid for p in psutil.process_iter(["name", "cmdline"]) if "TrainerActor" in " ".join(p.info["cmdline"] or [])
     ]

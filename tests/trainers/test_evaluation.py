@@ -30,15 +30,15 @@ class Scripted:
         return [-0.1 if answer in self.liked else -1.0 for _, answer in pairs]
 
 
-def open_items(count):
+def open_items(count, category="what_if"):
     return [
         make_example(
             role="creative",
             stage="conversations",
-            category="what_if",
+            category=category,
             kind="hybrid",
-            input=f"q{i}",
-            output=f"a{i}",
+            input=f"{category} q{i}",
+            output=f"a{i}" if category == "what_if" else f"{category} a{i}",
             source="t",
         )
         for i in range(count)
@@ -73,6 +73,15 @@ def test_distractors_are_different_answers_to_other_prompts():
         assert four == four_answers(item, items, 5)
     with pytest.raises(LunaError, match="needs 4"):
         four_answers(items[0], items[:3], 5)
+
+
+def test_distractors_are_of_the_same_kind_where_it_has_enough():
+    talk = [*open_items(2, "dialogue/ai"), *open_items(2, "dialogue/money")]
+    few = open_items(2, "poetry")
+    items = [*open_items(20), *talk, *few]
+    for item in talk:
+        assert all(answer.startswith("dialogue/") for answer in four_answers(item, items, 5))
+    assert len(set(four_answers(few[0], items, 5))) == 4, "a kind of two borrows from the others"
 
 
 def test_style_drift_is_the_share_of_probes_answered_with_a_corporate_phrase():
