@@ -25,6 +25,8 @@ _RESTARTS = 2
 
 _LOOK_EVERY_S = 0.3
 
+_SOME_MEMORY = 1 << 20
+
 _ERRORS: dict[str, type[LunaError]] = {"Paused": Paused, "NonFiniteError": NonFiniteError}
 
 
@@ -42,8 +44,8 @@ def train_with_ray_train(
     trainer = DataParallelTrainer(
         _work,
         train_loop_config={"base": base, "job": job, "folder": str(folder)},
-        # The calling actor holds the device and waits, so the worker asks for none of its own.
-        scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 0}),
+        # The calling actor holds the device and waits, so the worker asks for none; nothing at all it may not ask for.
+        scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"memory": _SOME_MEMORY}),
         run_config=RunConfig(
             name="trl",
             storage_path=str(folder),
