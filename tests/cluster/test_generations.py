@@ -172,10 +172,7 @@ def test_the_trl_engine_trains_through_ray_train_and_survives_the_kill_of_its_wo
             time.sleep(0.2)
 
     threading.Thread(target=kill_the_worker, daemon=True).start()
-    result = raise_one(
-        home, even_numbers(0, 150),
-        train={"engine": "trl", "steps": 6, "checkpoint_every_steps": 2}, eval={"items": 10, "probe_tokens": 2},
-    )  # fmt: skip
+    result = raise_one(home, even_numbers(0, 150), train={"engine": "trl", "steps": 6, "checkpoint_every_steps": 2})
     assert killed, "the worker was seen training and was killed"
     assert result["verdict"] == "accepted"
     with Ledger.open(home) as ledger:
