@@ -22,6 +22,7 @@ from cluster.request import GenerationRequest
 from curriculum.example import Example
 from curriculum.parquet import read_examples, write_examples
 from jobs.context import resolve_home
+from jobs.reproduce import tell_now_and_then
 from jobs.show import steps_text
 from ledger.errors import LunaError
 from ledger.home import Home
@@ -33,7 +34,7 @@ from trainers.base import Base
 from trainers.evalplan import plan_role
 from trainers.evaluation import Marks, score_set
 from trainers.runtime import default_device
-from trainers.trio import Engine, TrioJob, TrioProgress, open_engine
+from trainers.trio import Engine, TrioJob, open_engine
 
 Shas = dict[Role, str]
 
@@ -159,14 +160,9 @@ def _train(engine: Engine, recorded: Recorded, train: Sequence[Example], adapter
             train=settings.train,
             lora=settings.lora,
         )
-        outcome = engine.train(job, _tell_now_and_then, lambda: False)
+        outcome = engine.train(job, tell_now_and_then, lambda: False)
         shas |= {role: result.adapter_sha for role, result in outcome.roles.items()}
     return shas
-
-
-def _tell_now_and_then(progress: TrioProgress) -> None:
-    if progress.step % max(1, progress.steps // 5) == 0:
-        _say(f"  step {progress.step}/{progress.steps}")
 
 
 def _recall(engine: Engine, recorded: Recorded, shas: Shas, adapters: Path, name: str) -> dict[Role, Marks]:

@@ -181,7 +181,7 @@ def _ours(name: str, steps: int, folder: Path) -> list[float]:
         return _hf_loop(hf, rows, steps)
     model = LeanModel(hf)
     roles = list(rows)
-    together = [roles] if name not in ("one-by-one", "hf") else [[role] for role in roles]
+    together = [[role] for role in roles] if name == "one-by-one" else [roles]
     trios = []
     for group in together:
         bank = AdapterBank(model.site_shapes, len(group), RANK, ALPHA, torch.float32, cpu)

@@ -23,6 +23,7 @@ from ledger.clock import utc_now
 from ledger.files import publish_dir
 from ledger.gates import Judgement, judge
 from ledger.home import Home
+from ledger.interpolation import largest_that_passes
 from ledger.journal import STEPS, RunState, Step
 from ledger.metadata import CapabilitySettings, build_metadata, capabilities, capability_minimums, write_metadata
 from ledger.records import EvalRecord, GenerationRow, HeadMove, Stop
@@ -222,7 +223,8 @@ class GenerationRun:
         if not parents or not interpolation.enabled:
             return None
         plans = self._plans()
-        for alpha in sorted(interpolation.alphas, reverse=True):
+
+        def attempt(alpha: float) -> tuple[float, dict[Role, str], list[EvalRecord], Judgement] | None:
             self.watcher.say(f"not accepted ({failed.reason}); trying parent + {alpha} (child - parent)")
             trial = self._run_dir / "blends" / f"{alpha}"
             shas = self.rig.interpolate(
@@ -231,12 +233,14 @@ class GenerationRun:
             )  # fmt: skip
             evals = [EvalRecord.model_validate(entry) for entry in self._measure(plans, shas, trial)]
             judgement = self._judged(evals)
-            if judgement.accepted:
-                for sha in shas.values():
-                    publish_dir(trial / sha, self.home.adapter_dir(sha))
-                return alpha, shas, evals, judgement
-            shutil.rmtree(trial, ignore_errors=True)
-        return None
+            if not judgement.accepted:
+                shutil.rmtree(trial, ignore_errors=True)
+                return None
+            for sha in shas.values():
+                publish_dir(trial / sha, self.home.adapter_dir(sha))
+            return alpha, shas, evals, judgement
+
+        return largest_that_passes(interpolation.alphas, attempt)
 
     def _rows(
         self, adapters: Mapping[Role, str], evals: Sequence[EvalRecord], judgement: Judgement, alpha: float

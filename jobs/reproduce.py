@@ -15,7 +15,7 @@ from ledger.roles import Role
 from ledger.store import Ledger
 from trainers.base import Base
 from trainers.runtime import default_device
-from trainers.trio import Engine, TrioJob, open_engine
+from trainers.trio import TrioJob, TrioProgress, open_engine
 
 
 def reproduce(home: Home, gen_id: int) -> dict[Role, tuple[str, str]]:
@@ -60,9 +60,9 @@ def reproduce(home: Home, gen_id: int) -> dict[Role, tuple[str, str]]:
                 train=settings.train,
                 lora=settings.lora,
             )
-            outcome = _train(engine, job)
+            trained = engine.train(job, tell_now_and_then, lambda: False).roles
             for row in own:
-                folder_of_sha = adapters / (sha := outcome[row.role])
+                folder_of_sha = adapters / (sha := trained[row.role].adapter_sha)
                 if row.alpha != 1.0:
                     blends = Path(folder) / "blends"
                     sha = engine.interpolated(
@@ -76,13 +76,10 @@ def reproduce(home: Home, gen_id: int) -> dict[Role, tuple[str, str]]:
     return found
 
 
-def _train(engine: Engine, job: TrioJob) -> dict[Role, str]:
-    """Train with a plain line of progress now and then."""
-    every = max(1, job.steps // 5)
-    outcome = engine.train(
-        job, lambda p: say(f"  step {p.step}/{p.steps}") if p.step % every == 0 else None, lambda: False
-    )
-    return {role: result.adapter_sha for role, result in outcome.roles.items()}
+def tell_now_and_then(progress: TrioProgress) -> None:
+    """A plain line of progress, five times in a training."""
+    if progress.step % max(1, progress.steps // 5) == 0:
+        say(f"  step {progress.step}/{progress.steps}")
 
 
 def _recorded_request(row: GenerationRow, requests: dict[str, dict[str, object]]) -> GenerationRequest:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+Found = TypeVar("Found")
 Alpha = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 ALPHAS: tuple[float, ...] = (0.75, 0.5, 0.25)
@@ -21,3 +23,11 @@ class InterpolationSettings(BaseModel):
     """Off: a candidate that fails its gates is rejected at once."""
     alphas: tuple[Alpha, ...] = ALPHAS
     """Blends to try; nearer to 1 keeps more of what the child learned."""
+
+
+def largest_that_passes(alphas: Sequence[float], attempt: Callable[[float], Found | None]) -> Found | None:
+    """What `attempt` finds at the largest alpha where it finds anything; None if nowhere.
+
+    Alphas are tried from the largest down and no further than needed, since an attempt evaluates three roles.
+    """
+    return next((found for alpha in sorted(alphas, reverse=True) if (found := attempt(alpha)) is not None), None)

@@ -145,14 +145,14 @@ class _Run:
 
     def advance(self) -> dict[Role, float]:
         """One optimizer step of every role that has steps left; returns their losses."""
-        train, latest = self.job.train, {}
+        train = self.job.train
         losses, norms = self.trio.gradients(*self._batches())
         self._stop_if_not_finite(losses, norms)
         self.trio.move([self._rate(role) for role in self.job.roles], train.clip, norms)
-        for slot, role in enumerate(self.job.roles):
-            if self.step < train.steps_of(role):
-                latest[role] = losses[slot].item()
-                self.losses[role].append(latest[role])
+        found = zip(self.job.roles, losses.tolist(), strict=True)
+        latest = {role: loss for role, loss in found if self.step < train.steps_of(role)}
+        for role, loss in latest.items():
+            self.losses[role].append(loss)
         self.step += 1
         return latest
 
@@ -222,10 +222,8 @@ class _Run:
 
 def _progress(run: _Run, first: int, seconds: float) -> TrioProgress:
     job, train = run.job, run.job.train
-    done, left = (
-        job.examples_after(run.step) - job.examples_after(first),
-        job.examples_after(job.steps) - job.examples_after(run.step),
-    )
+    done = job.examples_after(run.step) - job.examples_after(first)
+    left = job.examples_after(job.steps) - job.examples_after(run.step)
     return TrioProgress(
         step=run.step,
         steps=job.steps,

@@ -86,11 +86,18 @@ def shared_prefix_len(rows: Sequence[Row]) -> int:
     return max(length, 0)
 
 
+def _own_lengths(groups: Sequence[Group]) -> list[tuple[int, Row, int]]:
+    """(slot, row, its tokens after what its group shares) of every row, in order."""
+    own = []
+    for group in groups:
+        shared = shared_prefix_len(group.rows)
+        own += [(group.slot, row, len(row.tokens) - shared) for row in group.rows]
+    return own
+
+
 def token_count(groups: Sequence[Group]) -> int:
     """Tokens of the groups' rows without what the rows of a group share."""
-    return sum(len(row.tokens) for g in groups for row in g.rows) - sum(
-        shared_prefix_len(g.rows) * len(g.rows) for g in groups
-    )
+    return sum(length for _, _, length in _own_lengths(groups))
 
 
 def cut(groups: Sequence[Group], parts: int) -> list[list[Group]]:
@@ -98,10 +105,7 @@ def cut(groups: Sequence[Group], parts: int) -> list[list[Group]]:
 
     Pieces are cut from the whole sequence of rows, so that at most `parts - 1` groups stand in two, with their prefix.
     """
-    rows = []
-    for group in groups:
-        shared = shared_prefix_len(group.rows)
-        rows += [(group.slot, row, len(row.tokens) - shared) for row in group.rows]
+    rows = _own_lengths(groups)
     total, before = sum(length for _, _, length in rows), 0
     pieces: list[dict[int, list[Row]]] = [{} for _ in range(parts)]
     for slot, row, length in rows:

@@ -21,7 +21,7 @@ class TrioStep:
         self, model: LeanModel, bank: AdapterBank, lanes: Lanes, weight_decay: float = 0.0, beta2: float = 0.999
     ):
         self.model, self.bank, self.lanes = model, bank, lanes
-        self._banks = [bank, *(bank.beside() for _ in range(lanes.count - 1))]
+        self._banks = [bank]  # the lanes' own; further ones come when they are first asked for
         self._parameters = [torch.nn.Parameter(bank.master[slot]) for slot in range(bank.slots)]
         for slot, parameter in enumerate(self._parameters):
             parameter.grad = bank.grad[slot]
@@ -36,6 +36,8 @@ class TrioStep:
         `lanes` batches run at a time. A slot without a completion token in any batch gets loss 0 and gradient 0.
         """
         slots = self.bank.slots
+        while len(self._banks) < lanes:
+            self._banks.append(self.bank.beside())
         totals = torch.zeros(slots, device=self.model.device)
         for batch in batches:
             totals += completion_weight(batch, slots)

@@ -19,7 +19,7 @@ import torch
 
 from curriculum.example import Example
 from ledger.errors import LunaError
-from ledger.files import publish_dir, sha256_file, sha256_json, temporary_beside
+from ledger.files import publish_dir, sha256_file, sha256_json, sync, temporary_beside, write_atomic
 from ledger.roles import Role
 from trainers import runtime
 from trainers.adapters import CONFIG, WEIGHTS, check_rank, interpolate, publish_tensors, read_tensors
@@ -80,7 +80,7 @@ class TrlEngine:
             losses = self._fit(model, job, role, own, folder, mark, watch)
             sha = self._publish(model, Path(job.adapters_dir))
         outcome = RoleOutcome.of(job, role, sha, len(own), losses)
-        record.write_text(json.dumps({"fingerprint": mark, "outcome": outcome.__dict__}))
+        write_atomic(record, json.dumps({"fingerprint": mark, "outcome": outcome.__dict__}))
         return outcome
 
     def _fit(
@@ -109,7 +109,7 @@ class TrlEngine:
             logging_steps=1,
             logging_nan_inf_filter=False,
             save_steps=train.checkpoint_every_steps,
-            save_total_limit=1,
+            save_total_limit=2,  # The older one goes only after the newer one is marked whole.
             use_cpu=self.device.type == "cpu",
             bf16=False,
             gradient_checkpointing=False,
@@ -125,6 +125,9 @@ class TrlEngine:
                     stopped.append(state.global_step)
                     control.should_save = control.should_training_stop = True
 
+            def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+                _mark_whole(checkpoints / f"checkpoint-{state.global_step}")
+
             def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
                 if logs and "loss" in logs:
                     _stop_if_not_finite(logs, role, state.global_step, own, job)
@@ -133,9 +136,9 @@ class TrlEngine:
         trainer = SFTTrainer(
             model=model, args=config, train_dataset=dataset, processing_class=self.tokenizer, callbacks=[Follow()]
         )
-        newest = sorted(checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.rsplit("-", 1)[1]))
+        newest = _newest_whole(checkpoints)
         with contextlib.redirect_stdout(io.StringIO()):
-            trainer.train(resume_from_checkpoint=str(newest[-1]) if newest else None)
+            trainer.train(resume_from_checkpoint=str(newest) if newest else None)
         if stopped:
             raise Paused(
                 f"training of {role} stopped at step {stopped[0]} of {train.steps_of(role)}; "
@@ -267,6 +270,26 @@ class PeftGenerator:
                 wanted = torch.tensor(target, device=self.engine.device)[:, None]
                 scores.append(float(logits.log_softmax(-1).gather(1, wanted).mean()))
         return scores
+
+
+_WHOLE = "whole"
+"""transformers writes a checkpoint's files in place; this one, put there last, says that none is missing or short."""
+
+
+def _mark_whole(checkpoint: Path) -> None:
+    for file in checkpoint.iterdir():
+        sync(file)
+    write_atomic(checkpoint / _WHOLE, "")
+
+
+def _newest_whole(checkpoints: Path) -> Path | None:
+    """The checkpoint to go on from; what a kill left half-written is cleared away."""
+    found = sorted(checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.rsplit("-", 1)[1]))
+    for path in found:
+        if not (path / _WHOLE).exists():
+            shutil.rmtree(path)
+    whole = [path for path in found if path.exists()]
+    return whole[-1] if whole else None
 
 
 class _Watch:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from ledger.ages import age_name
 from ledger.gates import GATES, GateSettings, judge
+from ledger.interpolation import largest_that_passes
 from ledger.intervals import wilson_interval
 from ledger.karma import karma_state, karma_threshold
 from ledger.records import EvalRecord, Stop
@@ -121,6 +122,29 @@ def test_better_scores_never_fail_where_worse_ones_pass(recall, more, general, w
 def test_accepted_means_every_bound_holds(recall, general, drift):
     accepted = judge(make_scores(recall, general, drift), GateSettings()).accepted
     assert accepted == (recall > 0.90 and general > 0.85 and drift < 0.20)
+
+
+# -- interpolation -------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.floats(0.01, 0.99), unique=True))
+def test_the_largest_blend_that_passes_is_taken_and_no_smaller_one_is_tried(alphas):
+    passing, tried = alphas[::2], []
+
+    def attempt(alpha):
+        tried.append(alpha)
+        return f"blend {alpha}" if alpha in passing else None
+
+    largest = max(passing, default=0.0)
+    assert largest_that_passes(alphas, attempt) == (f"blend {largest}" if passing else None)
+    assert tried == sorted((alpha for alpha in alphas if alpha >= largest), reverse=True)
+
+
+@given(st.lists(st.floats(0.01, 0.99), unique=True))
+def test_without_a_blend_that_passes_all_are_tried_and_none_taken(alphas):
+    tried = []
+    assert largest_that_passes(alphas, tried.append) is None
+    assert tried == sorted(alphas, reverse=True)
 
 
 # -- stop rule -----------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from trainers.adapters import CONFIG, WEIGHTS, read_adapter
 from trainers.base import prepare_base
 from trainers.config import BaseSettings, LoraSettings, TrainSettings
 from trainers.fused import FusedEngine
+from trainers.step import TrioStep
 from trainers.tokens import rows_of_step
 from trainers.trio import NonFiniteError, Paused, open_engine
 from trainers.trl_engine import TrlEngine
@@ -128,6 +129,25 @@ def test_uneven_steps_stopped_and_resumed_give_the_bytes_of_an_unbroken_run(home
     with pytest.raises(Paused, match="step 3 of 6"):
         engine.train(job, lambda _: None, lambda: next(count) == 3)
     assert quietly(FusedEngine(engine.base, SETTINGS, LORA, CPU), job) == whole
+
+
+def test_training_in_lanes_gives_equal_bytes_twice_and_when_resumed(home, engine, monkeypatch):
+    used, gradients = [], TrioStep.gradients
+
+    def seen(self, batches, lanes=1):
+        used.append(lanes)
+        return gradients(self, batches, lanes)
+
+    monkeypatch.setattr(TrioStep, "gradients", seen)
+    two = FusedEngine(engine.base, SETTINGS.model_copy(update={"threads": 2}), LORA, CPU)
+    jobs = [make_job(home, steps=4, rows=24, threads=2, run=f"lanes-{run}") for run in ("once", "twice", "halves")]
+    whole = quietly(two, jobs[0])
+    assert quietly(two, jobs[1]) == whole
+    steps = []
+    with pytest.raises(Paused, match="step 2 of 4"):
+        two.train(jobs[2], lambda p: steps.append(p.step), lambda: len(steps) == 2)
+    assert quietly(two, jobs[2]) == whole
+    assert set(used) == {2}, "every step was large enough for two lanes"
 
 
 def test_what_was_trained_is_known_afterwards(home, engine):
@@ -315,6 +335,10 @@ def test_another_decoder_falls_back_to_trl_and_resumes(tmp_path):
     seen: list[int] = []
     with pytest.raises(Paused, match="logical"):
         engine.train(job, lambda p: seen.append(p.role_steps["logical"]), lambda: bool(seen) and seen[-1] == 2)
+    (whole_one,) = (home.root / "runs" / "halves" / "logical").glob("*/checkpoint-*")
+    half = whole_one.with_name("checkpoint-4")  # as a kill in the middle of saving leaves it
+    half.mkdir()
+    (half / CONFIG).write_bytes((whole_one / CONFIG).read_bytes())
     outcome = engine.train(job, lambda _: None, lambda: False)
     assert {role: result.adapter_sha for role, result in outcome.roles.items()} == whole
     blended = engine.interpolated(whole, whole, 0.5, home.adapters_dir, tmp_path / "blend")
