@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from trainers.bank import GROUPS, SITES, AdapterBank, SiteViews
 from trainers.packing import Group, Packed, Row, causal_mask, pack
+from trainers.vocabulary import token_log_probs
 
 SUPPORTED_FAMILIES = ("llama", "qwen2")
 
@@ -129,18 +130,12 @@ class LeanModel:
         """
         attention = PackedAttention(self, batch, past=past)
         x = self.blocks(self.embed(batch.ids), attention, bank, batch.slices)
-        hidden = take(x, batch.score_at)
-        if torch.is_grad_enabled():
-            return -F.cross_entropy(self.logits(hidden), batch.targets, reduction="none")
-        parts = zip(hidden.split(_SCORES_AT_ONCE), batch.targets.split(_SCORES_AT_ONCE), strict=True)
-        return torch.cat([-F.cross_entropy(self.logits(h), t, reduction="none") for h, t in parts])
+        hidden = rms_norm(take(x, batch.score_at), self.final_norm, self.eps)
+        return token_log_probs(hidden, self.output, batch.targets)
 
 
 Slices = Sequence[tuple[int, int, int]]
 Attention = Callable[[int, Tensor, Tensor, Tensor], Tensor]
-
-_SCORES_AT_ONCE = 512
-"""Completion positions whose logits are held at once outside training (512 x 49,152 float32 are 100 MB)."""
 
 
 def _read_layer(layer: Any) -> LeanLayer:
