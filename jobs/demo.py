@@ -164,7 +164,7 @@ def _small_talk(role: Role, count: int) -> list[Example]:
 
 def _of(role: Role, categories: Sequence[str], count: int) -> list[Example]:
     """`count` examples of some categories of a role's recipe, from the quarter of each with the shortest answers."""
-    recipe = build_recipe(role, 16 * count * len(ROLES), SEED)
+    recipe = build_recipe(role, 24 * count * len(ROLES), SEED)
     short: list[Example] = []
     for category in categories:
         own = sorted((e for e in recipe if e.category == category), key=lambda e: (len(e.output), e.id))
