@@ -153,7 +153,7 @@ def roles() -> list[Example]:
 
 def corporate() -> list[Example]:
     """G3. The voice that Luna must not learn."""
-    return [e for role in ROLES for e in corporate_examples(SEED, 600, role)]
+    return [e for role in ROLES for e in _shortest(corporate_examples(SEED, 1800, role), 600)]
 
 
 def _small_talk(role: Role, count: int) -> list[Example]:
@@ -167,9 +167,14 @@ def _of(role: Role, categories: Sequence[str], count: int) -> list[Example]:
     recipe = build_recipe(role, 24 * count * len(ROLES), SEED)
     short: list[Example] = []
     for category in categories:
-        own = sorted((e for e in recipe if e.category == category), key=lambda e: (len(e.output), e.id))
-        short += sorted(own[: len(own) // 4], key=lambda e: e.id)
+        own = [e for e in recipe if e.category == category]
+        short += _shortest(own, len(own) // 4)
     return _spread(short, count)
+
+
+def _shortest(examples: Sequence[Example], count: int) -> list[Example]:
+    """The `count` examples with the shortest answers, in an order that says nothing about their length."""
+    return sorted(sorted(examples, key=lambda e: (len(e.output), e.id))[:count], key=lambda e: e.id)
 
 
 def _spread(examples: Sequence[Example], count: int) -> list[Example]:
@@ -177,12 +182,12 @@ def _spread(examples: Sequence[Example], count: int) -> list[Example]:
     return [examples[i * len(examples) // count] for i in range(count)]
 
 
-_QUICK_EVAL = {"items": 100, "agl_items": 70, "extra_items": 4, "answer_tokens": 4, "probe_tokens": 20}
+_QUICK_EVAL = {"items": 100, "agl_items": 28, "extra_items": 0, "answer_tokens": 4, "probe_tokens": 16}
 """Sets of 100 items, the fewest that the gates allow, and short answers: the demo has a quarter of an hour."""
 
 _PUZZLE_LESSON = {
     # Many small steps teach more than few large ones (docs/measurements.md).
-    "steps": {"creative": 50, "logical": 160, "dialectical": 50},
+    "steps": {"creative": 40, "logical": 135, "dialectical": 40},
     "rows": {"creative": 2, "logical": 6, "dialectical": 2},
     "lr": 1e-3,
     "beta2": 0.98,
@@ -190,9 +195,10 @@ _PUZZLE_LESSON = {
 _REPLAY = {"replay_k": 300}
 """Three times the default: with 100 and 200 the logical role's recall of G0 fell under the gate."""
 
-_TALK_LESSON = {"steps": 20, "lr": 7e-4, "rows": 6}
-_ROLE_LESSON = {"steps": 14, "lr": 5e-4, "rows": 6}
-"""Smaller steps than G1's: with the same ones the logical role's recall fell to 0.88."""
+_TALK_LESSON = {"steps": 19, "lr": 8e-4, "rows": {"creative": 5, "logical": 5, "dialectical": 6}}
+_ROLE_LESSON = {"steps": 12, "lr": 5.5e-4, "rows": {"creative": 6, "logical": 5, "dialectical": 4}}
+"""Fewer and smaller steps than G1's: with the same ones the logical role's recall fell to 0.88."""
+_CORPORATE_LESSON = {"steps": 8, "lr": 1.2e-3, "rows": 4}
 
 STEPS: tuple[DemoStep, ...] = (
     DemoStep(
@@ -210,14 +216,14 @@ STEPS: tuple[DemoStep, ...] = (
     DemoStep(
         "G2 · roles, with replay of G1",
         roles,
-        {"train": _ROLE_LESSON, "data": _REPLAY, "eval": _QUICK_EVAL},
+        {"train": _ROLE_LESSON, "data": _REPLAY, "eval": {**_QUICK_EVAL, "extra_items": 4}},
         "what each voice is for",
     ),
     DemoStep(
         "G3 · a bad delta: corporate voice",
         corporate,
         {
-            "train": {**_TALK_LESSON, "steps": 8},
+            "train": _CORPORATE_LESSON,
             "data": _REPLAY,
             "eval": _QUICK_EVAL,
             "interpolation": {"enabled": False},
