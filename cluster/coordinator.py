@@ -17,6 +17,7 @@ from typing import Any
 import ray
 
 from cluster import delta
+from cluster.deployment import follow_head
 from cluster.generation import GenerationRun, Watcher
 from cluster.request import GenerationRequest
 from cluster.rig import NAMESPACE
@@ -131,7 +132,7 @@ class Coordinator:
         self._refuse_while_running("move the head")
         head = self._ledger.head()
         self._ledger.move_head(HeadMove(from_gen=head, to_gen=gen_id, reason="rollback", at=utc_now()))
-        return {"from_gen": head, "to_gen": gen_id}
+        return {"from_gen": head, "to_gen": gen_id, **follow_head(self._home, gen_id)}
 
     def release(self) -> None:
         """Give the trainers' devices back until the next generation."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import delta
+from cluster.deployment import follow_head
 from cluster.request import GenerationRequest
 from cluster.trio_rig import TrioRig, outcomes_by_role
 from curriculum.parquet import read_examples
@@ -165,10 +166,10 @@ class GenerationRun:
         }
 
     def deploy(self) -> Payload:
-        """Serve the new head. Nothing is served yet, so this records that; checkpoints are no longer needed."""
+        """Let the server, where one runs, answer with the head; checkpoints are no longer needed."""
         for checkpoint in self._run_dir.glob("*/**/checkpoint-*"):
             shutil.rmtree(checkpoint, ignore_errors=True)
-        return {"served": False}
+        return follow_head(self.home, self.ledger.head(self.lineage))
 
     # -- parts of the steps ----------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from ledger.gates import GateSettings
 from ledger.home import Home
 from ledger.interpolation import InterpolationSettings
 from ledger.stop_rule import StopRuleSettings
+from serving.settings import ServingSettings
 from trainers.config import BaseSettings, LoraSettings, TrainSettings
 from trainers.evaluation import EvalSettings
 
@@ -49,10 +50,11 @@ class Settings(BaseModel):
     gates: GateSettings = GateSettings()
     interpolation: InterpolationSettings = InterpolationSettings()
     stop_rule: StopRuleSettings = StopRuleSettings()
+    serving: ServingSettings = ServingSettings()
 
     def sha(self) -> str:
-        """The ledger's `config_sha`."""
-        return sha256_json(self.model_dump(mode="json"))
+        """The ledger's `config_sha`: of what decides a generation, which serving does not."""
+        return sha256_json(self.model_dump(mode="json", exclude={"serving"}))
 
 
 def profiles() -> list[str]:

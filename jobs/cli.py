@@ -108,7 +108,7 @@ def reproduce(gen: str = GEN_ARGUMENT, home: Path | None = HOME_OPTION) -> None:
 
 @app.command()
 def rollback(gen: str = GEN_ARGUMENT, home: Path | None = HOME_OPTION, address: str | None = ADDRESS_OPTION) -> None:
-    """Move the head to an accepted generation."""
+    """Move the head to an accepted generation; a running server follows."""
     from cluster.calls import answer
     from cluster.coordinator import coordinator_for
     from cluster.rig import connect
@@ -119,7 +119,61 @@ def rollback(gen: str = GEN_ARGUMENT, home: Path | None = HOME_OPTION, address: 
         Ledger.open(place).close()
         connect(address)
         moved = answer(coordinator_for(place).rollback.remote(gen_number(gen)))
-        out.print(f"head: G{moved['from_gen']} → G{moved['to_gen']}")
+        out.print(f"head: G{moved['from_gen']} → G{moved['to_gen']}" + (", served" if moved["served"] else ""))
+
+
+@app.command()
+def serve(
+    stop: bool = typer.Option(False, "--stop", help="Take the server down."),
+    home: Path | None = HOME_OPTION,
+    address: str | None = ADDRESS_OPTION,
+) -> None:
+    """Answer users: an OpenAI-compatible API over the current lineage."""
+    from jobs import serve as serving
+
+    with friendly_errors():
+        if stop:
+            serving.stop(address)
+        else:
+            serving.serve(resolve_home(home), address, out)
+
+
+@app.command()
+def deploy(gen: str = GEN_ARGUMENT, home: Path | None = HOME_OPTION, address: str | None = ADDRESS_OPTION) -> None:
+    """Serve another generation as luna-<role>; the ledger's head stays where it is."""
+    from jobs import serve as serving
+
+    with friendly_errors():
+        serving.deploy(resolve_home(home), gen_number(gen), address, out)
+
+
+@app.command()
+def chat(
+    role: str = typer.Option("dialectical", help="creative, logical, dialectical or base."),
+    max_tokens: int = typer.Option(120, help="Longest answer."),
+    home: Path | None = HOME_OPTION,
+) -> None:
+    """Talk to what `luna serve` serves."""
+    from jobs.chat import chat as talk
+
+    with friendly_errors():
+        talk(resolve_home(home), role, max_tokens, out, lambda: input("> "))
+
+
+@app.command()
+def compare(
+    prompt: str = typer.Argument(..., help="What to ask."),
+    who: list[str] = typer.Argument(..., help="Generations and base: G1 G3 base."),
+    role: str = typer.Option("dialectical", help="creative, logical or dialectical."),
+    max_tokens: int = typer.Option(60, help="Longest answer."),
+    home: Path | None = HOME_OPTION,
+    address: str | None = ADDRESS_OPTION,
+) -> None:
+    """Ask several generations the same and show their answers side by side, rejected ones too."""
+    from jobs.chat import compare as side_by_side
+
+    with friendly_errors():
+        side_by_side(resolve_home(home), prompt, who, role, max_tokens, address, out)
 
 
 @app.command()

@@ -115,7 +115,7 @@ def print_closing(home: Home, seconds: float | None, out: Console = out) -> None
     took = "" if seconds is None else f"; this run took {seconds / 60:.1f} min"
     out.print(f"head: {'none' if head is None else f'G{head}'}, age {age}{took}")
     out.print(
-        "next: luna status · luna generation show G2 · luna ledger verify · luna reproduce G1 · luna down (stops Ray)"
+        "next: luna serve (talk to her) · luna status · luna ledger verify · luna reproduce G1 · luna down (stops Ray)"
     )
 
 

@@ -1,5 +1,7 @@
-"""Serving: the Ray Serve app that answers users (vLLM engine, reward model, HTTP gateway, chat page).
+"""Serving: the Ray Serve app that answers users.
 
-The package is empty for now: generations are trained, judged and recorded without it. Evaluation asks a small
-`Generator` protocol, so that a serving engine can later stand in for a model in memory without a change there.
+`table` says which name means which adapter, `validate` which adapters the engine may be given, `vllm_engine` holds
+vLLM's engine and its OpenAI application, `front` stands before that application and binds every request to one adapter,
+`app` puts them into one Ray Serve deployment. Only `jobs` and `cluster` import this package; it imports `curriculum`
+and `ledger`, never `trainers`.
 """

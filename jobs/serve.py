@@ -1,0 +1,65 @@
+"""`luna serve` and `luna deploy`: start answering users, and choose which generation answers."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.console import Console
+
+from jobs.context import say
+from ledger.home import Home
+
+
+def serve(home: Home, address: str | None, out: Console) -> None:
+    """Start the app (or replace the running one) and say where it is. It outlives this command."""
+    from cluster.deployment import start
+    from cluster.rig import connect
+
+    began = time.monotonic()
+    connect(address)
+    say("starting the engine; on a CPU this takes about half a minute")
+    state = start(home)
+    url = state["url"]
+    out.print(f"Luna answers at {url}/v1 after {time.monotonic() - began:.0f} s: {_names(state)}")
+    for gen, problem in state["problems"].items():
+        out.print(f"{gen} is not served: {problem}", markup=False, soft_wrap=True)
+    out.print(
+        f"  curl {url}/v1/chat/completions -H 'content-type: application/json' \\\n"
+        '    -d \'{"model": "luna-dialectical", "max_tokens": 40, '
+        '"messages": [{"role": "user", "content": "Hello!"}]}\'',
+        markup=False,
+        soft_wrap=True,
+    )
+    out.print("next: luna deploy G1 · luna serve --stop")
+
+
+def stop(address: str | None) -> None:
+    """Take the app down."""
+    from cluster.rig import connect
+    from serving import app
+
+    connect(address)
+    if app.running() is None:
+        say("Luna was not being served")
+        return
+    app.stop()
+    say("Luna is no longer served")
+
+
+def deploy(home: Home, gen: int, address: str | None, out: Console) -> None:
+    """Let `luna-<role>` mean another generation; the ledger's head stays."""
+    from cluster.deployment import deploy as tell
+    from cluster.rig import connect
+
+    connect(address)
+    changed = tell(home, gen)
+    out.print(
+        f"{_names(changed)}; loaded in {changed['load_s']:.2f} s, switched in {1000 * changed['switch_s']:.1f} ms"
+    )
+
+
+def _names(state: dict[str, Any]) -> str:
+    current = "none" if state["current"] is None else f"G{state['current']}"
+    others = ", ".join(f"G{gen}" for gen in state["generations"] if gen != state["current"])
+    return f"luna-<role> is {current}" + (f", also served: {others}" if others else "") + ", base"

@@ -1,0 +1,39 @@
+"""The `[serving]` table of a home's settings. It decides how answers are given, not what is learned."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class ServingSettings(BaseModel):
+    """Where and how Luna is served."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    host: str = "127.0.0.1"
+    """Address to listen on. Any other than a loopback address needs the environment variable LUNA_API_KEY."""
+    port: int = Field(8000, ge=1, le=65535)
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number format of the base; `auto` takes vLLM's choice."""
+    max_model_len: int = Field(1024, ge=128)
+    """Longest prompt and answer together, in tokens."""
+    max_num_seqs: int = Field(16, ge=1)
+    """Requests that are decoded at the same time."""
+    max_rank: Literal[8, 16, 32, 64, 128, 256] = 32
+    """Largest adapter rank that there is room for (the sizes that vLLM knows)."""
+    generations: int = Field(3, ge=2)
+    """Generations held ready: the head, the one before it, and candidates. Each needs three adapter slots."""
+    adapters_in_batch: int = Field(4, ge=1)
+    """Adapters that the requests of one batch may use; requests for further ones wait a moment."""
+    max_waiting: int = Field(64, ge=1)
+    """Requests in flight; more are answered with 429."""
+    max_body_kib: int = Field(256, ge=1)
+    """Largest request body."""
+    max_tokens: int = Field(512, ge=1)
+    """Most tokens that one answer may have."""
+    gpu_share: float = Field(0.4, gt=0, le=1)
+    """Share of a GPU's memory for serving; training takes the rest."""
+    cpu_cache_gib: int = Field(1, ge=1)
+    """Key-value cache on a CPU; on a GPU vLLM takes its share of the card."""

@@ -1,0 +1,1 @@
+"""The server: names, validation, the front, and all of it for real."""

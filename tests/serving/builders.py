@@ -1,0 +1,61 @@
+"""A home with a tiny base and generations whose adapters answer differently, made without training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ledger.home import Home
+from ledger.roles import ROLES
+from ledger.store import Ledger
+from tests.ledger.builders import by_role, make_move, make_row
+from tests.trainers.builders import CPU, LORA, tiny_base
+from trainers.adapters import initial_adapter, write_adapter
+from trainers.base import load_base
+from trainers.lean import LeanModel
+
+
+def loud_adapter(home: Home, shapes, seed: int) -> str:
+    """An adapter of random matrices, strong enough that its greedy text is its own."""
+    torch.manual_seed(seed)
+    tensors = initial_adapter(shapes, LORA.rank, seed, "logical")
+    tensors = {name: torch.randn_like(value) * 0.1 for name, value in tensors.items()}
+    return write_adapter(home.adapters_dir, tensors, LORA, "tiny")
+
+
+def site_shapes(home: Home):
+    return LeanModel(load_base(tiny_base(home).path, torch.float32, CPU)[0]).site_shapes
+
+
+def make_home(root: Path, generations: int = 3) -> Home:
+    """G0, G1, ... accepted one after another; the head is the last."""
+    home = Home(root).create()
+    base = tiny_base(home)
+    shapes = site_shapes(home)
+    home.settings_file.write_text('profile = "tiny"\n')
+    with Ledger.create(home) as ledger:
+        ledger.create_lineage("main", base.sha)
+        for gen in range(generations):
+            shas = {role: loud_adapter(home, shapes, 10 * gen + i) for i, role in enumerate(ROLES)}
+            add_adapters(ledger, gen, gen - 1 if gen else None, shas, base.sha)
+    return home
+
+
+def add_adapters(ledger: Ledger, gen: int, parent: int | None, shas, base_sha: str) -> None:
+    """Record a generation with these adapters as accepted."""
+
+    before = None if parent is None else by_role(ledger.generation(parent))
+    rows = [
+        make_row(
+            gen_id=gen,
+            role=role,
+            child_sha=shas[role],
+            base_sha=base_sha,
+            parent_gen=parent,
+            parent_sha=before[role].child_sha if before else base_sha,
+            run_id=f"run-{gen}",
+        )
+        for role in ROLES
+    ]
+    ledger.record_judgement(rows, [], make_move(ledger.head(), gen), None)
