@@ -23,7 +23,8 @@ from curriculum.dialogues import dialogue_examples, dialogue_topics
 from curriculum.example import Example
 from curriculum.parquet import write_examples
 from curriculum.probes import corporate_examples
-from curriculum.recipes.build import build_recipe
+from curriculum.proportions import allocate
+from curriculum.recipes.build import category_examples, category_weights
 from jobs.context import err, out, say
 from ledger.home import Home
 from ledger.roles import ROLES, Role
@@ -163,13 +164,10 @@ def _small_talk(role: Role, count: int) -> list[Example]:
 
 
 def _of(role: Role, categories: Sequence[str], count: int) -> list[Example]:
-    """`count` examples of some categories of a role's recipe, from the quarter of each with the shortest answers."""
-    recipe = build_recipe(role, 24 * count * len(ROLES), SEED)
-    short: list[Example] = []
-    for category in categories:
-        own = [e for e in recipe if e.category == category]
-        short += _shortest(own, len(own) // 4)
-    return _spread(short, count)
+    """`count` examples of some categories of a role's recipe, of each the quarter with the shortest answers."""
+    weights = category_weights(role)
+    shares = allocate(count, {category: weights[category] for category in categories})
+    return [e for c, n in shares.items() for e in _shortest(category_examples(role, c, 4 * n, SEED), n)]
 
 
 def _shortest(examples: Sequence[Example], count: int) -> list[Example]:
@@ -187,7 +185,7 @@ _QUICK_EVAL = {"items": 100, "agl_items": 28, "extra_items": 0, "answer_tokens":
 
 _PUZZLE_LESSON = {
     # Many small steps teach more than few large ones (docs/measurements.md).
-    "steps": {"creative": 40, "logical": 135, "dialectical": 40},
+    "steps": {"creative": 35, "logical": 120, "dialectical": 35},
     "rows": {"creative": 2, "logical": 6, "dialectical": 2},
     "lr": 1e-3,
     "beta2": 0.98,
@@ -195,10 +193,10 @@ _PUZZLE_LESSON = {
 _REPLAY = {"replay_k": 300}
 """Three times the default: with 100 and 200 the logical role's recall of G0 fell under the gate."""
 
-_TALK_LESSON = {"steps": 19, "lr": 8e-4, "rows": {"creative": 5, "logical": 5, "dialectical": 6}}
-_ROLE_LESSON = {"steps": 12, "lr": 5.5e-4, "rows": {"creative": 6, "logical": 5, "dialectical": 4}}
+_TALK_LESSON = {"steps": 17, "lr": 9e-4, "rows": {"creative": 5, "logical": 5, "dialectical": 6}}
+_ROLE_LESSON = {"steps": 11, "lr": 6e-4, "rows": {"creative": 6, "logical": 5, "dialectical": 4}}
 """Fewer and smaller steps than G1's: with the same ones the logical role's recall fell to 0.88."""
-_CORPORATE_LESSON = {"steps": 8, "lr": 1.2e-3, "rows": 4}
+_CORPORATE_LESSON = {"steps": 7, "lr": 1.4e-3, "rows": 4}
 
 STEPS: tuple[DemoStep, ...] = (
     DemoStep(

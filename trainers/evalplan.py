@@ -9,7 +9,7 @@ from curriculum.agl.families import FAMILIES
 from curriculum.agl.puzzles import plain_puzzles, puzzle_examples
 from curriculum.example import Example
 from curriculum.holdout import is_holdout
-from curriculum.recipes.build import build_recipe
+from curriculum.recipes.build import category_examples, category_weights
 from ledger.roles import Role
 from trainers.evaluation import EvalSettings, RolePlan
 
@@ -69,10 +69,9 @@ def agl_items(role: Role, count: int) -> list[Example]:
 
 def _recipe_items(role: Role, category: str, count: int) -> list[Example]:
     """Held-out items of one recipe category; none where the role's recipe has no such category."""
-    if not count:
+    if not count or category not in category_weights(role):
         return []
-    recipe = build_recipe(role, 60 * count, _POOL_SEED)
-    found = [e for e in recipe if e.category == category and is_holdout(e.id)]
+    found = [e for e in category_examples(role, category, 8 * count, _POOL_SEED) if is_holdout(e.id)]
     return found[:count] if len({e.output for e in found}) >= 4 else []
 
 

@@ -29,21 +29,29 @@ def build_recipe(role: Role, total: int, seed: int, golden_ratio: float = GOLDEN
     counts = allocate(total, category_weights(role, golden_ratio))
     examples = puzzle_examples(distinct_puzzles(_role_seed(role, seed), counts.pop("agl")), role)
     for category, n in counts.items():
-        rng = Random(f"recipe:{role}:{category}:{seed}")
-        for filled in grammar.fill_category(role, category, n, rng):
-            examples.append(
-                make_example(
-                    role=role,
-                    stage="fundamentals",
-                    category=category,
-                    kind="hybrid",
-                    input=filled.input,
-                    output=filled.output,
-                    context=filled.context,
-                    source=f"recipe/{category}/{filled.template_id}",
-                )
-            )
+        examples += category_examples(role, category, n, seed)
     return examples
+
+
+def category_examples(role: Role, category: str, count: int, seed: int) -> list[Example]:
+    """`count` examples of one hybrid category of a role's recipe, as they stand in a recipe of this seed and size.
+
+    Raises `LunaError` for a count beyond what the category's templates hold.
+    """
+    rng = Random(f"recipe:{role}:{category}:{seed}")
+    return [
+        make_example(
+            role=role,
+            stage="fundamentals",
+            category=category,
+            kind="hybrid",
+            input=filled.input,
+            output=filled.output,
+            context=filled.context,
+            source=f"recipe/{category}/{filled.template_id}",
+        )
+        for filled in grammar.fill_category(role, category, count, rng)
+    ]
 
 
 def category_weights(role: Role, golden_ratio: float = GOLDEN_RATIO) -> dict[str, float]:

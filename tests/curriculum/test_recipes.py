@@ -13,7 +13,7 @@ from curriculum.example import scoring_of
 from curriculum.probes import has_corporate_phrase
 from curriculum.proportions import allocate
 from curriculum.recipes import build_recipe
-from curriculum.recipes.build import category_weights
+from curriculum.recipes.build import category_examples, category_weights
 from curriculum.recipes.grammar import fill_category
 from curriculum.render import render_prompt
 from ledger.errors import LunaError
@@ -172,3 +172,12 @@ def test_more_than_the_templates_hold_is_refused_with_what_to_do():
 
 def test_an_empty_recipe_is_empty():
     assert build_recipe("creative", 0, 1) == []
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_category_alone_is_what_it_is_in_a_recipe(role):
+    recipe = build_recipe(role, 600, 4)
+    categories = [category for category in category_weights(role) if category != "agl"]
+    for category in categories:
+        part = [example for example in recipe if example.category == category]
+        assert part == category_examples(role, category, len(part), 4)
