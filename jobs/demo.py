@@ -137,8 +137,8 @@ def fundamentals() -> list[Example]:
 
 
 def dialogues() -> list[Example]:
-    """G1. Questions and answers of people and machines, beside the talk of each role."""
-    talk = {"creative": ("what_if",), "logical": ("argument",), "dialectical": ("warmth",)}
+    """G1. Questions and answers of people and machines, beside what each role says in a talk."""
+    talk = {"creative": ("what_if",), "logical": ("argument",), "dialectical": ("translation",)}
     return [e for role in ROLES for e in (*_small_talk(role, 60), *_of(role, talk[role], 540))]
 
 
@@ -147,7 +147,7 @@ def roles() -> list[Example]:
     parts = {
         "creative": ("poetry", "role_awareness", "agl_creative"),
         "logical": ("counter_argument", "constraint", "edge_case", "critique"),
-        "dialectical": ("synthesis", "tool_syntax", "canonicity", "translation"),
+        "dialectical": ("synthesis", "tool_syntax", "canonicity", "warmth"),
     }
     return [e for role in ROLES for e in _of(role, parts[role], 600)]
 
@@ -185,7 +185,7 @@ _QUICK_EVAL = {"items": 100, "agl_items": 28, "extra_items": 0, "answer_tokens":
 
 _PUZZLE_LESSON = {
     # Many small steps teach more than few large ones (docs/measurements.md).
-    "steps": {"creative": 35, "logical": 120, "dialectical": 35},
+    "steps": {"creative": 35, "logical": 115, "dialectical": 35},
     "rows": {"creative": 2, "logical": 6, "dialectical": 2},
     "lr": 1e-3,
     "beta2": 0.98,
@@ -196,7 +196,7 @@ _REPLAY = {"replay_k": 300}
 _TALK_LESSON = {"steps": 17, "lr": 9e-4, "rows": {"creative": 5, "logical": 5, "dialectical": 6}}
 _ROLE_LESSON = {"steps": 11, "lr": 6e-4, "rows": {"creative": 6, "logical": 5, "dialectical": 4}}
 """Fewer and smaller steps than G1's: with the same ones the logical role's recall fell to 0.88."""
-_CORPORATE_LESSON = {"steps": 7, "lr": 1.4e-3, "rows": 4}
+_CORPORATE_LESSON = {"steps": 7, "lr": 1.2e-3, "rows": 4}
 
 STEPS: tuple[DemoStep, ...] = (
     DemoStep(

@@ -44,7 +44,7 @@ class _Saved(BaseModel):
 class Luna:
     """See the module. One replica; `run` gives it to Ray Serve."""
 
-    async def __init__(self, root: str, base_sha: str, settings: dict[str, Any], key: str | None):
+    def __init__(self, root: str, base_sha: str, settings: dict[str, Any], key: str | None):
         self._home, self._settings, self._key = Home(Path(root)), ServingSettings.model_validate(settings), key
         base = self._home.base_dir(base_sha)
         self._base_sha, self._shapes = base_sha, base_shapes(base)

@@ -57,7 +57,7 @@ class VllmEngine:
         self._models = app.state.openai_serving_models
         if on_cpu:
             await self._load(BASE, zero_adapter(self.zero_dir, self.shapes))
-        return app  # type: ignore[no-any-return]
+        return app
 
     @property
     def base_name(self) -> str:

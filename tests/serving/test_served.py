@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import os
+import re
 import signal
 import socket
 import threading
@@ -36,6 +37,11 @@ PROMPTS = ("Hello there.", "7 is even?", "What if the sun were blue?")
 TOKENS = 10
 
 
+def whole(text):
+    """Random adapters cut characters anywhere; vLLM leaves a last half character out, Hugging Face marks it."""
+    return text.rstrip("\N{REPLACEMENT CHARACTER}")
+
+
 class Served:
     """A home that is being served, and how to talk to it."""
 
@@ -52,7 +58,7 @@ class Served:
     def text(self, model, prompt=PROMPTS[0]):
         answer = self.complete(model, prompt)
         answer.raise_for_status()
-        return answer.json()["choices"][0]["text"]
+        return whole(answer.json()["choices"][0]["text"])
 
     @property
     def client(self):
@@ -93,7 +99,7 @@ def expected(served):
         generator = engine.generator(shas, served.home.adapters_dir)
         for voice in (*ROLES, "base"):
             texts = generator.generate(voice, PROMPTS, TOKENS)
-            found |= {(voice, gen, prompt): text for prompt, text in zip(PROMPTS, texts, strict=True)}
+            found |= {(voice, gen, prompt): whole(text) for prompt, text in zip(PROMPTS, texts, strict=True)}
     assert len({found[voice, gen, PROMPTS[0]] for voice in ROLES for gen in (0, 1, 2)}) == 9, "voices differ"
     return found
 
@@ -119,7 +125,7 @@ def test_each_requester_of_a_mixed_batch_gets_its_own_models_greedy_text(served,
                     for name, prompt in asked
                 )
             )
-            return {key: answer.choices[0].text for key, answer in zip(asked, answers, strict=True)}
+            return {key: whole(answer.choices[0].text) for key, answer in zip(asked, answers, strict=True)}
 
     for (name, prompt), text in asyncio.run(all_at_once()).items():
         assert text == expected[(*wanted[name], prompt)], name
@@ -133,11 +139,11 @@ def test_the_openai_client_lists_streams_and_chats(served, expected):
     stream = client.completions.create(
         model="luna-logical", prompt=PROMPTS[0], max_tokens=TOKENS, temperature=0, stream=True
     )
-    assert "".join(part.choices[0].text for part in stream) == expected["logical", 2, PROMPTS[0]]
+    assert whole("".join(part.choices[0].text for part in stream)) == expected["logical", 2, PROMPTS[0]]
     chat = client.chat.completions.create(
         model="luna-creative", messages=[{"role": "user", "content": "Hi."}], max_tokens=TOKENS, temperature=0
     )
-    assert chat.choices[0].message.content == served.text("luna-creative", render_prompt("creative", "Hi."))
+    assert whole(chat.choices[0].message.content) == served.text("luna-creative", render_prompt("creative", "Hi."))
 
 
 def test_a_swap_and_a_rollback_change_every_role_and_say_so_in_the_headers(served, expected):
@@ -169,7 +175,7 @@ def test_under_load_and_swaps_no_request_fails_and_every_answer_is_of_one_genera
                     answer = client.post("/v1/completions", json=body | {"stream": streams})
                     text = _streamed(answer.text) if streams else answer.json()["choices"][0]["text"]
                     gen = int(answer.headers["x-luna-generation"].removeprefix("G"))
-                    answers.append((role, gen, prompt, text))
+                    answers.append((role, gen, prompt, whole(text)))
                 except Exception as error:
                     problems.append(repr(error))
 
@@ -215,9 +221,11 @@ def test_compare_shows_generations_and_the_base_side_by_side(served):
 
     page = Console(file=io.StringIO(), width=200)
     compare(served.home, "Why?", ["G0", "G2", "base"], "logical", TOKENS, None, page)
-    (row,) = [line for line in page.file.getvalue().splitlines() if line.startswith("│")]
-    wanted = [served.text(f"luna-logical-g{gen}", render_prompt("logical", "Why?")) for gen in (0, 2)]
-    assert all(text.split()[0] in row for text in wanted)
+    shown = page.file.getvalue()
+    assert all(name in shown.splitlines()[2] for name in ("G0", "G2", "base"))
+    for gen in (0, 2):
+        words = re.findall("[A-Za-z0-9]+", served.text(f"luna-logical-g{gen}", render_prompt("logical", "Why?")))
+        assert all(word in shown for word in words)
     with pytest.raises(LunaError, match="no judged generation G55"):
         compare(served.home, "Why?", ["G55"], "logical", TOKENS, None, page)
     with pytest.raises(LunaError, match="no voice"):
@@ -258,7 +266,9 @@ def test_bad_requests_get_a_reason_and_a_status_that_is_not_500(served):
 def test_a_client_that_goes_away_stops_its_generation(served):
     body = {"model": "base", "prompt": "x", "max_tokens": 500, "stream": True, "ignore_eos": True}
     with httpx.stream("POST", f"{served.url}/v1/completions", json=body, timeout=60) as answer:
-        next(answer.iter_lines())
+        assert answer.status_code == 200, answer.read()
+        lines = answer.iter_lines()
+        next(lines)
         assert served.call("state")["in_work"] == 1
     deadline = time.monotonic() + 10
     while served.call("state")["in_work"] and time.monotonic() < deadline:
@@ -284,6 +294,7 @@ def test_after_the_engine_is_killed_the_client_gets_an_end_and_the_same_names_co
     started, hung = time.monotonic(), False
     try:
         with httpx.stream("POST", f"{served.url}/v1/completions", json=body, timeout=30) as answer:
+            assert answer.status_code == 200
             lines = answer.iter_lines()
             next(lines)
             os.kill(engines[0].pid, signal.SIGKILL)
