@@ -11,7 +11,7 @@ import ipaddress
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,26 @@ APP = "luna"
 KEY_VARIABLE = "LUNA_API_KEY"
 
 
-class _Saved(BaseModel):
-    """`serving.json`: what was served when the ledger's head was `head`."""
+class Saved(BaseModel):
+    """`serving.json`: what was served when the lineage's head was `head`."""
 
     model_config = ConfigDict(extra="forbid")
 
+    lineage: str
     head: int | None
     table: Table
+
+
+def table_to_restore(saved: Saved | None, lineage: str, line: Sequence[int]) -> Table:
+    """What to serve after a start: what was served, or the head and its parent where the head has moved since.
+
+    Args:
+        line: the head and its accepted ancestors, newest first.
+    """
+    head, parent = (*line, None, None)[:2]
+    if saved and (saved.lineage, saved.head) == (lineage, head) and saved.table.current is not None:
+        return saved.table
+    return Table(version=saved.table.version if saved else 0, current=head, previous=parent)
 
 
 class Luna:
@@ -51,6 +64,7 @@ class Luna:
         self._engine = VllmEngine(base, self._shapes, self._home.root / "models" / "zero", self._settings)
         self._table, self._leases, self._lock = Table(), Leases(), asyncio.Lock()
         self._problems: dict[int, str] = {}
+        self._lineage = ""
 
     async def __serve_build_asgi_app__(self) -> App:
         inner = await self._engine.start()
@@ -111,14 +125,11 @@ class Luna:
     # -- inside ----------------------------------------------------------------------------------------------
 
     async def _restore(self) -> None:
-        """Serve what was served before a restart; where the ledger's head has moved since, or nothing was, the head."""
+        """Load what is to be served after a start."""
         with Ledger.open(self._home) as ledger:
-            head = ledger.head()
-            chain = [] if head is None else ledger.parent_chain(head)
-        saved = _saved(self._file)
-        before = saved.table if saved else Table()
-        if saved is None or saved.head != head or before.current is None:
-            before = Table(version=before.version, previous=chain[1] if len(chain) > 1 else None, current=head)
+            self._lineage, head = ledger.current_lineage(), ledger.head()
+            line = [] if head is None else ledger.parent_chain(head)
+        before = table_to_restore(_saved(self._file), self._lineage, line)
         last = [gen for gen in (before.previous, before.current) if gen is not None]
         beside = [gen for gen in before.generations if gen not in last][: self._settings.generations - len(last)]
         table = Table(version=before.version)
@@ -140,13 +151,23 @@ class Luna:
             folder = self._home.adapter_dir(adapter.sha)
             await asyncio.to_thread(check_adapter, folder, self._shapes, self._settings.max_rank)
         added = (await self._make_room(table)).add(gen, shas)
-        for adapter in adapters:
-            await self._engine.load(adapter, self._home.adapter_dir(adapter.sha))
+        try:
+            for adapter in adapters:
+                await self._engine.load(adapter, self._home.adapter_dir(adapter.sha))
+        except LunaError:
+            for adapter in adapters:
+                await self._engine.unload(adapter)
+            raise
         return added
 
     def _recorded(self, gen: int) -> dict[Role, str]:
         with Ledger.open(self._home) as ledger:
-            rows = ledger.generation(gen)
+            lineage, rows = ledger.current_lineage(), ledger.generation(gen)
+        if lineage != self._lineage:
+            raise LunaError(
+                f"this server serves the lineage {self._lineage!r}, the current one is {lineage!r}; "
+                "start `luna serve` again."
+            )
         if rows[0].base_sha != self._base_sha:
             raise LunaError(
                 f"G{gen} was trained on the base {rows[0].base_sha[:12]}, this engine holds {self._base_sha[:12]}; "
@@ -184,8 +205,9 @@ class Luna:
     def _take(self, table: Table) -> None:
         """On disk first, then in one assignment for every request that comes."""
         with Ledger.open(self._home) as ledger:
-            head = ledger.head()
-        write_atomic(self._file, _Saved(head=head, table=table).model_dump_json(indent=2))
+            head = ledger.head(self._lineage)
+        saved = Saved(lineage=self._lineage, head=head, table=table)
+        write_atomic(self._file, saved.model_dump_json(indent=2))
         self._table = table
 
     def _names(self) -> dict[str, Any]:
@@ -198,10 +220,10 @@ class Luna:
         }
 
 
-def _saved(file: Path) -> _Saved | None:
+def _saved(file: Path) -> Saved | None:
     """What an earlier replica wrote; None if there is nothing, or nothing that can be read: the ledger knows it too."""
     try:
-        return _Saved.model_validate_json(file.read_bytes())
+        return Saved.model_validate_json(file.read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
 

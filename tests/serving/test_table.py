@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from ledger.errors import LunaError
 from ledger.roles import ROLES
+from serving.app import Saved, table_to_restore
 from serving.front import Leases
 from serving.table import Table
 from tests.ledger.builders import sha
@@ -93,3 +94,16 @@ def test_of_what_no_request_holds_the_longest_unused_makes_room():
         assert leases.held(2) == leases.total == 1
         assert leases.least_recently_used([1, 2, 3]) == 3
         assert leases.least_recently_used([2]) is None
+
+
+def test_a_restart_serves_what_was_served_unless_the_head_moved_or_the_lineage_changed():
+    served = make_table(1, 2, 3).switch(1)
+    saved = Saved(lineage="main", head=3, table=served)
+    assert table_to_restore(saved, "main", [3, 2, 1]) == served, "a deploy of an older generation holds"
+    moved = table_to_restore(saved, "main", [4, 3, 2, 1])
+    assert (moved.current, moved.previous, moved.generations) == (4, 3, {})
+    other = table_to_restore(saved, "second", [3, 2, 1])
+    assert (other.current, other.previous, other.generations) == (3, 2, {})
+    assert other.version == served.version, "versions only grow"
+    first = table_to_restore(None, "main", [0])
+    assert (first.current, first.previous) == (0, None)
