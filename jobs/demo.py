@@ -185,7 +185,7 @@ _QUICK_EVAL = {"items": 100, "agl_items": 28, "extra_items": 0, "answer_tokens":
 
 _PUZZLE_LESSON = {
     # Many small steps teach more than few large ones (docs/measurements.md).
-    "steps": {"creative": 35, "logical": 115, "dialectical": 35},
+    "steps": {"creative": 35, "logical": 125, "dialectical": 35},
     "rows": {"creative": 2, "logical": 6, "dialectical": 2},
     "lr": 1e-3,
     "beta2": 0.98,
@@ -193,8 +193,8 @@ _PUZZLE_LESSON = {
 _REPLAY = {"replay_k": 300}
 """Three times the default: with 100 and 200 the logical role's recall of G0 fell under the gate."""
 
-_TALK_LESSON = {"steps": 17, "lr": 9e-4, "rows": {"creative": 5, "logical": 5, "dialectical": 6}}
-_ROLE_LESSON = {"steps": 11, "lr": 6e-4, "rows": {"creative": 6, "logical": 5, "dialectical": 4}}
+_TALK_LESSON = {"steps": 20, "lr": 8e-4, "rows": {"creative": 5, "logical": 6, "dialectical": 4}}
+_ROLE_LESSON = {"steps": 12, "lr": 4.5e-4, "rows": {"creative": 6, "logical": 5, "dialectical": 4}}
 """Fewer and smaller steps than G1's: with the same ones the logical role's recall fell to 0.88."""
 _CORPORATE_LESSON = {"steps": 7, "lr": 1.2e-3, "rows": 4}
 
