@@ -18,7 +18,7 @@ def serve(home: Home, address: str | None, out: Console) -> None:
 
     began = time.monotonic()
     connect(address)
-    say("starting the engine; on a CPU this takes about half a minute")
+    say("starting the engine; on a CPU this takes about a minute")
     state = start(home)
     url = state["url"]
     out.print(f"Luna answers at {url}/v1 after {time.monotonic() - began:.0f} s: {_names(state)}")
