@@ -21,7 +21,7 @@ from cluster.delta import earlier_examples
 from cluster.request import GenerationRequest
 from curriculum.example import Example
 from curriculum.parquet import read_examples, write_examples
-from jobs.context import resolve_home
+from jobs.context import resolve_home, say
 from jobs.reproduce import tell_now_and_then
 from jobs.show import steps_text
 from ledger.errors import LunaError
@@ -137,7 +137,7 @@ def _engine(home: Home, recorded: Recorded) -> Engine:
     how = {"threads": row.threads, "dtype": row.dtype, "engine": row.engine}
     base = Base(request.base.source, row.base_sha, home.base_dir(row.base_sha))
     train = request.settings.train.model_copy(update=how)
-    return open_engine(base, train, request.settings.lora, default_device(), _say)
+    return open_engine(base, train, request.settings.lora, default_device(), say)
 
 
 def _train(engine: Engine, recorded: Recorded, train: Sequence[Example], adapters: Path, folder: Path) -> Shas:
@@ -149,7 +149,7 @@ def _train(engine: Engine, recorded: Recorded, train: Sequence[Example], adapter
     write_examples(file, train)
     for placement in dict.fromkeys(row.placement for row in recorded.rows):
         roles = tuple(row.role for row in recorded.rows if row.placement == placement)
-        _say(f"G{recorded.rows[0].gen_id} {folder.name} replay: {', '.join(roles)}, {len(train)} examples")
+        say(f"G{recorded.rows[0].gen_id} {folder.name} replay: {', '.join(roles)}, {len(train)} examples")
         job = TrioJob(
             roles=roles,
             parents={role: recorded.parents[role] for role in roles},
@@ -166,7 +166,7 @@ def _train(engine: Engine, recorded: Recorded, train: Sequence[Example], adapter
 
 
 def _recall(engine: Engine, recorded: Recorded, shas: Shas, adapters: Path, name: str) -> dict[Role, Marks]:
-    _say(f"recall: {name}")
+    say(f"recall: {name}")
     generator, settings = engine.generator(shas, adapters), recorded.request.settings
     return {
         role: score_set(generator, role, items, settings.seed, settings.eval) for role, items in recorded.recall.items()
@@ -206,10 +206,6 @@ def _share(marks: Marks) -> str:
     passed, n = sum(marks.passed), len(marks.passed)
     low, high = wilson_interval(passed, n)
     return f"{passed / n:.3f} [{low:.3f}, {high:.3f}]" if n else "no items"
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from jobs.context import gen_number
 from ledger.errors import LunaError
 from ledger.home import Home
 from ledger.roles import ROLES
@@ -58,7 +60,7 @@ def compare(
     from cluster.rig import connect
 
     _model(role)
-    numbers = {name: _number(name) for name in who if name != BASE}
+    numbers = {name: gen_number(name) for name in who if name != BASE}
     connect(address)
     for number in numbers.values():
         load(home, number)
@@ -69,7 +71,7 @@ def compare(
         model = BASE if name == BASE else f"luna-{role}-g{numbers[name]}"
         body = {"model": model, "messages": messages, "max_tokens": max_tokens, "temperature": 0}
         answers.append("".join(_stream(home, body)))
-    table.add_row(*map(_plain, answers))
+    table.add_row(*map(Text, answers))
     out.print(table)
 
 
@@ -79,18 +81,6 @@ def _model(role: str) -> str:
     if role not in ROLES:
         raise LunaError(f"there is no voice {role!r}; use one of {', '.join(ROLES)} or {BASE}.")
     return f"luna-{role}"
-
-
-def _number(name: str) -> int:
-    from jobs.cli import gen_number
-
-    return gen_number(name)
-
-
-def _plain(text: str) -> Any:
-    from rich.text import Text
-
-    return Text(text)
 
 
 def _stream(home: Home, body: dict[str, Any]) -> Iterator[str]:

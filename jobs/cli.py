@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 from jobs import curriculum
-from jobs.context import ADDRESS_OPTION, HOME_OPTION, JSON_OPTION, friendly_errors, out, resolve_home, say
+from jobs.context import ADDRESS_OPTION, HOME_OPTION, JSON_OPTION, friendly_errors, gen_number, out, resolve_home, say
 from ledger.errors import LunaError
 
 app = typer.Typer(
@@ -28,14 +28,6 @@ GEN_ARGUMENT = typer.Argument(..., help="A generation, G2 or 2.")
 def main() -> None:
     """Entry point of the `luna` script."""
     app()
-
-
-def gen_number(text: str) -> int:
-    """`G2`, `g2` or `2` as 2."""
-    digits = text.lower().removeprefix("g")
-    if not digits.isdigit():
-        raise LunaError(f"{text!r} names no generation; write G2 or 2.")
-    return int(digits)
 
 
 @app.command()

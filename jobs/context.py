@@ -30,6 +30,14 @@ def say(text: str) -> None:
     err.print(text, markup=False, soft_wrap=True)
 
 
+def gen_number(text: str) -> int:
+    """`G2`, `g2` or `2` as 2."""
+    digits = text.lower().removeprefix("g")
+    if not digits.isdigit():
+        raise LunaError(f"{text!r} names no generation; write G2 or 2.")
+    return int(digits)
+
+
 def resolve_home(explicit: Path | None) -> Home:
     """--home, else LUNA_HOME, else ./home; inside a submitted job, whose folder is thrown away, ~/.luna/home."""
     if explicit is not None:

@@ -21,6 +21,26 @@ MODEL_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 
 
+def read_adapter_config(folder: Path) -> dict[str, Any]:
+    """The parsed `adapter_config.json` of an adapter's folder.
+
+    Raises:
+        LunaError: it is missing, not JSON, or not an object.
+    """
+    file = folder / CONFIG_FILE
+    try:
+        config = json.loads(file.read_text())
+    except FileNotFoundError as error:
+        raise LunaError(
+            f"there is no adapter at {folder} ({CONFIG_FILE} is missing); restore it from a backup."
+        ) from error
+    except ValueError as error:
+        raise LunaError(f"{file} is not valid JSON: {error}; restore it from a backup.") from error
+    if not isinstance(config, dict):
+        raise LunaError(f"{file} is not a JSON object; restore it from a backup.")
+    return config
+
+
 class CapabilitySettings(BaseModel):
     """Accuracy that a capability without a gate needs before it is listed; strict, like the gates."""
 

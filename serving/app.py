@@ -96,12 +96,6 @@ class Luna:
             self._take(self._table.rollback())
             return {**self._names(), "switch_s": time.perf_counter() - started}
 
-    async def unload(self, gen: int) -> dict[str, Any]:
-        """Serve a generation no longer."""
-        async with self._lock:
-            await self._drop(self._table.remove(gen), gen)
-            return self._names()
-
     def state(self) -> dict[str, Any]:
         """What is served, what could not be, and requests in work."""
         problems = {f"G{gen}": problem for gen, problem in self._problems.items()}
@@ -191,8 +185,6 @@ class Luna:
 
     async def _drop(self, table: Table, gen: int) -> None:
         """First no new request can find it, then its memory is freed."""
-        if self._leases.held(gen):
-            raise LunaError(f"G{gen} is answering {self._leases.held(gen)} requests; try again in a moment.")
         adapters = [Adapter(gen=gen, role=role, sha=sha) for role, sha in self._table.generations[gen].items()]
         self._take(table)
         for adapter in adapters:

@@ -6,14 +6,13 @@ others. So every adapter is read whole and held against the base's own tensor sh
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ledger.errors import LunaError
 from ledger.files import sha256_file
-from ledger.metadata import CONFIG_FILE, MODEL_FILE
+from ledger.metadata import CONFIG_FILE, MODEL_FILE, read_adapter_config
 
 _PREFIX = "base_model.model."
 _FACTORS = {".lora_A.weight": "A", ".lora_B.weight": "B"}
@@ -28,6 +27,7 @@ def base_shapes(folder: Path) -> dict[str, Shape]:
     shapes: dict[str, Shape] = {}
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, "pt") as opened:
+            # keys(): what safe_open gives is no mapping and cannot be iterated.
             shapes |= {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
     return shapes
 
@@ -45,7 +45,7 @@ def check_adapter(folder: Path, base: Mapping[str, Shape], max_rank: int) -> Non
             of the tensors, a layer or shape is not the base's, or a value is not finite.
     """
     short = folder.name[:12]
-    config = _config(folder)
+    config = read_adapter_config(folder)
     rank, targets = config.get("r"), config.get("target_modules")
     if config.get("peft_type") != "LORA" or not isinstance(rank, int):
         raise LunaError(f"{folder / CONFIG_FILE} is not a LoRA config with a rank; restore it from a backup.")
@@ -73,19 +73,6 @@ def check_adapter(folder: Path, base: Mapping[str, Shape], max_rank: int) -> Non
         factors.setdefault(module, set()).add(factor)
     if half := sorted(module for module, found in factors.items() if len(found) == 1):
         raise LunaError(f"the adapter {short} has only one of two matrices for {half[0]}; restore it from a backup.")
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    file = folder / CONFIG_FILE
-    try:
-        config = json.loads(file.read_text())
-    except FileNotFoundError as error:
-        raise LunaError(f"there is no adapter at {folder} ({CONFIG_FILE} is missing); restore it.") from error
-    except ValueError as error:
-        raise LunaError(f"{file} is not valid JSON: {error}; restore it from a backup.") from error
-    if not isinstance(config, dict):
-        raise LunaError(f"{file} is not a JSON object; restore it from a backup.")
-    return config
 
 
 def _tensors(folder: Path) -> dict[str, Any]:

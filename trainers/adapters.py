@@ -15,10 +15,11 @@ from torch import Tensor
 
 from ledger.errors import LunaError
 from ledger.files import explain_write_errors, publish_dir, sha256_bytes, sha256_json, temporary_beside
+from ledger.metadata import CONFIG_FILE, MODEL_FILE, read_adapter_config
 from trainers.bank import SITES
 from trainers.config import LoraSettings
 
-WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+WEIGHTS, CONFIG = MODEL_FILE, CONFIG_FILE
 _PREFIX, _SUFFIX = "base_model.model.model.", ".weight"
 
 
@@ -85,17 +86,6 @@ def check_rank(folder: Path, rank: int) -> None:
             f"the adapter {folder} has rank {found}, this lineage trains rank {rank}; "
             "set [lora] rank to match, or start a new lineage."
         )
-
-
-def read_adapter_config(folder: Path) -> dict[str, Any]:
-    """The parsed `adapter_config.json` of a folder."""
-    try:
-        config: dict[str, Any] = json.loads((folder / CONFIG).read_text())
-    except FileNotFoundError as error:
-        raise LunaError(f"there is no adapter at {folder} ({CONFIG} is missing); restore it from a backup.") from error
-    except ValueError as error:
-        raise LunaError(f"{folder / CONFIG} is not valid JSON: {error}; restore it from a backup.") from error
-    return config
 
 
 def _expected_shapes(shapes: Sequence[Sequence[tuple[int, int]]], rank: int) -> dict[str, tuple[int, int]]:

@@ -285,10 +285,9 @@ def _mark_whole(checkpoint: Path) -> None:
 def _newest_whole(checkpoints: Path) -> Path | None:
     """The checkpoint to go on from; what a kill left half-written is cleared away."""
     found = sorted(checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.rsplit("-", 1)[1]))
-    for path in found:
-        if not (path / _WHOLE).exists():
-            shutil.rmtree(path)
-    whole = [path for path in found if path.exists()]
+    whole = [path for path in found if (path / _WHOLE).exists()]
+    for half in set(found) - set(whole):
+        shutil.rmtree(half)
     return whole[-1] if whole else None
 
 
