@@ -1,0 +1,117 @@
+"""What Luna asks of an engine: hold adapters over one base, answer with one of them, and score given answers.
+
+`vllm_engine` and `transformers_engine` are the two that there are; `choose` picks one.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from ledger.errors import LunaError
+from serving.table import Adapter
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+EngineName = Literal["vllm", "transformers"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How an answer is drawn."""
+
+    max_tokens: int
+    temperature: float = 0.0
+    """0 takes the likeliest token each time."""
+    seed: int | None = None
+    """Makes an answer with a temperature repeatable, as far as the engine can."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The next part of an answer."""
+
+    text: str
+    """May be empty, where a token ends inside a character."""
+    tokens: int
+    """Tokens of the answer so far."""
+    prompt_tokens: int
+    finish: Literal["stop", "length"] | None = None
+    """Set on the last piece: the model ended its answer, or `max_tokens` did."""
+
+
+class Engine(Protocol):
+    """One base with LoRA adapters. Adapters are known by `Adapter.name`, the base by `base_name`."""
+
+    @property
+    def name(self) -> EngineName: ...
+
+    @property
+    def base_name(self) -> str:
+        """Under which name it answers as the untouched base. Known after `start`."""
+        ...
+
+    async def start(self) -> App:
+        """Load the base; returns an OpenAI application for /v1/models, /v1/completions and /v1/chat/completions.
+
+        Chat requests that reach it hold one message: the whole prompt.
+        """
+        ...
+
+    def list_names(self, names: Callable[[], Mapping[str, Adapter | None]]) -> None:
+        """Let /v1/models list what `names()` gives: public name -> adapter, None for the base."""
+        ...
+
+    async def load(self, adapter: Adapter, folder: Path) -> None:
+        """Make a validated adapter ready under its own name; loading it again does nothing."""
+        ...
+
+    async def unload(self, adapter: Adapter) -> None:
+        """Forget an adapter and free its memory. No request may use it."""
+        ...
+
+    def speak(self, name: str, prompt: str, sampling: Sampling) -> AsyncIterator[Piece]:
+        """Answer a raw prompt. Closing the iterator stops the work.
+
+        Raises:
+            LunaError: the prompt and the answer together are longer than the engine's limit.
+        """
+        ...
+
+    async def score(self, name: str, rows: Sequence[tuple[Sequence[int], int]]) -> list[float]:
+        """For each (tokens, n): the mean log-probability of the tokens after the first n, given those before."""
+        ...
+
+    async def check_health(self) -> None:
+        """Raises when the engine is dead."""
+        ...
+
+    def metrics(self) -> str:
+        """Its own measurements in Prometheus' text format; may be empty."""
+        ...
+
+    def stop(self) -> None: ...
+
+
+def choose(wanted: Literal["auto", "vllm", "transformers"]) -> EngineName:
+    """The engine to use: `auto` takes vLLM where it is installed.
+
+    Raises:
+        LunaError: vLLM is asked for and not installed.
+    """
+    there = importlib.util.find_spec("vllm") is not None
+    if wanted == "vllm" and not there:
+        raise LunaError(
+            '[serving] engine is "vllm", which is not installed here; `make setup` installs it where it can, '
+            'or set engine = "auto".'
+        )
+    if wanted == "auto":
+        return "vllm" if there else "transformers"
+    return wanted
