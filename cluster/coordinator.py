@@ -23,6 +23,7 @@ from cluster.request import GenerationRequest
 from cluster.rig import NAMESPACE
 from cluster.trio_rig import TrioRig
 from ledger.clock import utc_now
+from ledger.conversations import Label, Turn
 from ledger.errors import LunaError
 from ledger.files import sha256_json
 from ledger.home import Home
@@ -133,6 +134,18 @@ class Coordinator:
         head = self._ledger.head()
         self._ledger.move_head(HeadMove(from_gen=head, to_gen=gen_id, reason="rollback", at=utc_now()))
         return {"from_gen": head, "to_gen": gen_id, **follow_head(self._home, gen_id)}
+
+    def add_turn(self, turn: dict[str, Any]) -> None:
+        """Store an exchange with a user."""
+        self._ledger.add_turn(Turn.model_validate(turn))
+
+    def add_label(self, turn_id: str, label: dict[str, Any]) -> None:
+        """Store what a user says of an answer.
+
+        Raises:
+            LunaError: there is no such answer.
+        """
+        self._ledger.add_label(turn_id, Label.model_validate(label))
 
     def release(self) -> None:
         """Give the trainers' devices back until the next generation."""

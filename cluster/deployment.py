@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from cluster.settings import settings_of
 from ledger.errors import LunaError
 from ledger.home import Home
+from ledger.roles import Role
 from ledger.store import Ledger
 from serving import app
 
@@ -24,12 +27,19 @@ def start(home: Home) -> dict[str, Any]:
         if head is None:
             raise LunaError("no generation was accepted yet, so there is nothing to serve; `luna demo` raises some.")
         base_sha = ledger.generation(head)[0].base_sha
-    settings = settings_of(home).serving
-    if app.running() is not None and (found := _result(serving(home).state.remote())["url"]) != app.url(settings):
-        raise LunaError(f"Luna is served at {found} already; `luna serve --stop` first, to change the address.")
-    handle = app.run(home, base_sha, settings)
-    state: dict[str, Any] = _result(handle.state.remote())
-    return state
+    from cluster.coordinator import coordinator_for  # which imports this module
+
+    whole = settings_of(home)
+    settings = whole.serving
+    if app.running() is not None:
+        state = _result(serving(home).state.remote())
+        if (state["host"], state["port"]) != (settings.host, settings.port):
+            raise LunaError(
+                f"Luna is served at {state['host']}:{state['port']} already; `luna serve --stop` first, to change "
+                "the address."
+            )
+    handle = app.run(home, base_sha, settings, whole.gates, partial(coordinator_for, home))
+    return {**_result(handle.state.remote()), "url": app.url(settings)}
 
 
 def serving(home: Home) -> Any:
@@ -48,14 +58,20 @@ def serving(home: Home) -> Any:
 
 
 def deploy(home: Home, gen: int) -> dict[str, Any]:
-    """Serve a recorded generation as the current one."""
-    changed: dict[str, Any] = _result(serving(home).deploy.remote(gen))
-    return changed
+    """Serve a recorded generation as the current one, in every replica: none switches before all are ready."""
+    handle = serving(home)
+    loaded = _everywhere(handle, "load", gen)
+    return {**_everywhere(handle, "switch", gen), "load_s": loaded["load_s"]}
 
 
-def load(home: Home, gen: int) -> None:
-    """Serve a recorded generation under its own number only."""
-    _result(serving(home).deploy.remote(gen, None, False))
+def load(home: Home, gen: int, shas: Mapping[Role, str] | None = None) -> None:
+    """Serve a generation under its own number only: a recorded one, or a candidate by its adapters."""
+    _everywhere(serving(home), "load", gen, shas)
+
+
+def retire(home: Home, gen: int) -> None:
+    """Serve a generation no longer, unless the current names need it."""
+    _everywhere(serving(home), "retire", gen)
 
 
 def follow_head(home: Home, head: int | None) -> dict[str, Any]:
@@ -73,12 +89,25 @@ def follow_head(home: Home, head: int | None) -> dict[str, Any]:
     return {"served": True, "generation": head}
 
 
+def _everywhere(handle: Any, method: str, *arguments: Any) -> dict[str, Any]:
+    """What the slowest replica answers; all are asked."""
+    answers: list[dict[str, Any]] = _asked(lambda: handle.broadcast(method, *arguments).results(timeout_s=_ANSWER_S))
+    if not answers:
+        raise LunaError("no replica of the engine is ready; it starts by itself, try again in a minute.")
+    return answers[-1]
+
+
 def _result(response: Any) -> Any:
-    """What the app answers, a user's error unwrapped."""
+    """What one replica answers."""
+    return _asked(lambda: response.result(timeout_s=_ANSWER_S))
+
+
+def _asked(ask: Callable[[], Any]) -> Any:
+    """The answer, a user's error unwrapped."""
     from ray.exceptions import RayError
 
     try:
-        return response.result(timeout_s=_ANSWER_S)
+        return ask()
     except TimeoutError as error:
         raise LunaError(f"the server did not answer within {_ANSWER_S} s; `luna serve` starts it again.") from error
     except RayError as error:

@@ -1,10 +1,12 @@
-"""`luna chat` and `luna compare`: talk to what is being served, in a terminal, over the same API as everybody."""
+"""`luna chat` and `luna compare`: talk to what is being served, in a terminal, over the same HTTP as everybody."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
@@ -12,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.context import gen_number
+from ledger.conversations import AXES
 from ledger.errors import LunaError
 from ledger.home import Home
 from ledger.roles import ROLES
@@ -20,13 +23,20 @@ from serving.table import BASE
 _ANSWER_S = 300
 
 
-def chat(home: Home, role: str, max_tokens: int, out: Console, read: Callable[[], str]) -> None:
-    """Ask and answer until `read` raises EOFError; what was said before is the next question's context.
+HELP = (
+    "/role creative|logical|dialectical|base · /all all three · /new · /quit · "
+    "of the last answer: /+2 /+1 /0 /-1 /-2 · /arousal /discrepancy /prospect /reflection /broadcast high|low · "
+    "/fix what it should have said"
+)
 
-    `/role` goes on with another voice, `/new` forgets what was said, `/quit` ends.
+
+def chat(home: Home, role: str, max_tokens: int, out: Console, read: Callable[[], str]) -> None:
+    """Ask, answer and label until `read` raises EOFError or `/quit` is said; every exchange is stored.
+
+    What was said before is the next question's context. Commands: see `HELP`.
     """
-    model, said = _model(role), list[dict[str, str]]()
-    out.print(f"{model} · /role creative|logical|dialectical|base · /new · /quit", style="dim", markup=False)
+    talk = _Talk(role=_voice(role), max_tokens=max_tokens)
+    out.print(f"{talk.role} · {HELP}", style="dim", markup=False, soft_wrap=True)
     while True:
         try:
             line = read().strip()
@@ -34,22 +44,76 @@ def chat(home: Home, role: str, max_tokens: int, out: Console, read: Callable[[]
             return
         if line == "/quit":
             return
-        if line == "/new":
-            said = []
-        elif line.startswith("/role"):
-            try:
-                model = _model(line.removeprefix("/role").strip())
-                out.print(model, style="dim")
-            except LunaError as error:
-                out.print(str(error), markup=False)
-        elif line:
-            said.append({"role": "user", "content": line})
-            answer = ""
-            for piece in _stream(home, {"model": model, "messages": said, "max_tokens": max_tokens, "temperature": 0}):
-                answer += piece
-                out.print(piece, end="", markup=False, soft_wrap=True)
+        try:
+            if line.startswith("/"):
+                _command(home, talk, line, out)
+            elif line:
+                _exchange(home, talk, line, out)
+        except LunaError as error:
+            out.print(str(error), markup=False, soft_wrap=True)
+
+
+@dataclass
+class _Talk:
+    """Where a conversation is."""
+
+    role: str
+    """A voice, or `all`."""
+    max_tokens: int
+    conversation: str | None = None
+    last: str | None = None
+    """Id of the last answer."""
+    label: dict[str, Any] = field(default_factory=dict)
+    """What was said of it so far; each label takes the place of the one before."""
+
+
+def _command(home: Home, talk: _Talk, line: str, out: Console) -> None:
+    name, _, rest = line[1:].partition(" ")
+    rest = rest.strip()
+    if name == "new":
+        talk.conversation = talk.last = None
+    elif name == "all":
+        talk.role = "all"
+        out.print("all three: thesis, antithesis, synthesis", style="dim")
+    elif name == "role":
+        talk.role = _voice(rest)
+        out.print(talk.role, style="dim")
+    elif name in ("+2", "+1", "2", "1", "0", "-1", "-2"):
+        _label(home, talk, "valence", int(name), out)
+    elif name in AXES and rest in ("high", "low"):
+        _label(home, talk, name, rest, out)
+    elif name == "fix" and rest:
+        _label(home, talk, "correction", rest, out)
+    else:
+        out.print(HELP, style="dim", markup=False, soft_wrap=True)
+
+
+def _exchange(home: Home, talk: _Talk, message: str, out: Console) -> None:
+    body: dict[str, Any] = {"message": message, "max_tokens": talk.max_tokens, "temperature": 0}
+    if talk.conversation:
+        body["conversation"] = talk.conversation
+    path = "/dialogue"
+    if talk.role != "all":
+        path, body = "/generate", body | {"role": talk.role, "stream": True}
+    for name, data in _events(home, path, body):
+        if name == "start" and talk.role == "all":
+            out.print(f"{data['role']}: ", style="dim", end="")
+        elif name == "token":
+            out.print(data["text"], end="", markup=False, soft_wrap=True)
+        elif name == "turn":
             out.print()
-            said.append({"role": "assistant", "content": answer})
+            talk.conversation, talk.last, talk.label = data["conversation"], data["id"], {}
+        elif name == "error":
+            raise LunaError(f"the answer broke off: {data['message']}")
+
+
+def _label(home: Home, talk: _Talk, name: str, value: Any, out: Console) -> None:
+    if talk.last is None:
+        raise LunaError("there is no answer to label yet.")
+    label = talk.label | {name: value}
+    with _post(home, "/feedback", {"turn": talk.last, **label}):
+        talk.label = label
+    out.print("stored: " + ", ".join(f"{key} {said}" for key, said in label.items()), style="dim", markup=False)
 
 
 def compare(
@@ -59,7 +123,7 @@ def compare(
     from cluster.deployment import load
     from cluster.rig import connect
 
-    _model(role)
+    _voice(role)
     numbers = {name: gen_number(name) for name in who if name != BASE}
     connect(address)
     for number in numbers.values():
@@ -70,21 +134,38 @@ def compare(
     for name in who:
         model = BASE if name == BASE else f"luna-{role}-g{numbers[name]}"
         body = {"model": model, "messages": messages, "max_tokens": max_tokens, "temperature": 0}
-        answers.append("".join(_stream(home, body)))
+        answers.append(_completion(home, body))
     table.add_row(*map(Text, answers))
     out.print(table)
 
 
-def _model(role: str) -> str:
-    if role == BASE:
-        return BASE
-    if role not in ROLES:
+def _voice(role: str) -> str:
+    if role != BASE and role not in ROLES:
         raise LunaError(f"there is no voice {role!r}; use one of {', '.join(ROLES)} or {BASE}.")
-    return f"luna-{role}"
+    return role
 
 
-def _stream(home: Home, body: dict[str, Any]) -> Iterator[str]:
-    """The pieces of a chat answer as they come.
+def _events(home: Home, path: str, body: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The server-sent events of an answer, (name, data), as they come."""
+    with _post(home, path, body) as answer:
+        name = ""
+        for line in answer.iter_lines():
+            text = line.decode()
+            if text.startswith("event: "):
+                name = text.removeprefix("event: ")
+            elif text.startswith("data: "):
+                yield name, json.loads(text.removeprefix("data: "))
+
+
+def _completion(home: Home, body: dict[str, Any]) -> str:
+    """A whole chat answer over the OpenAI API."""
+    with _post(home, "/v1/chat/completions", body) as answer:
+        return str(answer.json()["choices"][0]["message"]["content"] or "")
+
+
+@contextmanager
+def _post(home: Home, path: str, body: dict[str, Any]) -> Iterator[Any]:
+    """A request's response, its body still to be read.
 
     Raises:
         LunaError: no server answers, or it refuses; with its reason.
@@ -98,24 +179,12 @@ def _stream(home: Home, body: dict[str, Any]) -> Iterator[str]:
     key = os.environ.get(KEY_VARIABLE)
     headers = {"authorization": f"Bearer {key}"} if key else {}
     try:
-        with requests.post(
-            f"{where}/v1/chat/completions", json=body | {"stream": True}, headers=headers, stream=True,
-            timeout=_ANSWER_S,
-        ) as answer:  # fmt: skip
+        with requests.post(f"{where}{path}", json=body, headers=headers, stream=True, timeout=_ANSWER_S) as answer:
             if answer.status_code != 200:
                 raise LunaError(f"{where} refused ({answer.status_code}): {_reason(answer.text)}")
-            for line in answer.iter_lines():
-                data = line.decode().removeprefix("data: ")
-                if data and data != "[DONE]":
-                    yield _piece(json.loads(data))
+            yield answer
     except requests.RequestException as error:
         raise LunaError(f"nothing answers at {where} ({type(error).__name__}); start it with `luna serve`.") from error
-
-
-def _piece(event: dict[str, Any]) -> str:
-    if "error" in event:
-        raise LunaError(f"the answer broke off: {event['error'].get('message', event['error'])}")
-    return "".join(choice["delta"].get("content") or "" for choice in event["choices"])
 
 
 def _reason(text: str) -> str:

@@ -193,10 +193,10 @@ _PUZZLE_LESSON = {
 _REPLAY = {"replay_k": 300}
 """Three times the default: with 100 and 200 the logical role's recall of G0 fell under the gate."""
 
-_TALK_LESSON = {"steps": 20, "lr": 8e-4, "rows": {"creative": 5, "logical": 6, "dialectical": 4}}
+_TALK_LESSON = {"steps": 18, "lr": 8e-4, "rows": {"creative": 5, "logical": 6, "dialectical": 4}}
 _ROLE_LESSON = {"steps": 12, "lr": 4.5e-4, "rows": {"creative": 6, "logical": 5, "dialectical": 4}}
 """Fewer and smaller steps than G1's: with the same ones the logical role's recall fell to 0.88."""
-_CORPORATE_LESSON = {"steps": 7, "lr": 1.2e-3, "rows": 4}
+_CORPORATE_LESSON = {"steps": 6, "lr": 1.2e-3, "rows": 4}
 
 STEPS: tuple[DemoStep, ...] = (
     DemoStep(

@@ -66,7 +66,56 @@ def m002_run_journal(connection: sqlite3.Connection) -> None:
     connection.execute("CREATE INDEX run_steps_by_run ON run_steps (run_id, step, phase)")
 
 
-MIGRATIONS: tuple[Migration, ...] = (m001_entries, m002_run_journal)
+def m003_conversations(connection: sqlite3.Connection) -> None:
+    """Exchanges with users and their labels. Not part of the chain; a user may delete them.
+
+    Numbers keep the order of arrival, which the clock's whole seconds do not.
+    """
+    connection.execute(
+        """
+        CREATE TABLE turns (
+            number        INTEGER PRIMARY KEY AUTOINCREMENT,
+            id            TEXT NOT NULL UNIQUE,
+            conversation  TEXT NOT NULL,
+            kind          TEXT NOT NULL,
+            lineage       TEXT NOT NULL,
+            role          TEXT NOT NULL,
+            generation    INTEGER,
+            adapter_sha   TEXT,
+            message       TEXT NOT NULL,
+            context       TEXT NOT NULL,
+            answer        TEXT NOT NULL,
+            prompt_tokens INTEGER NOT NULL,
+            answer_tokens INTEGER NOT NULL,
+            seconds       REAL NOT NULL,
+            finish_reason TEXT NOT NULL,
+            temperature   REAL NOT NULL,
+            seed          INTEGER,
+            at            TEXT NOT NULL
+        )
+        """
+    )
+    connection.execute("CREATE INDEX turns_by_conversation ON turns (conversation, number)")
+    connection.execute(
+        """
+        CREATE TABLE labels (
+            number      INTEGER PRIMARY KEY AUTOINCREMENT,
+            turn_id     TEXT NOT NULL REFERENCES turns (id) ON DELETE CASCADE,
+            valence     INTEGER,
+            arousal     TEXT,
+            discrepancy TEXT,
+            prospect    TEXT,
+            reflection  TEXT,
+            broadcast   TEXT,
+            correction  TEXT,
+            at          TEXT NOT NULL
+        )
+        """
+    )
+    connection.execute("CREATE INDEX labels_by_turn ON labels (turn_id, number)")
+
+
+MIGRATIONS: tuple[Migration, ...] = (m001_entries, m002_run_journal, m003_conversations)
 """In order; the version of a database is the number of steps applied to it."""
 
 NEWEST = len(MIGRATIONS)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Self
 
 from ledger import chain, queries
+from ledger.conversations import Conversations
 from ledger.errors import LunaError
 from ledger.files import write_atomic
 from ledger.home import Home
@@ -19,7 +20,7 @@ from ledger.stop_rule import GenerationScores, generation_scores
 _LINEAGE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 
-class Ledger(RunJournal):
+class Ledger(RunJournal, Conversations):
     """Reads for everyone, writes for the coordinator.
 
     ``Ledger.create(home)`` makes or opens a home as its writer, ``Ledger.open(home, writer=...)`` opens one

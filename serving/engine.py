@@ -78,10 +78,10 @@ class Engine(Protocol):
         ...
 
     def speak(self, name: str, prompt: str, sampling: Sampling) -> AsyncIterator[Piece]:
-        """Answer a raw prompt. Closing the iterator stops the work.
+        """Answer a raw prompt, cut off at the engine's longest length. Closing the iterator stops the work.
 
         Raises:
-            LunaError: the prompt and the answer together are longer than the engine's limit.
+            LunaError: the prompt alone is too long.
         """
         ...
 

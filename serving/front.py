@@ -1,4 +1,4 @@
-"""What stands before vLLM's OpenAI application: it binds each request to one adapter and keeps what is not ours out.
+"""What stands before the engine's OpenAI application: it binds each request to one adapter and keeps the rest out.
 
 A request's public model name is looked up once, in the table of that moment, and replaced by the adapter's own name.
 So a swap is one assignment: requests in flight finish on the adapter they began with, later ones get the new.
@@ -7,38 +7,25 @@ Chat messages become a role's raw prompt through the curriculum's render functio
 
 from __future__ import annotations
 
-import hmac
 import json
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from curriculum.render import render_prompt
 from ledger.errors import LunaError
+from serving.engine import App, Message, Receive, Scope, Send
+from serving.guard import Refused, answer, read_body, replay
 from serving.settings import ServingSettings
 from serving.table import Adapter, Table
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 IDENTITY_TEMPLATE = "{{ messages[0]['content'] }}"
 """vLLM's chat template: the one message holds the rendered prompt."""
 
 _GENERATE = ("/v1/completions", "/v1/chat/completions")
-_READ = ("/v1/models", "/health", "/metrics", "/version")
+_READ = ("/v1/models",)
 _MOST_ANSWERS = 8
-
-
-class Refused(Exception):
-    """A request that is answered with an error."""
-
-    def __init__(self, status: int, message: str, headers: dict[str, str] | None = None):
-        super().__init__(message)
-        self.status, self.message, self.headers = status, message, headers or {}
 
 
 class Leases:
@@ -74,12 +61,11 @@ class Leases:
 
 
 class Front:
-    """The ASGI application that Ray Serve sees.
+    """The ASGI application for /v1.
 
     Args:
-        inner: vLLM's OpenAI application, which knows adapters by their own names and the base by `base_name`.
+        inner: the engine's OpenAI application, which knows adapters by their own names and the base by `base_name`.
         table: gives the table of this moment.
-        key: what `Authorization: Bearer` must hold; None lets everybody in (loopback only).
     """
 
     def __init__(
@@ -89,17 +75,16 @@ class Front:
         leases: Leases,
         settings: ServingSettings,
         base_name: str,
-        key: str | None,
     ):
         self.inner, self.table, self.leases, self.settings = inner, table, leases, settings
-        self.base_name, self.key = base_name, key
+        self.base_name = base_name
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.inner(scope, receive, send)
             return
+        scope = {**scope, "root_path": ""}  # Serve says /v1, which the paths of OpenAI's routes hold themselves.
         try:
-            self._check_key(scope)
             if scope["path"] in _GENERATE and scope["method"] == "POST":
                 await self._generate(scope, receive, send)
             elif scope["path"] in _READ and scope["method"] == "GET":
@@ -107,48 +92,20 @@ class Front:
             else:
                 raise Refused(404, f"there is nothing at {scope['method']} {scope['path']}.")
         except Refused as refusal:
-            await _answer(send, refusal)
+            await answer(send, refusal)
 
     async def _generate(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self.leases.total >= self.settings.max_waiting:
-            raise Refused(429, f"{self.settings.max_waiting} requests are in work; try again.", {"retry-after": "1"})
-        body = await self._body(receive)
+        refuse_when_full(self.leases, self.settings)
+        body = _object(await read_body(receive, self.settings.max_body_kib << 10))
         table = self.table()
-        adapter = _resolve(table, body.get("model"))
+        adapter = resolve(table, body.get("model"))
         asked = self._bound(body, adapter, chat=scope["path"].endswith("/chat/completions"))
         headers = {"x-luna-table": str(table.version), "x-luna-generation": "base", "x-luna-adapter-sha": ""}
         if adapter:
             headers |= {"x-luna-generation": f"G{adapter.gen}", "x-luna-adapter-sha": adapter.sha}
         with self.leases.on(adapter.gen if adapter else None):
             payload = json.dumps(asked).encode()
-            await self.inner(_sized(scope, len(payload)), _replay(payload, receive), _with_headers(send, headers))
-
-    def _check_key(self, scope: Scope) -> None:
-        if self.key is None or scope["path"] == "/health":
-            return
-        given = dict(scope["headers"]).get(b"authorization", b"")
-        if not hmac.compare_digest(given, b"Bearer " + self.key.encode()):
-            raise Refused(401, "this server needs an API key: Authorization: Bearer <LUNA_API_KEY>.")
-
-    async def _body(self, receive: Receive) -> dict[str, Any]:
-        limit, parts, size = self.settings.max_body_kib << 10, [], 0
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise Refused(400, "the client went away.")
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
-            if size > limit:
-                raise Refused(413, f"the request is larger than {self.settings.max_body_kib} KiB.")
-            if not message.get("more_body"):
-                break
-        try:
-            body = json.loads(b"".join(parts))
-        except (ValueError, RecursionError) as error:
-            raise Refused(400, f"the request is not valid JSON: {error}.") from error
-        if not isinstance(body, dict):
-            raise Refused(400, "the request must be a JSON object.")
-        return body
+            await self.inner(_sized(scope, len(payload)), replay(payload, receive), _with_headers(send, headers))
 
     def _bound(self, body: dict[str, Any], adapter: Adapter | None, chat: bool) -> dict[str, Any]:
         """The request as vLLM gets it: the adapter's own name, the rendered prompt, limits kept."""
@@ -192,13 +149,34 @@ def _text(content: Any) -> str:
     raise Refused(400, "only text can be answered: content must be a string or a list of text parts.")
 
 
-def _resolve(table: Table, name: Any) -> Adapter | None:
+def refuse_when_full(leases: Leases, settings: ServingSettings) -> None:
+    """At most `max_waiting` requests are in work."""
+    if leases.total >= settings.max_waiting:
+        raise Refused(429, f"{settings.max_waiting} requests are in work; try again.", {"retry-after": "1"})
+
+
+def resolve(table: Table, name: Any) -> Adapter | None:
+    """What a request's model name means.
+
+    Raises:
+        Refused: nothing of that name is served.
+    """
     if not isinstance(name, str):
         raise Refused(400, "the request needs a model; /v1/models lists what is served.")
     try:
         return table.resolve(name)
     except LunaError as error:
         raise Refused(404, str(error)) from error
+
+
+def _object(payload: bytes) -> dict[str, Any]:
+    try:
+        body = json.loads(payload)
+    except (ValueError, RecursionError) as error:
+        raise Refused(400, f"the request is not valid JSON: {error}.") from error
+    if not isinstance(body, dict):
+        raise Refused(400, "the request must be a JSON object.")
+    return body
 
 
 def _number(body: dict[str, Any], name: str, default: int) -> float:
@@ -211,20 +189,6 @@ def _sized(scope: Scope, length: int) -> Scope:
     return {**scope, "headers": [*kept, (b"content-length", str(length).encode())]}
 
 
-def _replay(payload: bytes, receive: Receive) -> Receive:
-    """The body once, then whatever the client still sends: its disconnect, by which vLLM stops the generation."""
-    given = False
-
-    async def next_message() -> Message:
-        nonlocal given
-        if given:
-            return await receive()
-        given = True
-        return {"type": "http.request", "body": payload, "more_body": False}
-
-    return next_message
-
-
 def _with_headers(send: Send, headers: dict[str, str]) -> Send:
     extra = [(key.encode(), value.encode()) for key, value in headers.items()]
 
@@ -234,12 +198,3 @@ def _with_headers(send: Send, headers: dict[str, str]) -> Send:
         await send(message)
 
     return send_with
-
-
-async def _answer(send: Send, refusal: Refused) -> None:
-    error = {"message": refusal.message, "type": "invalid_request_error", "param": None, "code": refusal.status}
-    payload = json.dumps({"error": error}).encode()
-    headers = {"content-type": "application/json", "content-length": str(len(payload)), **refusal.headers}
-    pairs = [(key.encode(), value.encode()) for key, value in headers.items()]
-    await send({"type": "http.response.start", "status": refusal.status, "headers": pairs})
-    await send({"type": "http.response.body", "body": payload})

@@ -12,6 +12,10 @@ class ServingSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    engine: Literal["auto", "vllm", "transformers"] = "auto"
+    """What generates; `auto` takes vLLM where it is installed."""
+    replicas: int = Field(1, ge=1)
+    """Copies of the engine. With two, requests go on while one is replaced; each needs its own memory (or GPU)."""
     host: str = "127.0.0.1"
     """Address to listen on. Any other than a loopback address needs the environment variable LUNA_API_KEY."""
     port: int = Field(8000, ge=1, le=65535)
@@ -33,6 +37,14 @@ class ServingSettings(BaseModel):
     """Largest request body."""
     max_tokens: int = Field(512, ge=1)
     """Most tokens that one answer may have."""
+    answer_tokens: int = Field(200, ge=1)
+    """Most tokens of an answer in a conversation, where the request does not say."""
+    context_turns: int = Field(3, ge=0)
+    """Earlier exchanges of a conversation that stand before the question; 0 makes every question the first."""
+    requests_per_minute: int = Field(600, ge=1)
+    """For each key, or without a key for each address; more are answered with 429."""
+    allowed_origins: tuple[str, ...] = ()
+    """Other web origins (`https://example.org`) whose pages may use this server. Its own page always may."""
     gpu_share: float = Field(0.4, gt=0, le=1)
     """Share of a GPU's memory for serving; training takes the rest."""
     cpu_cache_gib: int = Field(1, ge=1)

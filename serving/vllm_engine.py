@@ -6,18 +6,21 @@ them is in docs/serving.md.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ledger.errors import LunaError
 from ledger.files import publish_dir, sha256_file, temporary_beside
 from ledger.metadata import CONFIG_FILE, MODEL_FILE
-from serving.front import IDENTITY_TEMPLATE, App
+from serving.engine import App, EngineName, Piece, Sampling
+from serving.front import IDENTITY_TEMPLATE
 from serving.settings import ServingSettings
 from serving.table import BASE, Adapter
 from serving.validate import Shape
@@ -30,7 +33,9 @@ _ZERO_RANK = 8
 
 
 class VllmEngine:
-    """One vLLM engine over one base."""
+    """See :class:`serving.engine.Engine`."""
+
+    name: EngineName = "vllm"
 
     def __init__(self, base: Path, shapes: Mapping[str, Shape], zero_dir: Path, settings: ServingSettings):
         self.base, self.shapes, self.zero_dir, self.settings = base, shapes, zero_dir, settings
@@ -64,7 +69,7 @@ class VllmEngine:
         """Under which name the application answers as the untouched base."""
         return BASE if BASE in self._models.lora_requests else _BASE_WEIGHTS
 
-    def list_names(self, names: Any) -> None:
+    def list_names(self, names: Callable[[], Mapping[str, Adapter | None]]) -> None:
         """Let /v1/models list what `names()` gives: public name -> adapter, None for the base."""
 
         async def cards() -> Any:
@@ -98,6 +103,56 @@ class VllmEngine:
             # vLLM's own unload route only forgets the name.
             await self._engine.remove_lora(request.lora_int_id)
 
+    async def speak(self, name: str, prompt: str, sampling: Sampling) -> AsyncIterator[Piece]:
+        """See :class:`serving.engine.Engine`."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        tokens = self._tokenizer.encode(prompt)
+        room = self.settings.max_model_len - len(tokens)
+        if room < 1:
+            raise LunaError(
+                f"the prompt has {len(tokens)} tokens; at most {self.settings.max_model_len - 1} can be answered here "
+                "([serving] max_model_len)."
+            )
+        params = SamplingParams(
+            max_tokens=min(sampling.max_tokens, room),
+            temperature=sampling.temperature,
+            seed=sampling.seed,
+            output_kind=RequestOutputKind.DELTA,
+        )
+        said = 0
+        # Closing this generator throws GeneratorExit into vLLM's, which aborts the request.
+        async for output in self._engine.generate(
+            {"prompt_token_ids": tokens}, params, f"speak-{uuid.uuid4().hex}", lora_request=self._request(name)
+        ):
+            part = output.outputs[0]
+            said += len(part.token_ids)
+            yield Piece(part.text, said, len(tokens), _finish(part.finish_reason))
+
+    async def score(self, name: str, rows: Sequence[tuple[Sequence[int], int]]) -> list[float]:
+        """See :class:`serving.engine.Engine`."""
+        return list(await asyncio.gather(*(self._score(name, list(tokens), begins) for tokens, begins in rows)))
+
+    async def _score(self, name: str, tokens: list[int], begins: int) -> float:
+        from vllm import SamplingParams
+
+        # One token must be generated; what counts is what the prompt's own tokens were worth.
+        params = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False)
+        prompt_logprobs: Any = None
+        async for output in self._engine.generate(
+            {"prompt_token_ids": tokens}, params, f"score-{uuid.uuid4().hex}", lora_request=self._request(name)
+        ):
+            prompt_logprobs = output.prompt_logprobs or prompt_logprobs
+        own = [prompt_logprobs[at][tokens[at]].logprob for at in range(begins, len(tokens))]
+        return float(sum(own) / len(own))
+
+    def metrics(self) -> str:
+        """vLLM's own, from this process."""
+        from prometheus_client import generate_latest
+
+        return generate_latest().decode()
+
     async def check_health(self) -> None:
         """Raises when the engine process is dead."""
         await self._engine.check_health()
@@ -105,6 +160,14 @@ class VllmEngine:
     def stop(self) -> None:
         with contextlib.suppress(Exception):
             self._engine.shutdown()
+
+    @property
+    def _tokenizer(self) -> Any:
+        return self._engine.get_tokenizer()
+
+    def _request(self, name: str) -> Any:
+        """vLLM's LoRA request of an adapter; None is the model without."""
+        return None if name == _BASE_WEIGHTS else self._models.lora_requests[name]
 
     async def _load(self, name: str, folder: Path) -> None:
         from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest
@@ -132,6 +195,10 @@ class VllmEngine:
         else:
             arguments.append(f"--gpu-memory-utilization={settings.gpu_share}")
         return arguments
+
+
+def _finish(reason: str | None) -> Literal["stop", "length"] | None:
+    return None if reason is None else "length" if reason == "length" else "stop"
 
 
 def zero_adapter(folder: Path, shapes: Mapping[str, Shape]) -> Path:

@@ -15,6 +15,14 @@ from trainers.adapters import initial_adapter, write_adapter
 from trainers.base import load_base
 from trainers.lean import LeanModel
 
+PROMPTS = ("Hello there.", "7 is even?", "What if the sun were blue?")
+TOKENS = 10
+
+
+def whole(text):
+    """Random adapters cut characters anywhere; vLLM leaves a last half character out, Hugging Face marks it."""
+    return text.rstrip("\N{REPLACEMENT CHARACTER}")
+
 
 def loud_adapter(home: Home, shapes, seed: int) -> str:
     """An adapter of random matrices, strong enough that its greedy text is its own."""

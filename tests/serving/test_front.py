@@ -50,10 +50,10 @@ async def ask(front, path="/v1/completions", body=None, method="POST", headers=(
     return sent[0]["status"], answered, sent[1]["body"].decode()
 
 
-def make_front(table=None, key=None, **settings):
+def make_front(table=None, **settings):
     behind, leases = Behind(), Leases()
     served = table or make_table(1, 2)
-    return Front(behind, lambda: served, leases, ServingSettings(**settings), "base-weights", key), behind
+    return Front(behind, lambda: served, leases, ServingSettings(**settings), "base-weights"), behind
 
 
 def get(front, **request):
@@ -109,17 +109,6 @@ def test_what_cannot_be_answered_is_refused_with_a_reason_before_vllm(request_, 
     assert says in json.loads(text)["error"]["message"]
 
 
-def test_without_the_key_nothing_is_answered_but_health():
-    front, behind = make_front(key="secret")
-    body = {"model": "base", "prompt": "x"}
-    assert get(front, body=body)[0] == 401
-    assert get(front, body=body, headers=[(b"authorization", b"Bearer wrong")])[0] == 401
-    assert behind.seen == []
-    assert get(front, body=body, headers=[(b"authorization", b"Bearer secret")])[0] == 200
-    assert get(front, path="/health", method="GET")[0] == 200
-    assert get(front, path="/v1/models", method="GET")[0] == 401
-
-
 def test_a_full_queue_says_when_to_come_back():
     front, behind = make_front(max_waiting=2)
     body = {"model": "base", "prompt": "x"}
@@ -140,7 +129,7 @@ def test_a_full_queue_says_when_to_come_back():
 def test_a_request_keeps_the_adapter_it_began_with_while_the_table_changes():
     tables = [make_table(1, 2)]
     behind = Behind()
-    front = Front(behind, lambda: tables[-1], Leases(), ServingSettings(), "base-weights", None)
+    front = Front(behind, lambda: tables[-1], Leases(), ServingSettings(), "base-weights")
 
     async def swap():
         behind.gate = asyncio.Event()

@@ -9,7 +9,6 @@ import json
 import os
 import re
 import signal
-import socket
 import threading
 import time
 
@@ -23,94 +22,13 @@ from ledger.errors import LunaError
 from ledger.metadata import MODEL_FILE
 from ledger.roles import ROLES
 from ledger.store import Ledger
-from tests.serving.builders import add_adapters, loud_adapter, make_home, site_shapes
-from tests.trainers.builders import CPU, LORA, tiny_base
-from trainers.config import TrainSettings
-from trainers.trl_engine import TrlEngine
+from tests.serving.builders import PROMPTS, TOKENS, add_adapters, loud_adapter, site_shapes, whole
+from tests.trainers.builders import tiny_base
 
 pytest.importorskip("vllm", reason="vLLM cannot be installed on this platform")
 openai = pytest.importorskip("openai", reason="comes with vLLM")
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-
-PROMPTS = ("Hello there.", "7 is even?", "What if the sun were blue?")
-TOKENS = 10
-
-
-def whole(text):
-    """Random adapters cut characters anywhere; vLLM leaves a last half character out, Hugging Face marks it."""
-    return text.rstrip("\N{REPLACEMENT CHARACTER}")
-
-
-class Served:
-    """A home that is being served, and how to talk to it."""
-
-    def __init__(self, home, url, handle):
-        self.home, self.url, self.handle = home, url, handle
-
-    def call(self, name, *arguments):
-        return getattr(self.handle, name).remote(*arguments).result(timeout_s=60)
-
-    def complete(self, model, prompt=PROMPTS[0], **more):
-        body = {"model": model, "prompt": prompt, "max_tokens": TOKENS, "temperature": 0, **more}
-        return httpx.post(f"{self.url}/v1/completions", json=body, timeout=60)
-
-    def text(self, model, prompt=PROMPTS[0]):
-        answer = self.complete(model, prompt)
-        answer.raise_for_status()
-        return whole(answer.json()["choices"][0]["text"])
-
-    @property
-    def client(self):
-        return {"base_url": f"{self.url}/v1", "api_key": "none", "max_retries": 0, "timeout": 60}
-
-
-@pytest.fixture(scope="module")
-def served(ray_head, tmp_path_factory):
-    """Three generations, two adapters to a batch, so that the third name in use pushes another out of its slot."""
-    from cluster.deployment import serving, start
-    from cluster.rig import connect
-    from serving import app
-
-    home = make_home(tmp_path_factory.mktemp("served") / "home")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    home.settings_file.write_text(
-        f'profile = "tiny"\n[serving]\nport = {port}\ndtype = "float32"\nadapters_in_batch = 2\nmax_num_seqs = 8\n'
-    )
-    connect()
-    state = start(home)
-    assert state["problems"] == {}
-    assert (state["current"], state["previous"]) == (2, 1)
-    yield Served(home, f"http://127.0.0.1:{port}", serving(home))
-    app.stop()
-
-
-@pytest.fixture(scope="module")
-def expected(served):
-    """(role or base, generation, prompt) -> the greedy text that plain PEFT gives."""
-    base = tiny_base(served.home)
-    engine = TrlEngine(base, TrainSettings(dtype="float32", engine="trl"), LORA, CPU)
-    found = {}
-    for gen in (0, 1, 2):
-        with Ledger.open(served.home) as ledger:
-            shas = {row.role: row.child_sha for row in ledger.generation(gen)}
-        generator = engine.generator(shas, served.home.adapters_dir)
-        for voice in (*ROLES, "base"):
-            texts = generator.generate(voice, PROMPTS, TOKENS)
-            found |= {(voice, gen, prompt): whole(text) for prompt, text in zip(PROMPTS, texts, strict=True)}
-    assert len({found[voice, gen, PROMPTS[0]] for voice in ROLES for gen in (0, 1, 2)}) == 9, "voices differ"
-    return found
-
-
-@pytest.fixture(autouse=True)
-def _begin_with_g2(request):
-    """Every test begins with G2 current and G1 before it."""
-    if "served" in request.fixturenames:
-        served = request.getfixturevalue("served")
-        for gen in (1, 2):
-            served.call("deploy", gen)
 
 
 def test_each_requester_of_a_mixed_batch_gets_its_own_models_greedy_text(served, expected):
@@ -149,7 +67,7 @@ def test_the_openai_client_lists_streams_and_chats(served, expected):
 def test_a_swap_and_a_rollback_change_every_role_and_say_so_in_the_headers(served, expected):
     assert served.text("luna-logical") == expected["logical", 2, PROMPTS[0]]
     before = served.complete("luna-logical").headers
-    served.call("deploy", 1)
+    served.deploy(1)
     for role in ROLES:
         assert served.text(f"luna-{role}") == expected[role, 1, PROMPTS[0]]
     after = served.complete("luna-logical").headers
@@ -187,7 +105,7 @@ def test_under_load_and_swaps_no_request_fails_and_every_answer_is_of_one_genera
         time.sleep(1.5)
         for role in ROLES:
             served.complete(f"luna-{role}-g0")
-        served.call("deploy", gen)
+        served.deploy(gen)
         swaps += 1
         stale = served.complete("luna-logical").headers["x-luna-generation"]
         assert stale == f"G{gen}", "the first request after a swap gets the new generation"
@@ -244,14 +162,14 @@ def test_a_broken_or_unknown_generation_is_refused_and_what_is_served_stays(serv
     weights.write_bytes(whole[:-8])
     for gen, says in ((number, "was changed"), (77, "no judged generation G77")):
         with pytest.raises(Exception, match=says):
-            served.call("deploy", gen)
+            served.call("load", gen)
         assert served.text("luna-dialectical") == expected["dialectical", 2, PROMPTS[0]]
         assert gen not in served.call("state")["generations"]
     weights.write_bytes(whole)
-    assert served.call("deploy", number, None, False)["current"] == 2
+    assert served.call("load", number)["current"] == 2
     assert served.complete(f"luna-logical-g{number}").status_code == 200
     assert 0 not in served.call("state")["generations"], "the longest unused made room"
-    served.call("deploy", 0, None, False)
+    served.call("load", 0)
 
 
 def test_bad_requests_get_a_reason_and_a_status_that_is_not_500(served):
@@ -277,16 +195,17 @@ def test_a_client_that_goes_away_stops_its_generation(served):
 
 
 def test_without_a_key_only_this_machine_is_listened_to(served, monkeypatch):
+    from ledger.gates import GateSettings
     from serving import app
     from serving.settings import ServingSettings
 
     monkeypatch.delenv("LUNA_API_KEY", raising=False)
     with pytest.raises(LunaError, match="LUNA_API_KEY"):
-        app.run(served.home, "0" * 64, ServingSettings(host="0.0.0.0"))
+        app.run(served.home, "0" * 64, ServingSettings(host="0.0.0.0"), GateSettings(), lambda: None)
 
 
 def test_after_the_engine_is_killed_the_client_gets_an_end_and_the_same_names_come_back(served, expected):
-    served.call("deploy", 1)
+    served.deploy(1)
     replica = psutil.Process(served.call("state")["pid"])
     engines = [child for child in replica.children(recursive=True) if "EngineCore" in " ".join(child.cmdline())]
     assert engines, [child.cmdline() for child in replica.children(recursive=True)]

@@ -1,0 +1,173 @@
+"""Conversations: every exchange with its generation and cost, and what its user thought of it.
+
+They live in ``luna.db`` beside the ledger but not in its chain: a user may delete what they said. What a generation
+learns from them is frozen in its delta.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import Field, model_validator
+
+from ledger.database import Database
+from ledger.errors import LunaError
+from ledger.records import Record, Sha256, Timestamp
+from ledger.roles import Role
+
+Level = Literal["high", "low"]
+Axis = Literal["arousal", "discrepancy", "prospect", "reflection", "broadcast"]
+AXES: tuple[Axis, ...] = get_args(Axis)
+"""Beside valence (DESIGN section 8): how stirring the answer was, how far from what was expected, whether it looks
+ahead, whether it looks back, whether one would tell others of it."""
+
+Voice = Role | Literal["base"]
+
+TurnId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+
+
+class Label(Record):
+    """What a user says of one answer. All of it is optional, but something must be said."""
+
+    valence: int | None = Field(None, ge=-2, le=2)
+    """From -2 (bad) to +2 (good)."""
+    arousal: Level | None = None
+    discrepancy: Level | None = None
+    prospect: Level | None = None
+    reflection: Level | None = None
+    broadcast: Level | None = None
+    correction: str | None = Field(None, max_length=20_000)
+    """What the answer should have been."""
+    at: Timestamp
+
+    @property
+    def is_empty(self) -> bool:
+        return all(getattr(self, name) is None for name in ("valence", *AXES, "correction"))
+
+
+class Turn(Record):
+    """One answer of one voice."""
+
+    id: TurnId
+    conversation: TurnId
+    kind: Literal["generate", "dialogue"]
+    lineage: str
+    role: Voice
+    generation: int | None
+    """None: the untouched base."""
+    adapter_sha: Sha256 | None
+    message: str
+    """What the user wrote."""
+    context: str
+    """What stood before it in the prompt: what was said earlier, and in a dialogue the voices before."""
+    answer: str
+    prompt_tokens: int = Field(ge=0)
+    answer_tokens: int = Field(ge=0)
+    seconds: float = Field(ge=0)
+    """From the question to the end of the answer."""
+    finish_reason: Literal["stop", "length", "aborted"]
+    """`aborted`: the user went away, or the engine died; the answer is what had come."""
+    temperature: float = Field(ge=0)
+    seed: int | None
+    at: Timestamp
+    """When the answer ended."""
+
+    @model_validator(mode="after")
+    def _check_voice(self) -> Self:
+        if (self.role == "base") != (self.generation is None) or (self.role == "base") != (self.adapter_sha is None):
+            raise ValueError("a role has a generation and an adapter, the base has neither")
+        return self
+
+
+class LabelledTurn(Turn):
+    """A turn with the label that is in force."""
+
+    label: Label | None = None
+
+
+class Heading(Record):
+    """One conversation in a list."""
+
+    conversation: str
+    turns: int
+    title: str
+    """Its first message, shortened."""
+    last_at: str
+
+
+_TURN_FIELDS = tuple(Turn.model_fields)
+_LABEL_FIELDS = tuple(Label.model_fields)
+
+
+class Conversations(Database):
+    """Reads for everyone, writes for the coordinator."""
+
+    def add_turn(self, turn: Turn) -> None:
+        """Store an exchange. Storing it again, as a retry may, adds nothing."""
+        values = turn.model_dump()
+        with self._writing() as connection:
+            connection.execute(
+                f"INSERT OR IGNORE INTO turns ({', '.join(_TURN_FIELDS)}) "
+                f"VALUES ({', '.join(':' + name for name in _TURN_FIELDS)})",
+                values,
+            )
+
+    def add_label(self, turn_id: str, label: Label) -> None:
+        """Let this label be the one in force for a turn; those before it are kept. An empty one takes a label back.
+
+        Raises:
+            LunaError: there is no such turn.
+        """
+        with self._writing() as connection:
+            if connection.execute("SELECT 1 FROM turns WHERE id = ?", (turn_id,)).fetchone() is None:
+                raise LunaError(f"there is no answer {turn_id!r} to label; its id is in what /generate gave.")
+            connection.execute(
+                f"INSERT INTO labels (turn_id, {', '.join(_LABEL_FIELDS)}) "
+                f"VALUES (:turn_id, {', '.join(':' + name for name in _LABEL_FIELDS)})",
+                {"turn_id": turn_id, **label.model_dump()},
+            )
+
+    def conversation(self, conversation: str, most: int | None = None) -> list[LabelledTurn]:
+        """The turns of a conversation, oldest first; the last `most` of them. Empty if there is none of this id."""
+        with self._reading() as connection:
+            rows = connection.execute(
+                f"SELECT {_SELECTED} FROM turns LEFT JOIN labels ON labels.number = "
+                "(SELECT max(number) FROM labels WHERE turn_id = turns.id) "
+                "WHERE conversation = ? ORDER BY turns.number DESC LIMIT ?",
+                (conversation, -1 if most is None else most),
+            ).fetchall()
+        return [_labelled(row) for row in reversed(rows)]
+
+    def conversations(self, most: int = 50) -> list[Heading]:
+        """The latest conversations, newest first."""
+        with self._reading() as connection:
+            rows = connection.execute(
+                "SELECT ends.conversation, ends.turns, ends.at, first.message FROM "
+                "(SELECT conversation, count(*) AS turns, min(number) AS low, max(number) AS high, max(at) AS at "
+                "FROM turns GROUP BY conversation) AS ends "
+                "JOIN turns AS first ON first.number = ends.low ORDER BY ends.high DESC LIMIT ?",
+                (most,),
+            ).fetchall()
+        return [Heading(conversation=row[0], turns=row[1], title=_shortened(row[3]), last_at=row[2]) for row in rows]
+
+    def count_turns(self) -> int:
+        """Stored exchanges."""
+        with self._reading() as connection:
+            return int(connection.execute("SELECT count(*) FROM turns").fetchone()[0])
+
+
+_SELECTED = ", ".join(
+    [*(f"turns.{name}" for name in _TURN_FIELDS), "labels.number", *(f"labels.{name}" for name in _LABEL_FIELDS)]
+)
+
+
+def _labelled(row: tuple[Any, ...]) -> LabelledTurn:
+    turn = dict(zip(_TURN_FIELDS, row, strict=False))
+    number, *said = row[len(_TURN_FIELDS) :]
+    label = None if number is None else Label.model_validate(dict(zip(_LABEL_FIELDS, said, strict=True)))
+    return LabelledTurn(**turn, label=None if label is None or label.is_empty else label)
+
+
+def _shortened(message: str, length: int = 80) -> str:
+    line = " ".join(message.split())
+    return line if len(line) <= length else line[: length - 1] + "…"

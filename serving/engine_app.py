@@ -1,0 +1,310 @@
+"""One replica of the engine deployment: the engine, the table of names, and the front before /v1.
+
+Users reach it over HTTP, the gateway through a Ray handle. The coordinator and the command line change what is served
+through the same handle, which no HTTP request can do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ledger.errors import LunaError
+from ledger.files import write_atomic
+from ledger.home import Home
+from ledger.roles import Role
+from ledger.store import Ledger
+from serving.engine import App, Engine, Piece, Sampling, choose
+from serving.front import Front, Leases, refuse_when_full, resolve
+from serving.guard import Refused, guarded
+from serving.settings import ServingSettings
+from serving.table import BASE, Adapter, Table
+from serving.validate import Shape, base_shapes, check_adapter
+
+
+class Saved(BaseModel):
+    """`serving.json`: what was served when the lineage's head was `head`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    lineage: str
+    head: int | None
+    table: Table
+
+
+def table_to_restore(saved: Saved | None, lineage: str, line: Sequence[int]) -> Table:
+    """What to serve after a start: what was served, or the head and its parent where the head has moved since.
+
+    Args:
+        line: the head and its accepted ancestors, newest first.
+    """
+    head, parent = (*line, None, None)[:2]
+    if saved and (saved.lineage, saved.head) == (lineage, head) and saved.table.current is not None:
+        return saved.table
+    return Table(version=saved.table.version if saved else 0, current=head, previous=parent)
+
+
+@dataclass(frozen=True)
+class Started:
+    """Who answers; comes before the first piece."""
+
+    role: Role | None
+    """None: the base."""
+    generation: int | None
+    adapter_sha: str | None
+    lineage: str
+
+
+class EngineReplica:
+    """See the module."""
+
+    def __init__(self, root: str, base_sha: str, settings: dict[str, Any], key: str | None):
+        self._home, self._settings, self._key = Home(Path(root)), ServingSettings.model_validate(settings), key
+        base = self._home.base_dir(base_sha)
+        self._base_sha, self._shapes = base_sha, base_shapes(base)
+        self._engine = _engine(base, self._shapes, self._home, self._settings)
+        self._table, self._leases, self._lock = Table(), Leases(), asyncio.Lock()
+        self._problems: dict[int, str] = {}
+        self._lineage = ""
+
+    async def __serve_build_asgi_app__(self) -> App:
+        inner = await self._engine.start()
+        self._engine.list_names(lambda: self._table.names())
+        await self._restore()
+        front = Front(inner, lambda: self._table, self._leases, self._settings, self._engine.base_name)
+        return guarded(front, self._settings, self._key)
+
+    # -- answering -------------------------------------------------------------------------------------------
+
+    async def speak(self, model: str, prompt: str, sampling: Sampling) -> AsyncIterator[Started | Piece]:
+        """Answer a raw prompt as a public model name: first who answers, then the answer in pieces.
+
+        Raises:
+            Refused: nothing of that name is served, the prompt is too long, or too many requests are in work.
+        """
+        refuse_when_full(self._leases, self._settings)
+        adapter = resolve(self._table, model)
+        asked = Sampling(min(sampling.max_tokens, self._settings.max_tokens), sampling.temperature, sampling.seed)
+        started = Started(
+            adapter.role if adapter else None,
+            adapter.gen if adapter else None,
+            adapter.sha if adapter else None,
+            self._lineage,
+        )
+        with self._leases.on(adapter.gen if adapter else None):
+            pieces = self._engine.speak(adapter.name if adapter else self._engine.base_name, prompt, asked)
+            async with aclosing(cast(Any, pieces)):
+                try:
+                    first = True
+                    async for piece in pieces:
+                        if first:  # Only now is it sure that there will be an answer.
+                            yield started
+                            first = False
+                        yield piece
+                except LunaError as error:
+                    raise Refused(400, str(error)) from error
+
+    async def score(self, model: str, rows: Sequence[tuple[Sequence[int], int]]) -> list[float]:
+        """See :meth:`serving.engine.Engine.score`, by public model name."""
+        adapter = resolve(self._table, model)
+        with self._leases.on(adapter.gen if adapter else None):
+            return await self._engine.score(adapter.name if adapter else self._engine.base_name, rows)
+
+    # -- changing what is served -----------------------------------------------------------------------------
+
+    async def load(self, gen: int, shas: Mapping[Role, str] | None = None) -> dict[str, Any]:
+        """Serve a generation under its own number.
+
+        Args:
+            shas: the adapters of a candidate that has no verdict; by default what the ledger says.
+
+        Raises:
+            LunaError: it is unknown, of another base, broken, or there is no room. What is served stays as it was.
+        """
+        async with self._lock:
+            started = time.perf_counter()
+            self._take(await self._load(self._table, gen, shas or self._recorded(gen)))
+            self._problems.pop(gen, None)
+            return {**self._names(), "load_s": time.perf_counter() - started}
+
+    async def switch(self, gen: int) -> dict[str, Any]:
+        """Let `luna-<role>` mean a generation that is loaded."""
+        async with self._lock:
+            started = time.perf_counter()
+            self._take(self._table.switch(gen))
+            return {**self._names(), "switch_s": time.perf_counter() - started}
+
+    async def rollback(self) -> dict[str, Any]:
+        """Let `luna-<role>` mean the generation before the current one. Nothing is loaded for it."""
+        async with self._lock:
+            started = time.perf_counter()
+            self._take(self._table.rollback())
+            return {**self._names(), "switch_s": time.perf_counter() - started}
+
+    async def retire(self, gen: int) -> dict[str, Any]:
+        """Serve a generation no longer, unless it is current or the one before; requests in work are waited for."""
+        async with self._lock:
+            if gen in self._table.generations and gen not in (self._table.current, self._table.previous):
+                adapters, table = self._adapters(self._table, gen), self._table.remove(gen)
+                self._take(table)
+                while self._leases.held(gen):
+                    await asyncio.sleep(0.02)
+                for adapter in adapters:
+                    await self._engine.unload(adapter)
+            return self._names()
+
+    def state(self) -> dict[str, Any]:
+        """What is served, what could not be, and requests in work."""
+        problems = {f"G{gen}": problem for gen, problem in self._problems.items()}
+        return {
+            **self._names(),
+            "home": str(self._home.root),
+            "lineage": self._lineage,
+            "base_sha": self._base_sha,
+            "engine": self._engine.name,
+            "host": self._settings.host,
+            "port": self._settings.port,
+            "problems": problems,
+            "in_work": self._leases.total,
+            "pid": os.getpid(),
+        }
+
+    def metrics(self) -> str:
+        """The engine's measurements in Prometheus' text format."""
+        return self._engine.metrics()
+
+    async def check_health(self) -> None:
+        """Ray Serve replaces this replica when the engine's process is gone."""
+        await self._engine.check_health()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_engine"):
+            self._engine.stop()
+
+    # -- inside ----------------------------------------------------------------------------------------------
+
+    async def _restore(self) -> None:
+        """Load what is to be served after a start."""
+        with Ledger.open(self._home) as ledger:
+            self._lineage, head = ledger.current_lineage(), ledger.head()
+            line = [] if head is None else ledger.parent_chain(head)
+        before = table_to_restore(_saved(self._file), self._lineage, line)
+        last = [gen for gen in (before.previous, before.current) if gen is not None]
+        beside = [gen for gen in before.generations if gen not in last][: self._settings.generations - len(last)]
+        table = Table(version=before.version)
+        for gen in [*beside, *last]:
+            try:  # One rotten adapter must not keep the others from being served.
+                table = await self._load(table, gen, before.generations.get(gen) or self._recorded(gen))
+                table = table.switch(gen) if gen in last else table
+            except LunaError as error:
+                self._problems[gen] = str(error)
+        self._take(table)
+
+    async def _load(self, table: Table, gen: int, shas: Mapping[Role, str]) -> Table:
+        """The table with a generation that is ready to answer."""
+        added = table.add(gen, shas)
+        if added is table:
+            return table
+        adapters = self._adapters(added, gen)
+        for adapter in adapters:
+            folder = self._home.adapter_dir(adapter.sha)
+            await asyncio.to_thread(check_adapter, folder, self._shapes, self._settings.max_rank)
+        added = (await self._make_room(table)).add(gen, shas)
+        try:
+            for adapter in adapters:
+                await self._engine.load(adapter, self._home.adapter_dir(adapter.sha))
+        except LunaError:
+            for adapter in adapters:
+                await self._engine.unload(adapter)
+            raise
+        return added
+
+    def _recorded(self, gen: int) -> dict[Role, str]:
+        with Ledger.open(self._home) as ledger:
+            lineage, rows = ledger.current_lineage(), ledger.generation(gen)
+        if lineage != self._lineage:
+            raise LunaError(
+                f"this server serves the lineage {self._lineage!r}, the current one is {lineage!r}; "
+                "start `luna serve` again."
+            )
+        if rows[0].base_sha != self._base_sha:
+            raise LunaError(
+                f"G{gen} was trained on the base {rows[0].base_sha[:12]}, this engine holds {self._base_sha[:12]}; "
+                "start `luna serve` again."
+            )
+        return {row.role: row.child_sha for row in rows}
+
+    async def _make_room(self, table: Table) -> Table:
+        """Unload what was asked for longest ago until one more generation fits."""
+        while len(table.generations) >= self._settings.generations:
+            free = [gen for gen in table.generations if gen not in (table.current, table.previous)]
+            oldest = self._leases.least_recently_used(free)
+            if oldest is None:
+                raise LunaError(
+                    f"{self._settings.generations} generations are loaded and in use; wait, or set [serving] "
+                    "generations higher."
+                )
+            adapters, table = self._adapters(table, oldest), table.remove(oldest)
+            self._take(table)  # First no new request can find it, then its memory is freed.
+            for adapter in adapters:
+                await self._engine.unload(adapter)
+        return table
+
+    @staticmethod
+    def _adapters(table: Table, gen: int) -> list[Adapter]:
+        return [Adapter(gen=gen, role=role, sha=sha) for role, sha in table.generations[gen].items()]
+
+    @property
+    def _file(self) -> Path:
+        return self._home.root / "serving.json"
+
+    def _take(self, table: Table) -> None:
+        """On disk first, then in one assignment for every request that comes."""
+        with Ledger.open(self._home) as ledger:
+            head = ledger.head(self._lineage)
+        saved = Saved(lineage=self._lineage, head=head, table=table)
+        write_atomic(self._file, saved.model_dump_json(indent=2))
+        self._table = table
+
+    def _names(self) -> dict[str, Any]:
+        table = self._table
+        return {
+            "version": table.version,
+            "current": table.current,
+            "previous": table.previous,
+            "generations": sorted(table.generations),
+        }
+
+
+def model_name(role: Role | None, generation: int | None) -> str:
+    """The public name of a role's current adapter, of one generation's, or of the base."""
+    if role is None:
+        return BASE
+    return f"luna-{role}" if generation is None else f"luna-{role}-g{generation}"
+
+
+def _engine(base: Path, shapes: Mapping[str, Shape], home: Home, settings: ServingSettings) -> Engine:
+    """The engine that the settings choose; its library is imported only now."""
+    if choose(settings.engine) == "vllm":
+        from serving.vllm_engine import VllmEngine
+
+        return VllmEngine(base, shapes, home.root / "models" / "zero", settings)
+    from serving.transformers_engine import TransformersEngine
+
+    return TransformersEngine(base, settings)
+
+
+def _saved(file: Path) -> Saved | None:
+    """What an earlier replica wrote; None if there is nothing, or nothing that can be read: the ledger knows it too."""
+    try:
+        return Saved.model_validate_json(file.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None

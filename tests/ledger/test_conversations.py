@@ -1,0 +1,105 @@
+"""Conversations: what was said is kept in order, and the last label counts."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from ledger.conversations import Label, Turn
+from ledger.errors import LunaError
+from ledger.home import Home
+from ledger.store import Ledger
+from tests.ledger.builders import sha
+
+AT = "2026-01-01T00:00:00Z"
+
+
+def a_turn(number=1, conversation=1, **changes):
+    values = {
+        "id": f"{number:032x}", "conversation": f"{conversation:032x}", "kind": "generate", "lineage": "main",
+        "role": "logical", "generation": 2, "adapter_sha": sha("logical"), "message": f"question {number}",
+        "context": "", "answer": f"answer {number}", "prompt_tokens": 5, "answer_tokens": 3, "seconds": 0.5,
+        "finish_reason": "stop", "temperature": 0.7, "seed": None, "at": AT,
+    }  # fmt: skip
+    return Turn(**values | changes)
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    with Ledger.create(Home(tmp_path / "home")) as opened:
+        yield opened
+
+
+def test_a_conversation_comes_back_in_order_whatever_the_clock_says(ledger):
+    turns = [a_turn(1, at="2026-01-01T00:00:09Z"), a_turn(2), a_turn(3, conversation=2), a_turn(4)]
+    for turn in turns:
+        ledger.add_turn(turn)
+    found = ledger.conversation(turns[0].conversation)
+    assert [turn.message for turn in found] == ["question 1", "question 2", "question 4"]
+    assert [turn.message for turn in ledger.conversation(turns[0].conversation, 2)] == ["question 2", "question 4"]
+    assert found[0].model_dump(exclude={"label"}) == turns[0].model_dump()
+    assert ledger.conversation("f" * 32) == []
+
+
+def test_storing_an_exchange_again_adds_nothing(ledger):
+    ledger.add_turn(a_turn())
+    ledger.add_turn(a_turn())
+    assert ledger.count_turns() == 1
+
+
+def test_the_last_label_counts_and_an_empty_one_takes_it_back(ledger):
+    turn = a_turn()
+    ledger.add_turn(turn)
+    ledger.add_label(turn.id, Label(valence=-1, correction="not so", at=AT))
+    ledger.add_label(turn.id, Label(valence=2, arousal="high", at=AT))
+    (found,) = ledger.conversation(turn.conversation)
+    assert found.label == Label(valence=2, arousal="high", at=AT)
+    ledger.add_label(turn.id, Label(at=AT))
+    assert ledger.conversation(turn.conversation)[0].label is None
+
+
+def test_only_answers_that_exist_can_be_labelled(ledger):
+    with pytest.raises(LunaError, match="no answer"):
+        ledger.add_label("a" * 32, Label(valence=1, at=AT))
+
+
+def test_the_list_is_newest_first_with_the_first_message_as_title(ledger):
+    ledger.add_turn(a_turn(1, 1, message="first\nof  one " + "x" * 100))
+    ledger.add_turn(a_turn(2, 2, message="first of two"))
+    ledger.add_turn(a_turn(3, 1))
+    one, two = ledger.conversations()
+    assert (one.turns, two.turns, two.title) == (2, 1, "first of two")
+    assert one.title.startswith("first of one x")
+    assert len(one.title) == 80
+    assert len(ledger.conversations(1)) == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"generation": None}, {"role": "base"}, {"id": "../x"}, {"seconds": -1.0}, {"finish_reason": "tired"}],
+)
+def test_a_turn_that_contradicts_itself_is_refused(changes):
+    with pytest.raises(ValidationError):
+        a_turn(**changes)
+
+
+@pytest.mark.parametrize("said", [{"valence": 3}, {"arousal": "very"}, {"mood": "good"}])
+def test_a_label_outside_the_axes_is_refused(said):
+    with pytest.raises(ValidationError):
+        Label(at=AT, **said)
+
+
+def test_a_home_of_an_older_luna_gets_its_tables(tmp_path):
+    import sqlite3
+
+    home = Home(tmp_path / "old")
+    Ledger.create(home).close()
+    connection = sqlite3.connect(home.db)
+    for table in ("labels", "turns"):
+        connection.execute(f"DROP TABLE {table}")
+    connection.execute("DELETE FROM schema_version WHERE version > 2")
+    connection.commit()
+    connection.close()
+    with Ledger.create(home) as ledger:
+        ledger.add_turn(a_turn())
+        assert ledger.count_turns() == 1

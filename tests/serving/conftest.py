@@ -1,0 +1,91 @@
+"""A home that is really served: Ray Serve, vLLM's CPU build, a tiny base; once for all tests that need it."""
+
+from __future__ import annotations
+
+import socket
+
+import httpx
+import pytest
+
+from ledger.roles import ROLES
+from ledger.store import Ledger
+from tests.serving.builders import PROMPTS, TOKENS, make_home, whole
+from tests.trainers.builders import CPU, LORA, tiny_base
+from trainers.config import TrainSettings
+from trainers.trl_engine import TrlEngine
+
+
+class Served:
+    """A home that is being served, and how to talk to it."""
+
+    def __init__(self, home, url, handle):
+        self.home, self.url, self.handle = home, url, handle
+
+    def call(self, name, *arguments):
+        return getattr(self.handle, name).remote(*arguments).result(timeout_s=60)
+
+    def deploy(self, gen):
+        """As `luna deploy` does."""
+        self.call("load", gen)
+        return self.call("switch", gen)
+
+    def complete(self, model, prompt=PROMPTS[0], **more):
+        body = {"model": model, "prompt": prompt, "max_tokens": TOKENS, "temperature": 0, **more}
+        return httpx.post(f"{self.url}/v1/completions", json=body, timeout=60)
+
+    def text(self, model, prompt=PROMPTS[0]):
+        answer = self.complete(model, prompt)
+        answer.raise_for_status()
+        return whole(answer.json()["choices"][0]["text"])
+
+    @property
+    def client(self):
+        return {"base_url": f"{self.url}/v1", "api_key": "none", "max_retries": 0, "timeout": 60}
+
+
+@pytest.fixture(scope="session")
+def served(ray_head, tmp_path_factory):
+    """Three generations, two adapters to a batch, so that the third name in use pushes another out of its slot."""
+    from cluster.deployment import serving, start
+    from cluster.rig import connect
+    from serving import app
+
+    home = make_home(tmp_path_factory.mktemp("served") / "home")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    home.settings_file.write_text(
+        f'profile = "tiny"\n[serving]\nport = {port}\ndtype = "float32"\nadapters_in_batch = 2\nmax_num_seqs = 8\n'
+    )
+    connect()
+    state = start(home)
+    assert state["problems"] == {}
+    assert (state["current"], state["previous"]) == (2, 1)
+    yield Served(home, state["url"], serving(home))
+    app.stop()
+
+
+@pytest.fixture(scope="session")
+def expected(served):
+    """(role or base, generation, prompt) -> the greedy text that plain PEFT gives."""
+    base = tiny_base(served.home)
+    engine = TrlEngine(base, TrainSettings(dtype="float32", engine="trl"), LORA, CPU)
+    found = {}
+    for gen in (0, 1, 2):
+        with Ledger.open(served.home) as ledger:
+            shas = {row.role: row.child_sha for row in ledger.generation(gen)}
+        generator = engine.generator(shas, served.home.adapters_dir)
+        for voice in (*ROLES, "base"):
+            texts = generator.generate(voice, PROMPTS, TOKENS)
+            found |= {(voice, gen, prompt): whole(text) for prompt, text in zip(PROMPTS, texts, strict=True)}
+    assert len({found[voice, gen, PROMPTS[0]] for voice in ROLES for gen in (0, 1, 2)}) == 9, "voices differ"
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _begin_with_g2(request):
+    """Every test begins with G2 current and G1 before it."""
+    if "served" in request.fixturenames:
+        served = request.getfixturevalue("served")
+        for gen in (1, 2):
+            served.deploy(gen)

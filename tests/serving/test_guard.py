@@ -1,0 +1,109 @@
+"""Who and what gets past the guard."""
+
+from __future__ import annotations
+
+import asyncio
+
+import httpx
+import pytest
+
+from serving.guard import Refused, guarded
+from serving.settings import ServingSettings
+
+OPEN = ("/", "/page/", "/healthz")
+
+
+async def behind(scope, receive, send):
+    """Stands where an application stands: says what it got."""
+    body = (await receive())["body"] if scope["method"] == "POST" else b"read"
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": body})
+
+
+def ask(app, path="/generate", method="POST", content=b"hello", host="127.0.0.1:8000", times=1, **headers):
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+
+    async def send():
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url=f"http://{host}") as client:
+            return [await client.request(method, path, content=content, headers=named) for _ in range(times)]
+
+    return asyncio.run(send())[-1]
+
+
+def app_with(key=None, **settings):
+    return guarded(behind, ServingSettings(**settings), key, OPEN)
+
+
+def reason(answer):
+    return answer.json()["error"]["message"]
+
+
+def test_without_a_key_everybody_on_this_machine_is_answered():
+    answer = ask(app_with())
+    assert (answer.status_code, answer.content) == (200, b"hello")
+
+
+@pytest.mark.parametrize("given", [None, "Bearer wrong", "Bearer ", "secret", "Bearer secre", "Bearer secret2"])
+def test_with_a_key_only_the_right_one_is_answered(given):
+    app = app_with(key="secret")
+    answer = ask(app, **({"authorization": given} if given else {}))
+    assert answer.status_code == 401
+    assert "LUNA_API_KEY" in reason(answer)
+    assert ask(app, authorization="Bearer secret").status_code == 200
+
+
+def test_the_page_and_health_need_no_key_and_nothing_else_is_open():
+    app = app_with(key="secret")
+    for path in ("/", "/page/app.js", "/healthz"):
+        assert ask(app, path, "GET").status_code == 200
+    for path in ("/generate", "/lineage", "/metrics", "/v1/models", "/healthz/x", "/pages"):
+        assert ask(app, path, "GET").status_code == 401
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "http://127.0.0.1:9999", "null"])
+def test_a_page_of_another_origin_is_refused(origin):
+    assert ask(app_with(), origin=origin).status_code == 403
+    assert ask(app_with(key="secret"), origin=origin, authorization="Bearer secret").status_code == 403
+
+
+def test_the_servers_own_page_and_listed_origins_are_answered():
+    assert ask(app_with(), origin="http://127.0.0.1:8000").status_code == 200
+    app = app_with(allowed_origins=("https://friend.example",))
+    answer = ask(app, origin="https://friend.example")
+    assert answer.status_code == 200
+    assert answer.headers["access-control-allow-origin"] == "https://friend.example"
+    assert "x-luna-generation" in answer.headers["access-control-expose-headers"]
+    preflight = ask(app, method="OPTIONS", origin="https://evil.example", access_control_request_method="POST")
+    assert "access-control-allow-origin" not in preflight.headers
+
+
+def test_a_name_that_only_resolves_to_this_machine_is_refused_without_a_key():
+    assert ask(app_with(), host="evil.example:8000").status_code == 421
+    assert ask(app_with(), host="localhost:8000").status_code == 200
+    assert ask(app_with(), host="[::1]:8000").status_code == 200
+    assert ask(app_with(key="s"), host="rig.example:8000", authorization="Bearer s").status_code == 200
+
+
+def test_too_many_requests_are_told_when_to_come_again():
+    app = app_with(requests_per_minute=5)
+    assert ask(app, times=5).status_code == 200
+    answer = ask(app)
+    assert answer.status_code == 429
+    assert 1 <= int(answer.headers["retry-after"]) <= 60
+    assert ask(app, "/healthz", "GET").status_code == 200, "health is not counted"
+
+
+def test_a_body_over_the_limit_is_refused_while_it_is_read():
+    app = app_with(max_body_kib=1)
+    assert ask(app, content=b"x" * 1024).status_code == 200
+    answer = ask(app, content=b"x" * 1025)
+    assert answer.status_code == 413
+    assert "1 KiB" in reason(answer)
+
+
+def test_a_refusal_survives_the_way_between_processes():
+    import pickle
+
+    refusal = pickle.loads(pickle.dumps(Refused(429, "later", {"retry-after": "3"})))
+    assert (refusal.status, str(refusal), refusal.headers) == (429, "later", {"retry-after": "3"})
