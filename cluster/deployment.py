@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -12,8 +13,11 @@ from ledger.home import Home
 from ledger.roles import Role
 from ledger.store import Ledger
 from serving import app
+from serving.guard import Refused
 
 _ANSWER_S = 60
+_MEASURE_S = 600
+"""How long one batch of an evaluation may take."""
 
 
 def start(home: Home) -> dict[str, Any]:
@@ -69,9 +73,23 @@ def load(home: Home, gen: int, shas: Mapping[Role, str] | None = None) -> None:
     _everywhere(serving(home), "load", gen, shas)
 
 
-def retire(home: Home, gen: int) -> None:
-    """Serve a generation no longer, unless the current names need it."""
-    _everywhere(serving(home), "retire", gen)
+def retire_candidate(home: Home, gen: int) -> None:
+    """Serve a candidate no longer, where a server runs; the current names never need it."""
+    if app.running() is not None:
+        with suppress(LunaError):  # a server of another home, or one that is being replaced: it does not hold it
+            _everywhere(serving(home), "retire", gen)
+
+
+def state(home: Home) -> dict[str, Any]:
+    """What is served, as one replica says."""
+    found: dict[str, Any] = _result(serving(home).state.remote())
+    return found
+
+
+def asker(home: Home) -> Callable[..., Any]:
+    """Calls a method of one engine replica: `ask("score", ...)`."""
+    handle = serving(home)
+    return lambda method, *arguments: _result(getattr(handle, method).remote(*arguments), _MEASURE_S)
 
 
 def follow_head(home: Home, head: int | None) -> dict[str, Any]:
@@ -97,9 +115,9 @@ def _everywhere(handle: Any, method: str, *arguments: Any) -> dict[str, Any]:
     return answers[-1]
 
 
-def _result(response: Any) -> Any:
+def _result(response: Any, timeout_s: float = _ANSWER_S) -> Any:
     """What one replica answers."""
-    return _asked(lambda: response.result(timeout_s=_ANSWER_S))
+    return _asked(lambda: response.result(timeout_s=timeout_s))
 
 
 def _asked(ask: Callable[[], Any]) -> Any:
@@ -109,9 +127,11 @@ def _asked(ask: Callable[[], Any]) -> Any:
     try:
         return ask()
     except TimeoutError as error:
-        raise LunaError(f"the server did not answer within {_ANSWER_S} s; `luna serve` starts it again.") from error
+        raise LunaError("the server did not answer in time; `luna serve` starts it again.") from error
     except RayError as error:
         cause = getattr(error, "cause", None)
         if isinstance(cause, LunaError):
             raise cause from None
+        if isinstance(cause, Refused):
+            raise LunaError(str(cause)) from None
         raise LunaError(f"the server failed: {str(error).strip().splitlines()[-1]}") from error

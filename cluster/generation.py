@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from cluster import delta
-from cluster.deployment import follow_head
+from cluster.deployment import follow_head, retire_candidate
 from cluster.request import GenerationRequest
+from cluster.served_eval import evaluate_served
 from cluster.trio_rig import TrioRig, outcomes_by_role
 from curriculum.parquet import read_examples
 from ledger.clock import utc_now
@@ -134,7 +135,13 @@ class GenerationRun:
     def evaluate(self) -> Payload:
         """Every score of the candidate as trained."""
         adapters: dict[Role, str] = {role: self.results["train"]["roles"][role]["sha"] for role in ROLES}
-        return {"evals": self._measure(self._plans(), adapters, self.home.adapters_dir)}
+        plans = self._plans()
+        served = evaluate_served(
+            self.home, plans, adapters, self.gen_id, self.lineage, self.base, self.settings, self.watcher.say
+        )
+        if served is not None:
+            return {"evals": [record.model_dump(mode="json") for record in served]}
+        return {"evals": self._measure(plans, adapters, self.home.adapters_dir)}
 
     def judge(self) -> Payload:
         """The gates; between parent and child where the child fails; the stop rule; one transaction."""
@@ -169,6 +176,9 @@ class GenerationRun:
         """Let the server, where one runs, answer with the head; checkpoints are no longer needed."""
         for checkpoint in self._run_dir.glob("*/**/checkpoint-*"):
             shutil.rmtree(checkpoint, ignore_errors=True)
+        judged = self.results["judge"]
+        if judged["verdict"] == "rejected" or judged["alpha"] != 1.0:
+            retire_candidate(self.home, self.gen_id)  # under its number stands nothing, or something else from now on
         return follow_head(self.home, self.ledger.head(self.lineage))
 
     # -- parts of the steps ----------------------------------------------------------------------------------

@@ -112,6 +112,17 @@ class EngineReplica:
                 except LunaError as error:
                     raise Refused(400, str(error)) from error
 
+    async def generate(self, model: str, prompts: Sequence[str], max_tokens: int) -> list[str]:
+        """The greedy answer to each raw prompt."""
+        adapter = resolve(self._table, model)
+        name = adapter.name if adapter else self._engine.base_name
+
+        async def whole(prompt: str) -> str:
+            return "".join([piece.text async for piece in self._engine.speak(name, prompt, Sampling(max_tokens))])
+
+        with self._leases.on(adapter.gen if adapter else None):
+            return list(await asyncio.gather(*map(whole, prompts)))
+
     async def score(self, model: str, rows: Sequence[tuple[Sequence[int], int]]) -> list[float]:
         """See :meth:`serving.engine.Engine.score`, by public model name."""
         adapter = resolve(self._table, model)

@@ -45,6 +45,8 @@ class ServingSettings(BaseModel):
     """For each key, or without a key for each address; more are answered with 429."""
     allowed_origins: tuple[str, ...] = ()
     """Other web origins (`https://example.org`) whose pages may use this server. Its own page always may."""
+    evaluate_candidates: bool = True
+    """Measure a new generation through this server, where it is up, instead of on the trainers' model."""
     gpu_share: float = Field(0.4, gt=0, le=1)
     """Share of a GPU's memory for serving; training takes the rest."""
     cpu_cache_gib: int = Field(1, ge=1)

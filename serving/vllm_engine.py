@@ -53,7 +53,10 @@ class VllmEngine:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         on_cpu = current_platform.is_cpu()
-        args = make_arg_parser(FlexibleArgumentParser()).parse_args(self._arguments(on_cpu))
+        if on_cpu:
+            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(self.settings.cpu_cache_gib))
+        flags = engine_arguments(self.base, self.settings, on_cpu)
+        args = make_arg_parser(FlexibleArgumentParser()).parse_args(flags)
         self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs.from_cli_args(args))
         tasks = await self._engine.get_supported_tasks()
         app = build_app(args, tasks, self._engine.model_config)
@@ -176,25 +179,21 @@ class VllmEngine:
         if not isinstance(answer, str):
             raise LunaError(f"vLLM did not load {name} from {folder}: {answer.error.message}")
 
-    def _arguments(self, on_cpu: bool) -> list[str]:
-        settings = self.settings
-        # One batch mixes at most max_loras adapters; the others wait in host memory, the base's twin among them.
-        held = 3 * settings.generations + 1
-        arguments = [
-            f"--model={self.base}", f"--served-model-name={_BASE_WEIGHTS}", "--enable-lora",
-            f"--max-lora-rank={settings.max_rank}", f"--max-loras={min(settings.adapters_in_batch, held)}",
-            f"--max-cpu-loras={held}", f"--max-model-len={settings.max_model_len}",
-            f"--max-num-seqs={settings.max_num_seqs}", f"--dtype={settings.dtype}", "--generation-config=vllm",
-            f"--chat-template={IDENTITY_TEMPLATE}", "--disable-fastapi-docs",
-            # The most that any answer gets, and what one gets that asks for no number.
-            f"--override-generation-config={json.dumps({'max_new_tokens': settings.max_tokens})}",
-        ]  # fmt: skip
-        if on_cpu:
-            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(settings.cpu_cache_gib))
-            arguments.append("--enforce-eager")
-        else:
-            arguments.append(f"--gpu-memory-utilization={settings.gpu_share}")
-        return arguments
+
+def engine_arguments(base: Path, settings: ServingSettings, on_cpu: bool) -> list[str]:
+    """The flags of vLLM's own server that give the same engine."""
+    # One batch mixes at most max_loras adapters; the others wait in host memory, the base's twin among them.
+    held = 3 * settings.generations + 1
+    arguments = [
+        f"--model={base}", f"--served-model-name={_BASE_WEIGHTS}", "--enable-lora",
+        f"--max-lora-rank={settings.max_rank}", f"--max-loras={min(settings.adapters_in_batch, held)}",
+        f"--max-cpu-loras={held}", f"--max-model-len={settings.max_model_len}",
+        f"--max-num-seqs={settings.max_num_seqs}", f"--dtype={settings.dtype}", "--generation-config=vllm",
+        f"--chat-template={IDENTITY_TEMPLATE}", "--disable-fastapi-docs",
+        # The most that any answer gets, and what one gets that asks for no number.
+        f"--override-generation-config={json.dumps({'max_new_tokens': settings.max_tokens})}",
+    ]  # fmt: skip
+    return [*arguments, "--enforce-eager" if on_cpu else f"--gpu-memory-utilization={settings.gpu_share}"]
 
 
 def _finish(reason: str | None) -> Literal["stop", "length"] | None:

@@ -23,7 +23,9 @@ from ledger.metadata import MODEL_FILE
 from ledger.roles import ROLES
 from ledger.store import Ledger
 from tests.serving.builders import PROMPTS, TOKENS, add_adapters, loud_adapter, site_shapes, whole
-from tests.trainers.builders import tiny_base
+from tests.trainers.builders import CPU, LORA, tiny_base
+from trainers.config import TrainSettings
+from trainers.trl_engine import TrlEngine
 
 pytest.importorskip("vllm", reason="vLLM cannot be installed on this platform")
 openai = pytest.importorskip("openai", reason="comes with vLLM")
@@ -179,6 +181,24 @@ def test_bad_requests_get_a_reason_and_a_status_that_is_not_500(served):
     assert served.complete("base", prompt=None).status_code in (400, 422)
     assert httpx.post(f"{served.url}/v1/completions", content=b"{").status_code == 400
     assert httpx.post(f"{served.url}/v1/load_lora_adapter", json={}).status_code == 404
+
+
+def test_evaluation_through_the_server_scores_like_the_trainers_model(served, expected):
+    from cluster.deployment import asker
+    from cluster.served_eval import ServedGenerator, _tokenizer
+
+    base = tiny_base(served.home)
+    with Ledger.open(served.home) as ledger:
+        shas = {row.role: row.child_sha for row in ledger.generation(1)}
+    plain = TrlEngine(base, TrainSettings(dtype="float32", engine="trl"), LORA, CPU)
+    in_memory = plain.generator(shas, served.home.adapters_dir)
+    through = ServedGenerator(asker(served.home), _tokenizer(base), 1)
+    pairs = [(prompt, answer) for prompt in PROMPTS for answer in ("Yes.", "⊥", "Because it is so.")]
+    for voice in ("creative", "logical", "base"):
+        texts = through.generate(voice, PROMPTS, TOKENS)
+        assert [whole(text) for text in texts] == [expected[voice, 1, prompt] for prompt in PROMPTS]
+        found, wanted = through.mean_log_likelihoods(voice, pairs), in_memory.mean_log_likelihoods(voice, pairs)
+        assert found == pytest.approx(wanted, abs=1e-3)
 
 
 def test_a_client_that_goes_away_stops_its_generation(served):
