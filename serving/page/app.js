@@ -45,7 +45,7 @@ function route() {
   document.title = lineage ? "Luna: lineage" : "Luna";
   closeDrawer();
   if (lineage) return showLineage(id === null ? null : Number(id));
-  const wanted = view === "c" ? decodeURIComponent(id ?? "") : null;
+  const wanted = view === "c" ? id : null;
   if (wanted !== openId()) openConversation(wanted);
   chatAddress(wanted);
   markOpen();
@@ -53,7 +53,7 @@ function route() {
 
 /** The server has stored an answer: the address names the conversation, the list shows it, karma may have changed. */
 function stored(id) {
-  if (!$("chat").hidden) history.replaceState(null, "", `#c/${encodeURIComponent(id)}`);
+  if (!$("chat").hidden) history.replaceState(null, "", `#c/${id}`);
   chatAddress(id);
   listConversations();
   refresh();
@@ -61,7 +61,7 @@ function stored(id) {
 
 /** From the lineage, "Chat" leads back to the conversation that is open. */
 function chatAddress(id) {
-  $("to-chat").href = id === null ? "#chat" : `#c/${encodeURIComponent(id)}`;
+  $("to-chat").href = id === null ? "#chat" : `#c/${id}`;
 }
 
 async function listConversations() {
@@ -72,7 +72,7 @@ async function listConversations() {
       found.length === 0
         ? h("p", { class: "empty" }, "None yet.")
         : h("ul", {}, found.map(({ conversation, title, turns, last_at }) =>
-            h("li", {}, h("a", { href: `#c/${encodeURIComponent(conversation)}`, "data-id": conversation },
+            h("li", {}, h("a", { href: `#c/${conversation}`, "data-id": conversation },
               h("span", { class: "title" }, title || "(no text)"),
               h("span", { class: "facts" }, time(last_at), `, ${turns} ${turns === 1 ? "answer" : "answers"}`),
             )),

@@ -7,19 +7,24 @@ import { standing, tree } from "./tree.js";
 
 let lineage = null;
 let shown = null; // the generation whose details are shown
+let calls = 0;
 
 /** @param wanted a generation's number; null chooses the head, or the newest where there is no head */
 export async function showLineage(wanted) {
+  const call = (calls += 1);
+  let found;
   try {
-    lineage = await get("/lineage");
+    found = await get("/lineage");
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
-    lineage = null;
+    if (call !== calls) return;
     $("tree").replaceChildren();
     $("generation").replaceChildren();
     $("lineage-facts").replaceChildren(failure(`The lineage could not be read. ${error.message}`, () => showLineage(wanted)));
     return;
   }
+  if (call !== calls) return; // another generation was chosen meanwhile
+  lineage = found;
   showFacts();
   const numbers = lineage.generations.map((generation) => generation.generation);
   if (numbers.length === 0) {
@@ -53,7 +58,7 @@ async function showGeneration(wanted) {
   const generation = lineage.generations.find((other) => other.generation === wanted);
   shown = wanted;
   if (!generation) {
-    $("generation").replaceChildren(h("p", { class: "empty" }, `There is no generation G${wanted} in this lineage.`));
+    $("generation").replaceChildren(h("p", { class: "empty" }, "There is no such generation in this lineage."));
     return;
   }
   const place = h("div", { class: "curves" }, h("p", { class: "empty" }, "Reading the curves …"));
