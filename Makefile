@@ -22,6 +22,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help explain setup demo check test test-gpu bench-train bench-forgetting bench-gpu bench-curriculum \
+        bench-serving \
         format lock clean
 
 help:
@@ -32,6 +33,7 @@ help:
 	@echo "make test-gpu          the tests that need a GPU"
 	@echo "make bench-train       training speed against TRL"
 	@echo "make bench-forgetting  recall with replay and without"
+	@echo "make bench-serving     Luna's serving beside bare vLLM; needs a home that luna serve serves"
 	@echo "make bench-gpu         the trio trainer on a GPU against three plain PEFT loops"
 	@echo "make bench-curriculum  how fast the curriculum is made"
 	@echo "make format            ruff's formatter and safe fixes"
@@ -73,6 +75,9 @@ bench-train: ready
 
 bench-forgetting: ready
 	$(BIN)/python -m bench.forgetting
+
+bench-serving: ready
+	$(BIN)/python -m bench.serving
 
 bench-curriculum: ready
 	$(BIN)/python -m bench.curriculum

@@ -160,9 +160,14 @@ def report(luna: Server, bare: Server, alternations: int) -> None:
         for server in (bare, luna)
     ]
     notes = [
-        f"{alternations} alternations, order alternated; each {REQUESTS} requests of {TOKENS} tokens, {CONCURRENCY} at once",
-        f"ratio of medians {ratio:.3f} (single alternations {min(ratios):.2f} to {max(ratios):.2f}); spread of one "
-        f"server's own figures {spread:.2f}: {verdict}",
+        (
+            f"{alternations} alternations, order alternated; each {REQUESTS} requests of {TOKENS} tokens, "
+            f"{CONCURRENCY} at once"
+        ),
+        (
+            f"ratio of medians {ratio:.3f} (single alternations {min(ratios):.2f} to {max(ratios):.2f}); spread of "
+            f"one server's own figures {spread:.2f}: {verdict}"
+        ),
         f"fixed cost of a small request: {fixed:+.1f} ms",
     ]
     header = ["server", "tokens/s, median", "range", "request s, p50 / p95", "GET /v1/models ms, p50"]

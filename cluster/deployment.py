@@ -108,8 +108,18 @@ def follow_head(home: Home, head: int | None) -> dict[str, Any]:
 
 
 def _everywhere(handle: Any, method: str, *arguments: Any) -> dict[str, Any]:
-    """What the slowest replica answers; all are asked."""
-    answers: list[dict[str, Any]] = _asked(lambda: handle.broadcast(method, *arguments).results(timeout_s=_ANSWER_S))
+    """What a replica answers; all that live are asked. One that starts reads from disk what the others serve."""
+    from ray.exceptions import RayActorError
+
+    def ask() -> list[dict[str, Any]]:
+        found = handle.broadcast(method, *arguments).results(timeout_s=_ANSWER_S, return_exceptions=True)
+        alive = [answer for answer in found if not isinstance(answer, RayActorError)]
+        for answer in alive:
+            if isinstance(answer, Exception):
+                raise answer
+        return alive
+
+    answers: list[dict[str, Any]] = _asked(ask)
     if not answers:
         raise LunaError("no replica of the engine is ready; it starts by itself, try again in a minute.")
     return answers[-1]

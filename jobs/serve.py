@@ -12,7 +12,7 @@ from ledger.home import Home
 
 
 def serve(home: Home, address: str | None, out: Console) -> None:
-    """Start the app (or replace the running one) and say where it is. It outlives this command."""
+    """Start the apps (or replace running ones) and say where they are. They outlive this command."""
     from cluster.deployment import start
     from cluster.rig import connect
 
@@ -21,9 +21,10 @@ def serve(home: Home, address: str | None, out: Console) -> None:
     say("starting the engine; on a CPU this takes about a minute")
     state = start(home)
     url = state["url"]
-    out.print(f"Luna answers at {url}/v1 after {time.monotonic() - began:.0f} s: {_names(state)}")
+    out.print(f"Luna is at {url} after {time.monotonic() - began:.0f} s ({state['engine']}): {_names(state)}")
     for gen, problem in state["problems"].items():
         out.print(f"{gen} is not served: {problem}", markup=False, soft_wrap=True)
+    out.print(f"the page: {url}/ · the API for OpenAI's clients: {url}/v1", soft_wrap=True)
     out.print(
         f"  curl {url}/v1/chat/completions -H 'content-type: application/json' \\\n"
         '    -d \'{"model": "luna-dialectical", "max_tokens": 40, '

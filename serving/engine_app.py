@@ -29,6 +29,8 @@ from serving.settings import ServingSettings
 from serving.table import BASE, Adapter, Table
 from serving.validate import Shape, base_shapes, check_adapter
 
+_WATCH_S = 0.25
+
 
 class Saved(BaseModel):
     """`serving.json`: what was served when the lineage's head was `head`."""
@@ -74,11 +76,13 @@ class EngineReplica:
         self._table, self._leases, self._lock = Table(), Leases(), asyncio.Lock()
         self._problems: dict[int, str] = {}
         self._lineage = ""
+        self._watch: asyncio.Task[None] | None = None
 
     async def __serve_build_asgi_app__(self) -> App:
         inner = await self._engine.start()
         self._engine.list_names(lambda: self._table.names())
         await self._restore()
+        self._watch = asyncio.create_task(self._end_with_the_engine())
         front = Front(inner, lambda: self._table, self._leases, self._settings, self._engine.base_name)
         return guarded(front, self._settings, self._key)
 
@@ -197,10 +201,22 @@ class EngineReplica:
         await self._engine.check_health()
 
     def __del__(self) -> None:
+        if hasattr(self, "_watch") and self._watch is not None:
+            self._watch.cancel()
         if hasattr(self, "_engine"):
             self._engine.stop()
 
     # -- inside ----------------------------------------------------------------------------------------------
+
+    async def _end_with_the_engine(self) -> None:
+        """Leave at once when the engine has died: Ray Serve's own checks would send it requests for seconds more."""
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            try:
+                await self._engine.check_health()
+            except Exception:
+                self._engine.stop()
+                os._exit(1)
 
     async def _restore(self) -> None:
         """Load what is to be served after a start."""

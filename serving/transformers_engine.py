@@ -15,6 +15,7 @@ import uuid
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -114,13 +115,15 @@ class TransformersEngine:
         await self._submit(lambda: self._remove(adapter.name))
 
     async def speak(self, name: str, prompt: str, sampling: Sampling) -> AsyncGenerator[Piece, None]:
-        """Answer a raw prompt, piece by piece. Closing the iterator stops the work within a token.
+        """Answer a raw prompt, piece by piece, cut off at `max_model_len`. Closing stops the work within a token.
 
         Raises:
-            LunaError: an unknown name, an empty prompt, or prompt and answer together longer than `max_model_len`.
+            LunaError: an unknown name, an empty prompt, or one that leaves no room for an answer.
         """
         tokens = await self.tokenise(prompt)
-        async with aclosing(self.answer(name, tokens, sampling)) as pieces:
+        room = max(1, self.settings.max_model_len - len(tokens))
+        asked = replace(sampling, max_tokens=min(sampling.max_tokens, room))
+        async with aclosing(self.answer(name, tokens, asked)) as pieces:
             async for piece in pieces:
                 yield piece
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import torch
@@ -22,6 +23,13 @@ TOKENS = 10
 def whole(text):
     """Random adapters cut characters anywhere; vLLM leaves a last half character out, Hugging Face marks it."""
     return text.rstrip("\N{REPLACEMENT CHARACTER}")
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def loud_adapter(home: Home, shapes, seed: int) -> str:
@@ -67,3 +75,15 @@ def add_adapters(ledger: Ledger, gen: int, parent: int | None, shas, base_sha: s
         for role in ROLES
     ]
     ledger.record_judgement(rows, [], make_move(ledger.head(), gen), None)
+
+
+def end_coordinator() -> None:
+    """Let a test write the ledger itself; the gateway finds the coordinator's successor when it needs one."""
+    import ray
+
+    from cluster.calls import answer as ask
+    from cluster.coordinator import find_coordinator
+
+    if coordinator := find_coordinator():
+        ask(coordinator.close.remote())
+        ray.kill(coordinator, no_restart=True)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import socket
-
 import httpx
 import pytest
 
 from ledger.roles import ROLES
 from ledger.store import Ledger
-from tests.serving.builders import PROMPTS, TOKENS, make_home, whole
+from tests.serving.builders import PROMPTS, TOKENS, free_port, make_home, whole
 from tests.trainers.builders import CPU, LORA, tiny_base
 from trainers.config import TrainSettings
 from trainers.trl_engine import TrlEngine
@@ -51,11 +49,9 @@ def served(ray_head, tmp_path_factory):
     from serving import app
 
     home = make_home(tmp_path_factory.mktemp("served") / "home")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     home.settings_file.write_text(
-        f'profile = "tiny"\n[serving]\nport = {port}\ndtype = "float32"\nadapters_in_batch = 2\nmax_num_seqs = 8\n'
+        f'profile = "tiny"\n[serving]\nport = {free_port()}\ndtype = "float32"\nadapters_in_batch = 2\n'
+        "max_num_seqs = 8\nanswer_tokens = 16\nrequests_per_minute = 100000\n"
     )
     connect()
     state = start(home)

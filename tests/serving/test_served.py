@@ -22,7 +22,7 @@ from ledger.errors import LunaError
 from ledger.metadata import MODEL_FILE
 from ledger.roles import ROLES
 from ledger.store import Ledger
-from tests.serving.builders import PROMPTS, TOKENS, add_adapters, loud_adapter, site_shapes, whole
+from tests.serving.builders import PROMPTS, TOKENS, add_adapters, end_coordinator, loud_adapter, site_shapes, whole
 from tests.trainers.builders import CPU, LORA, tiny_base
 from trainers.config import TrainSettings
 from trainers.trl_engine import TrlEngine
@@ -155,6 +155,7 @@ def test_compare_shows_generations_and_the_base_side_by_side(served):
 def test_a_broken_or_unknown_generation_is_refused_and_what_is_served_stays(served, expected):
     home = served.home
     shapes = site_shapes(home)
+    end_coordinator()  # it holds the ledger; the gateway finds its successor
     with Ledger.create(home) as ledger:
         shas = {role: loud_adapter(home, shapes, 90 + i) for i, role in enumerate(ROLES)}
         number = ledger.next_gen_id()
