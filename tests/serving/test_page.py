@@ -290,16 +290,27 @@ def test_on_a_phone_nothing_scrolls_sideways(page):
     assert not page.evaluate(wide)
 
 
-def test_stop_ends_the_answer(page):
-    page.get_by_role("radio", name="All three").check()
+def test_stop_ends_the_answer_and_the_conversation_goes_on_from_there(page, served):
+    def ask_for_more(route):
+        """The page's own request, but for an answer long enough to be stopped."""
+        route.continue_(post_data=json.dumps(route.request.post_data_json | {"max_tokens": 400}))
+
+    page.route("**/generate", ask_for_more)
     page.get_by_label("Your message").fill("Talk until I stop you.")
-    with page.expect_event("requestfailed", lambda request: request.url.endswith("/dialogue")):
+    with page.expect_event("requestfailed", lambda request: request.url.endswith("/generate")):
         page.get_by_label("Your message").press("Enter")
+        expect(page.locator("article .text")).not_to_be_empty()
         page.get_by_role("button", name="Stop").click()
     expect(page.locator(".exchange")).to_contain_text("Stopped.")
-    expect(page.get_by_label("Your message")).to_be_focused()
     expect(page.locator("article[aria-busy]")).to_have_count(0)
+    expect(page.locator("article .label")).to_be_visible()
+    expect(page.get_by_label("Your message")).to_be_focused()
+    page.unroute("**/generate")
     ask(page, "And go on.", "Logical")
+    first, second = stored(served, page)
+    assert first["finish_reason"] == "aborted"
+    assert first["answer_tokens"] < 400
+    assert second["message"] == "And go on."
 
 
 def test_an_error_is_shown_in_the_servers_words_and_can_be_retried(page, served):
