@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import httpx
 import pytest
 
@@ -20,7 +22,9 @@ class Served:
         self.home, self.url, self.handle = home, url, handle
 
     def call(self, name, *arguments):
-        return getattr(self.handle, name).remote(*arguments).result(timeout_s=60)
+        """In a thread of its own: beside a browser's tests an event loop runs in this one, which Ray Serve minds."""
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(lambda: getattr(self.handle, name).remote(*arguments).result(timeout_s=60)).result()
 
     def deploy(self, gen):
         """As `luna deploy` does."""
