@@ -13,6 +13,7 @@ import pytest
 from ledger.roles import ROLES
 from ledger.store import Ledger
 from tests.ledger.builders import by_role, make_eval, make_trio
+from tests.serving.builders import end_coordinator
 from trainers.curves import LossCurves
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="the browser tests need the Python package playwright")
@@ -48,6 +49,7 @@ def browser(served):
 def judged(served):
     """The served lineage with one generation more: rejected for its style, with scores and loss curves."""
     scores = (("recall", 0.97, 100), ("generalization", 0.9, 120), ("style_drift", 0.6, 10), ("agl_accuracy", 0.8, 50))
+    end_coordinator()
     with Ledger.create(served.home) as ledger:
         number, head = ledger.next_gen_id(), ledger.head()
         parent = by_role(ledger.generation(head))
