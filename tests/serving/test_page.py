@@ -13,6 +13,7 @@ import pytest
 from ledger.roles import ROLES
 from ledger.store import Ledger
 from tests.ledger.builders import by_role, make_eval, make_trio
+from tests.serving.builders import end_coordinator
 from trainers.curves import LossCurves
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="the browser tests need the Python package playwright")
@@ -27,8 +28,16 @@ MARKUP = '<b>bold</b><img src=x onerror="window.executed = 1"><script>window.exe
 WAIT = 60_000  # ms; the first answer of an engine that has just started takes longest
 
 
+@pytest.fixture(autouse=True)
+def _begin_with_g2():
+    """In place of the package's fixture, which talks to Serve: Serve's handles refuse to wait where an event loop runs,
+    and Playwright keeps one running. So the generations are deployed once, before the browser starts."""
+
+
 @pytest.fixture(scope="module")
-def browser():
+def browser(served):
+    for generation in (1, 2):
+        served.deploy(generation)
     arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
@@ -40,6 +49,7 @@ def browser():
 def judged(served):
     """The served lineage with one generation more: rejected for its style, with scores and loss curves."""
     scores = (("recall", 0.97, 100), ("generalization", 0.9, 120), ("style_drift", 0.6, 10), ("agl_accuracy", 0.8, 50))
+    end_coordinator()
     with Ledger.create(served.home) as ledger:
         number, head = ledger.next_gen_id(), ledger.head()
         parent = by_role(ledger.generation(head))
