@@ -25,13 +25,13 @@ from cluster.rig import connect
 from cluster.settings import settings_of
 from jobs.context import resolve_home, say
 from ledger.errors import LunaError
-from ledger.roles import ROLES
+from ledger.roles import ROLES, Role
 from serving import app
 
 CLIENTS, TOKENS, EVERY_S = 8, 8, 5.0
 PROMPTS = ("Hello there.", "7 is even?", "What if the sun were blue?")
 
-Key = tuple[str, int, str]
+Key = tuple[Role, int, str]
 
 
 def main() -> None:
@@ -70,7 +70,7 @@ def swap_until(
     end: float, home: Any, url: str, pair: tuple[int, int], others: list[int], problems: list[str]
 ) -> list[float]:
     """Milliseconds that each switch took in the server."""
-    took = []
+    took: list[float] = []
     for gen in itertools.cycle(pair[::-1]):
         time.sleep(EVERY_S)
         if time.monotonic() > end:

@@ -16,6 +16,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequenc
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -177,7 +178,7 @@ class TransformersEngine:
         means = [0.0] * len(rows)
         for batch in _score_batches(rows):
             # Each batch waits its turn again, so that users are answered between them.
-            found = await self._submit(lambda chosen=[rows[i] for i in batch]: self._score(name, chosen))
+            found = await self._submit(partial(self._score, name, [rows[i] for i in batch]))
             for i, mean in zip(batch, found, strict=True):
                 means[i] = mean
         return means

@@ -28,16 +28,8 @@ MARKUP = '<b>bold</b><img src=x onerror="window.executed = 1"><script>window.exe
 WAIT = 60_000  # ms; the first answer of an engine that has just started takes longest
 
 
-@pytest.fixture(autouse=True)
-def _begin_with_g2():
-    """In place of the package's fixture, which talks to Serve: Serve's handles refuse to wait where an event loop runs,
-    and Playwright keeps one running. So the generations are deployed once, before the browser starts."""
-
-
 @pytest.fixture(scope="module")
-def browser(served):
-    for generation in (1, 2):
-        served.deploy(generation)
+def browser():
     arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
@@ -53,7 +45,10 @@ def judged(served):
     with Ledger.create(served.home) as ledger:
         number, head = ledger.next_gen_id(), ledger.head()
         parent = by_role(ledger.generation(head))
-        changes = {"verdict": "rejected", "reason": "style drift 0.6 is not below 0.2", "eval_style_drift": 0.6}
+        changes = {
+            "verdict": "rejected", "reason": "style drift 0.6 is not below 0.2", "eval_recall": 0.97,
+            "eval_generalization": 0.9, "eval_style_drift": 0.6,
+        }  # fmt: skip
         rows = make_trio(number, parent, base_sha=parent["logical"].base_sha, **changes)
         evals = [make_eval(role, name, value, n, number) for role in ROLES for name, value, n in scores]
         ledger.record_judgement(rows, evals, None, None)
@@ -303,7 +298,7 @@ def test_on_a_phone_nothing_scrolls_sideways(page):
 def test_stop_ends_the_answer_and_the_conversation_goes_on_from_there(page, served):
     def ask_for_more(route):
         """The page's own request, but for an answer long enough to be stopped."""
-        route.continue_(post_data=json.dumps(route.request.post_data_json | {"max_tokens": 400}))
+        route.continue_(post_data=json.dumps(route.request.post_data_json | {"max_tokens": 400, "temperature": 0}))
 
     page.route("**/generate", ask_for_more)
     page.get_by_label("Your message").fill("Talk until I stop you.")
