@@ -25,13 +25,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.exceptions import HTTPException
-from starlette.types import Receive as StarletteReceive
-from starlette.types import Scope as StarletteScope
-from starlette.types import Send as StarletteSend
 
 from ledger.errors import LunaError
 from ledger.metadata import MODEL_FILE
-from serving.engine import App, EngineName, Piece, Sampling
+from serving.engine import App, EngineName, Piece, Receive, Sampling, Scope, Send
 from serving.settings import ServingSettings
 from serving.table import BASE, Adapter
 
@@ -130,6 +127,7 @@ class TransformersEngine:
 
     async def tokenise(self, prompt: str) -> list[int]:
         """Tokens of a raw prompt, with the tokenizer's own beginning-of-text if it has one."""
+        self._running()
         found = await asyncio.to_thread(lambda: self._tokenizer(prompt)["input_ids"])
         return list(found)
 
@@ -185,8 +183,7 @@ class TransformersEngine:
 
     async def check_health(self) -> None:
         """Raises when it was not started or is stopped, or its device answers no more."""
-        if self._worker is None:
-            raise Stopped("the engine is not running.")
+        self._running()
 
         def probe() -> None:
             import torch
@@ -206,11 +203,14 @@ class TransformersEngine:
             self._worker.shutdown(wait=False, cancel_futures=True)
             self._worker = None
 
-    def _submit(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        """Have it done on the worker thread, after all that waits there."""
+    def _running(self) -> ThreadPoolExecutor:
         if self._worker is None:
             raise Stopped("the engine is not running.")
-        return asyncio.get_running_loop().run_in_executor(self._worker, work)
+        return self._worker
+
+    def _submit(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        """Have it done on the worker thread, after all that waits there."""
+        return asyncio.get_running_loop().run_in_executor(self._running(), work)
 
     # -- on the worker thread --------------------------------------------------------------------------------
 
@@ -545,7 +545,7 @@ class _Events(StreamingResponse):
         super().__init__(events, media_type="text/event-stream", headers={"cache-control": "no-store"})
         self.events = events
 
-    async def __call__(self, scope: StarletteScope, receive: StarletteReceive, send: StarletteSend) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with aclosing(self.events):
             await super().__call__(scope, receive, send)
 

@@ -56,6 +56,15 @@ def shas_of(home, gen):
         return {row.role: row.child_sha for row in ledger.generation(gen)}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """The threads of so small a model wait for one another longer than they compute."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     return make_home(tmp_path_factory.mktemp("hf") / "home", generations=len(GENS))
