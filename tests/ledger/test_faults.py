@@ -180,7 +180,7 @@ def test_another_process_is_refused_as_second_writer(home):
 
 def test_an_older_schema_is_migrated_without_losing_rows(home, monkeypatch):
     with closing(sqlite3.connect(home.db)) as connection:
-        connection.executescript("DROP TABLE run_steps; DROP TABLE runs;")
+        connection.executescript("DROP TABLE run_steps; DROP TABLE runs; DROP TABLE labels; DROP TABLE turns;")
         connection.execute("DELETE FROM schema_version WHERE version > 1")
         connection.commit()
     with pytest.raises(LunaError, match="schema version 1, older than"):

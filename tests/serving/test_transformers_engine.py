@@ -93,7 +93,7 @@ def voices(table):
 
 
 @pytest.fixture(scope="module")
-def served(home, table, voices):
+def behind_front(home, table, voices):
     """The engine with every adapter, and its application behind the front."""
     engine: Engine = TransformersEngine(tiny_base(home).path, SETTINGS)
 
@@ -106,19 +106,19 @@ def served(home, table, voices):
 
     app = asyncio.run(start())
     leases = Leases()
-    yield engine, Front(app, lambda: table, leases, SETTINGS, engine.base_name, None)
+    yield engine, Front(app, lambda: table, leases, SETTINGS, engine.base_name)
     assert leases.total == 0
     engine.stop()
 
 
 @pytest.fixture
-def engine(served):
-    return served[0]
+def engine(behind_front):
+    return behind_front[0]
 
 
 @pytest.fixture
-def front(served):
-    return served[1]
+def front(behind_front):
+    return behind_front[1]
 
 
 def name_of(adapter):
@@ -448,16 +448,16 @@ def test_parameters_that_ask_for_nothing_are_no_reason_to_refuse(front):
     assert ask(front, model="base", prompt="x", max_tokens=2, **nothing).status_code == 200
 
 
-def test_an_adapter_that_the_engine_lost_is_a_404_in_openais_form(served):
-    _, front = served
+def test_an_adapter_that_the_engine_lost_is_a_404_in_openais_form(behind_front):
+    _, front = behind_front
     answer = ask(front.inner, model="luna-logical-g9-000000000000", prompt="x")
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, 404)
     assert ask(front.inner, "/v1/nothing", "GET").json()["error"]["message"] == "Not Found"
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_goes_away_stops_its_answer(served, stream):
-    engine, front = served
+def test_a_client_that_goes_away_stops_its_answer(behind_front, stream):
+    engine, front = behind_front
     body = json.dumps({"model": "base", "prompt": "x", "max_tokens": 500, "stream": stream}).encode()
 
     async def leave():
