@@ -33,7 +33,7 @@ from ledger.store import Ledger
 from serving import app
 from serving.vllm_engine import engine_arguments
 
-CONCURRENCY, REQUESTS, TOKENS, SMALL = 8, 24, 32, 100
+CONCURRENCY, REQUESTS, TOKENS, SMALL = 8, 16, 24, 100
 MODEL = "luna-dialectical"
 
 

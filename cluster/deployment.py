@@ -26,14 +26,15 @@ def start(home: Home) -> dict[str, Any]:
     Raises:
         LunaError: nothing to serve, or the app cannot be started.
     """
+    from cluster.coordinator import coordinator_for  # which imports this module
+
+    whole = settings_of(home)
+    coordinator_for(home)  # will store what is said; it also brings an older home's database up to date
     with Ledger.open(home) as ledger:
         head = ledger.head()
         if head is None:
             raise LunaError("no generation was accepted yet, so there is nothing to serve; `luna demo` raises some.")
         base_sha = ledger.generation(head)[0].base_sha
-    from cluster.coordinator import coordinator_for  # which imports this module
-
-    whole = settings_of(home)
     settings = whole.serving
     if app.running() is not None:
         state = _result(serving(home).state.remote())

@@ -6,6 +6,7 @@ They are two so that a token of /v1 passes no second process, and the page stays
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -26,7 +27,7 @@ APP = "luna"
 ENGINE_APP = "luna-engine"
 KEY_VARIABLE = "LUNA_API_KEY"
 
-_STATE_S = 5
+_STATE_S = 2
 _STORE_S = 30
 
 Coordinator = Callable[[], Any]
@@ -159,6 +160,7 @@ def run(home: Home, base_sha: str, settings: ServingSettings, gates: GateSetting
         _refuse_taken_port(settings)
     from ray import serve
 
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(http_options={"host": settings.host, "port": settings.port})
     plain = settings.model_dump(mode="json")
     # The key as an argument: environment variables of an actor are shown in Ray's dashboard.

@@ -20,7 +20,7 @@ class ServingSettings(BaseModel):
     """Address to listen on. Any other than a loopback address needs the environment variable LUNA_API_KEY."""
     port: int = Field(8000, ge=1, le=65535)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Number format of the base; `auto` takes vLLM's choice."""
+    """Number format of the base; `auto` takes vLLM's choice, and float32 on a CPU without native bfloat16."""
     max_model_len: int = Field(1024, ge=128)
     """Longest prompt and answer together, in tokens."""
     max_num_seqs: int = Field(16, ge=1)

@@ -22,7 +22,7 @@ from typing import Any, Literal, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.exceptions import HTTPException
 
@@ -623,21 +623,6 @@ def _application(engine: TransformersEngine) -> App:
             for name, adapter in engine.names().items()
         ]
         return {"object": "list", "data": cards}
-
-    @app.get("/health")
-    async def health() -> Response:
-        await engine.check_health()
-        return Response()
-
-    @app.get("/metrics")
-    async def metrics() -> Response:
-        return PlainTextResponse(engine.metrics())
-
-    @app.get("/version")
-    async def version() -> dict[str, str]:
-        import transformers
-
-        return {"version": transformers.__version__}
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:

@@ -55,6 +55,8 @@ class VllmEngine:
         on_cpu = current_platform.is_cpu()
         if on_cpu:
             os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(self.settings.cpu_cache_gib))
+            # Ray allows an actor without CPUs one thread; the engine's process inherits this.
+            os.environ["OMP_NUM_THREADS"] = str(os.cpu_count() or 1)
         flags = engine_arguments(self.base, self.settings, on_cpu)
         args = make_arg_parser(FlexibleArgumentParser()).parse_args(flags)
         self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs.from_cli_args(args))
@@ -188,12 +190,26 @@ def engine_arguments(base: Path, settings: ServingSettings, on_cpu: bool) -> lis
         f"--model={base}", f"--served-model-name={_BASE_WEIGHTS}", "--enable-lora",
         f"--max-lora-rank={settings.max_rank}", f"--max-loras={min(settings.adapters_in_batch, held)}",
         f"--max-cpu-loras={held}", f"--max-model-len={settings.max_model_len}",
-        f"--max-num-seqs={settings.max_num_seqs}", f"--dtype={settings.dtype}", "--generation-config=vllm",
+        f"--max-num-seqs={settings.max_num_seqs}", f"--dtype={_dtype(settings, on_cpu)}", "--generation-config=vllm",
         f"--chat-template={IDENTITY_TEMPLATE}", "--disable-fastapi-docs",
         # The most that any answer gets, and what one gets that asks for no number.
         f"--override-generation-config={json.dumps({'max_new_tokens': settings.max_tokens})}",
     ]  # fmt: skip
-    return [*arguments, "--enforce-eager" if on_cpu else f"--gpu-memory-utilization={settings.gpu_share}"]
+    if on_cpu:
+        # With a worker process of its own the engine's waits for it by spinning, which takes a core.
+        own = "--worker-extension-cls=serving.cpu_lora.WorkerExtension"
+        return [*arguments, "--enforce-eager", "--distributed-executor-backend=uni", own]
+    return [*arguments, f"--gpu-memory-utilization={settings.gpu_share}"]
+
+
+def _dtype(settings: ServingSettings, on_cpu: bool) -> str:
+    """As the trainers do: a CPU that does not multiply bfloat16 natively is faster in float32."""
+    if settings.dtype != "auto" or not on_cpu:
+        return settings.dtype
+    import torch
+
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "auto" if native else "float32"
 
 
 def _finish(reason: str | None) -> Literal["stop", "length"] | None:

@@ -60,4 +60,18 @@ def ray_head():
         del os.environ["RAY_ADDRESS"]
     else:
         os.environ["RAY_ADDRESS"] = before
-    subprocess.run([ray_command, "stop", "--force"], check=False, capture_output=True, timeout=120)
+    _end(str(folder))
+
+
+def _end(folder: str) -> None:
+    """The processes of this cluster, which all name its folder; `ray stop` would end every Ray on the machine."""
+    import psutil
+
+    def named() -> list[psutil.Process]:
+        return [one for one in psutil.process_iter(["cmdline"]) if folder in " ".join(one.info["cmdline"] or [])]
+
+    for process in named():
+        process.terminate()
+    _, alive = psutil.wait_procs(named(), timeout=10)
+    for process in alive:
+        process.kill()
