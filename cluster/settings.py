@@ -9,6 +9,7 @@ from typing import Any
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from curriculum.teacher_settings import TeacherSettings
 from ledger.errors import LunaError
 from ledger.files import sha256_json, write_atomic
 from ledger.gates import GateSettings
@@ -51,10 +52,11 @@ class Settings(BaseModel):
     interpolation: InterpolationSettings = InterpolationSettings()
     stop_rule: StopRuleSettings = StopRuleSettings()
     serving: ServingSettings = ServingSettings()
+    teacher: TeacherSettings = TeacherSettings()
 
     def sha(self) -> str:
-        """The ledger's `config_sha`: of what decides a generation, which serving does not."""
-        return sha256_json(self.model_dump(mode="json", exclude={"serving"}))
+        """The ledger's `config_sha`: of what decides a generation, which serving and the teacher do not."""
+        return sha256_json(self.model_dump(mode="json", exclude={"serving", "teacher"}))
 
 
 def profiles() -> list[str]:
