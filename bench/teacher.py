@@ -33,9 +33,7 @@ def main() -> None:
     chosen = parser.parse_args()
     labels = read_labels(chosen.labels, out_of_range="clamp").labels
     groups = prompt_groups([(one.prompt_id, one.prompt) for one in labels])
-    kept = [
-        (one, group) for one, group in zip(labels, groups, strict=True) if chosen.half in (None, half_of(group))
-    ]
+    kept = [(one, group) for one, group in zip(labels, groups, strict=True) if chosen.half in (None, half_of(group))]
     print(f"{NAME} against {len(kept)} labels of {len({group for _, group in kept})} prompts")
     for line in table([one for one, _ in kept], [group for _, group in kept]):
         print(line)

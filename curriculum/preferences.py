@@ -228,7 +228,10 @@ def valence_pairs(turns: Iterable[JudgedTurn], *, min_steps: int = 2) -> list[Pr
                     margin=abs(steps) / 2,
                     origin="valence",
                     provenance=canonical_json(
-                        {"chosen": sorted(x.turn for x in turns_better), "rejected": sorted(x.turn for x in turns_worse)}
+                        {
+                            "chosen": sorted(x.turn for x in turns_better),
+                            "rejected": sorted(x.turn for x in turns_worse),
+                        }
                     ),
                 )
             )

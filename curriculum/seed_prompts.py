@@ -44,7 +44,9 @@ def read_prompts(path: Path) -> list[SeedPrompt]:
     seen: dict[str, str] = {}
     for category, lines in table.items():
         if not isinstance(lines, dict):
-            raise LunaError(f'{path}: {category} is no table; write [{category}] and below it lines of name = "prompt".')
+            raise LunaError(
+                f'{path}: {category} is no table; write [{category}] and below it lines of name = "prompt".'
+            )
         for name, text in lines.items():
             place = f"{category}/{name}"
             if not isinstance(text, str) or not text.strip():

@@ -28,7 +28,7 @@ class TeacherSettings(BaseModel):
     writer_model: str = ""
     """The model that writes candidates; empty takes `model`."""
     api_key_env: str = "LUNA_TEACHER_API_KEY"
-    """Name of the environment variable that holds the key. If it is not set, no key is sent. The key is never stored."""
+    """Name of the environment variable that holds the key, which is never stored. Not set: no key is sent."""
     structured: Literal["auto", "schema", "plain"] = "auto"
     """Whether to ask with `response_format` json_schema; `auto` does until the endpoint refuses it."""
     timeout_s: float = Field(90, gt=0)
@@ -80,7 +80,9 @@ def endpoint_url(settings: TeacherSettings) -> str:
     if parts.username or parts.password:
         raise LunaError("[teacher] base_url holds a user name or password; keep keys in an environment variable.")
     if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise LunaError(f"[teacher] base_url is {settings.base_url!r}; write an address such as http://127.0.0.1:1234/v1.")
+        raise LunaError(
+            f"[teacher] base_url is {settings.base_url!r}; write an address such as http://127.0.0.1:1234/v1."
+        )
     if parts.query or parts.fragment:
         raise LunaError("[teacher] base_url has a ? or # part; end it with its path, such as /v1.")
     return settings.base_url.rstrip("/")
