@@ -103,7 +103,7 @@ def write_offline(prompt: SeedPrompt, number: int, seed: int) -> str:
     words = [word for word in re.findall(r"[^\W\d_]{5,}", prompt.text) if word.casefold() not in _COMMON]
     a, b = rng.sample(words, 2) if len(words) > 1 else ("it", "that")
     chosen = texts.get(prompt.category) or texts[_OTHER_CATEGORY]
-    return rng.choice(chosen).format(a=f"\"{a.casefold()}\"", b=f"\"{b.casefold()}\"")
+    return rng.choice(chosen).format(a=f'"{a.casefold()}"', b=f'"{b.casefold()}"')
 
 
 @functools.cache

@@ -132,7 +132,8 @@ def fence_for(*texts: str) -> str:
 
 
 _TEMPLATE_MARKS = re.compile(
-    r"<(?=[|｜/])|<(?=(?:s|bos|eos|pad|unk|system|user|assistant|start_of_turn|end_of_turn|think)>)|\[(?=/?INST\])|<(?=</?SYS>>)",
+    r"<(?=[|｜])|\[(?=/?INST\])|<(?=</?SYS>>)"
+    r"|<(?=/?(?:s|bos|eos|pad|unk|think|system|user|assistant|start_of_turn|end_of_turn)>)",
     re.IGNORECASE,
 )
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
