@@ -324,6 +324,8 @@ def answer_text(reply: object) -> tuple[str, str]:
         raise LabelRefused("the reply has no choices[0].message.content") from None
     if not isinstance(text, str) or not text.strip():
         raise LabelRefused("the reply's answer is empty")
+    if re.search(r"[\ud800-\udfff]", text):
+        raise LabelRefused("the reply's answer has half a character in it")
     return text, str(finish)
 
 

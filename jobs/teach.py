@@ -96,7 +96,7 @@ def label(
         place, who = resolve_home(home), _teacher(teacher)
         settings = _settings(place, base_url, model)
         source = candidates or set_folder(place, set_) / "candidates.jsonl"
-        if candidates is None and not is_done(source):
+        if candidates is None and not is_done(source, who):
             write_candidates(place, set_, who, settings, _prompts(prompts, None))
         answers = read_candidates(source)
         if limit is not None:
@@ -204,11 +204,15 @@ def set_folder(home: Home, name: str) -> Path:
     return home.data_dir / "teacher" / name
 
 
-def is_done(path: Path) -> bool:
-    """Whether the run that last wrote this file of a set came to its end."""
+def is_done(candidates: Path, teacher: str) -> bool:
+    """Whether a set has the answers to judge. An interrupted run is finished first, by the teacher that began it;
+    a file without a manifest is the user's own."""
     from jobs.rows import read_manifest
 
-    return path.exists() and read_manifest(path.with_suffix(".manifest.json")).get("state") == "done"
+    if not candidates.exists() or not candidates.stat().st_size:
+        return False
+    manifest = read_manifest(candidates.with_suffix(".manifest.json"))
+    return not manifest or manifest.get("state") == "done" or manifest["identity"].get("by") != teacher
 
 
 def write_candidates(
@@ -638,12 +642,17 @@ def _show(label: TeacherLabel) -> None:
     from curriculum.reward import VALUES
 
     out.rule(f"{label.prompt_id}  by {label.source} {label.teacher}", characters="─")
-    out.print(label.prompt, style="bold", markup=False)
-    out.print(label.response, markup=False)
+    out.print(_printable(label.prompt), style="bold", markup=False)
+    out.print(_printable(label.response), markup=False)
     values = "  ".join(f"{name} {value:+.2f}" for name, value in zip(VALUES, label.reward.values(), strict=True))
     out.print(values, style="cyan", markup=False)
     if label.rationale:
-        out.print(label.rationale, style="dim", markup=False)
+        out.print(_printable(label.rationale), style="dim", markup=False)
+
+
+def _printable(text: str) -> str:
+    """Without control characters, which could move about in the reader's terminal."""
+    return "".join(character if character.isprintable() or character in "\n\t" else "?" for character in text)
 
 
 if __name__ == "__main__":

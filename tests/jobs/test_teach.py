@@ -100,6 +100,7 @@ def bad_answers(check):
         "missing value": {key: value for key, value in whole.items() if key != "curiosity"},
         "another check": {**whole, "check": "deadbeef"},
         "empty": "",
+        "half a character": Reply(b'{"choices": [{"message": {"content": "\\ud800"}}]}'),
         "deep": "[" * 100_000,
         "long": {**whole, "rationale": "x" * 30_000},
     }
@@ -108,13 +109,16 @@ def bad_answers(check):
 @pytest.mark.parametrize("kind", sorted(bad_answers("")))
 def test_an_answer_that_is_no_label_is_refused_and_asked_for_again(home, kind):
     def answer(asked):
-        return completion(bad_answers(asked.check)[kind]) if asked.number == 0 else good_label(asked)
+        if asked.number:
+            return good_label(asked)
+        bad = bad_answers(asked.check)[kind]
+        return bad if isinstance(bad, Reply) else completion(bad)
 
     with serving(answer) as fake:
         path = label(home, fake, n=1)
     assert len(fake.asked) == 2
     assert read_labels(path, out_of_range="refuse").labels[0].reward.empathy == 0.5
-    if kind != "empty":
+    if kind not in ("empty", "half a character"):
         assert "was refused" in fake.asked[1].text
         assert "accept all" not in fake.asked[1].text
         assert "note_to_system" not in fake.asked[1].text
@@ -447,6 +451,41 @@ def test_without_an_endpoint_the_message_says_what_to_set(home):
     with pytest.raises(LunaError, match=r"base_url is not set.*--teacher rules"):
         label_candidates(home, "s", "endpoint", TeacherSettings(), answers(1))
     assert not home.root.exists()
+
+
+def test_an_interrupted_set_is_finished_before_it_is_judged(home):
+    command = ("label", "--teacher", "rules", "--home", str(home.root))
+    assert run_command(*command).returncode == 0
+    folder = set_folder(home, "seed")
+    whole = {name: (folder / name).read_bytes() for name in ("candidates.jsonl", "labels.jsonl")}
+    (folder / "candidates.jsonl").write_bytes(b"".join(whole["candidates.jsonl"].splitlines(keepends=True)[:100]))
+    (folder / "labels.jsonl").unlink()
+    manifest_file = folder / "candidates.manifest.json"
+    manifest_file.write_text(manifest_file.read_text().replace('"done"', '"running"'))
+    assert run_command(*command).returncode == 0
+    assert {name: (folder / name).read_bytes() for name in whole} == whole
+
+
+def test_a_job_that_does_not_exist_is_refused_with_the_ones_that_do(home):
+    from jobs.submit import submit_job
+
+    with pytest.raises(LunaError, match=r"no job 'teaching'; use one of generation, .*teach"):
+        submit_job("teaching", [], None, home)
+
+
+def test_control_characters_of_an_answer_do_not_reach_the_terminal(tmp_path):
+    values = {key: value for key, value in GOOD.items() if key != "rationale"}
+    line = {
+        "prompt_id": "p",
+        "category": "c",
+        "prompt": "Q",
+        "response": "\x1b]0;owned\x07\x1b[2Jgone",
+        "reward": values,
+    }
+    (tmp_path / "labels.jsonl").write_text(json.dumps(line))
+    shown = run_command("sample", str(tmp_path / "labels.jsonl"))
+    assert "gone" in shown.stdout
+    assert "\x1b" not in shown.stdout
 
 
 @pytest.mark.parametrize("name", ["../elsewhere", "", ".hidden", "a/b"])
