@@ -208,7 +208,10 @@ class Endpoint:
         except (ValueError, RecursionError):
             reply = None
         if status != 200:
-            return status, wait_s, None, f"{status} {_told(reply)}".strip()
+            told = _told(reply)
+            if self._key:
+                told = told.replace(self._key, "(the key)")  # some endpoints repeat it
+            return status, wait_s, None, f"{status} {told}".strip()
         return status, None, reply, "" if isinstance(reply, dict) else "the reply is not JSON"
 
     def _read(self, response: requests.Response, ends_at: float) -> bytes:

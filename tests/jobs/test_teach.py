@@ -215,13 +215,16 @@ def test_what_no_item_can_survive_stops_the_run_at_once(home, monkeypatch, statu
     monkeypatch.setenv("LUNA_TEACHER_API_KEY", KEY)
     with serving(good_label) as other:
         reply = Reply(
-            {"error": {"message": "no"}}, status=status, headers={"Location": f"{other.url}/chat/completions"}
+            {"error": {"message": f"Incorrect API key provided: {KEY}"}},
+            status=status,
+            headers={"Location": f"{other.url}/chat/completions"},
         )
         with serving(lambda asked: reply) as fake, pytest.raises(LunaError, match=told) as error:
             label(home, fake, concurrency=1)
         assert len(fake.asked) == 1
         assert other.asked == [], "a redirect is not followed, the key would go along"
     assert KEY not in str(error.value)
+    assert not any(KEY in file.read_text() for file in home.root.rglob("*") if file.is_file())
 
 
 def test_a_reply_that_drips_is_ended_by_the_clock(home):
@@ -356,6 +359,7 @@ def test_two_runs_do_not_write_one_set(home):
         assert fake.asked == []
 
 
+@pytest.mark.slow
 def test_a_killed_command_goes_on_where_it_stopped(home):
     """SIGKILL in the middle of a real command; then the same command again."""
 
@@ -393,6 +397,7 @@ def test_a_killed_command_goes_on_where_it_stopped(home):
     assert manifest(home)["state"] == "done"
 
 
+@pytest.mark.slow
 def test_ctrl_c_writes_the_manifest_and_keeps_the_rows(home):
     source = home.root.parent / "answers.jsonl"
     source.write_text("\n".join(one.model_dump_json() for one in answers(40)))
