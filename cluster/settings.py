@@ -16,7 +16,7 @@ from ledger.home import Home
 from ledger.interpolation import InterpolationSettings
 from ledger.stop_rule import StopRuleSettings
 from serving.settings import ServingSettings
-from trainers.config import BaseSettings, LoraSettings, TrainSettings
+from trainers.config import BaseSettings, LoraSettings, RewardSettings, TrainSettings
 from trainers.evaluation import EvalSettings
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -50,11 +50,12 @@ class Settings(BaseModel):
     gates: GateSettings = GateSettings()
     interpolation: InterpolationSettings = InterpolationSettings()
     stop_rule: StopRuleSettings = StopRuleSettings()
+    reward: RewardSettings = RewardSettings()
     serving: ServingSettings = ServingSettings()
 
     def sha(self) -> str:
-        """The ledger's `config_sha`: of what decides a generation, which serving does not."""
-        return sha256_json(self.model_dump(mode="json", exclude={"serving"}))
+        """The ledger's `config_sha`: of what decides a generation, which serving and the reward model do not."""
+        return sha256_json(self.model_dump(mode="json", exclude={"reward", "serving"}))
 
 
 def profiles() -> list[str]:

@@ -50,9 +50,8 @@ COUNTS = {
     "bold": r"\*\*[^*\n]+\*\*",
     "headings": r"(?m)^\s*#{1,6}\s",
     "list_items": r"(?m)^\s*(?:[-*•]|\d+[.)])\s",
-    "quotations": r"[\"“][^\"“”\n]{3,200}[\"”]",
+    "quotations": r"\"[^\"\n]{3,200}\"",
     "brackets": r"\([^)\n]*\)",
-    "dashes": r"—|--| – ",
     "numbers": r"\d+",
     "paragraphs": r"\n\s*\n",
     "colons": r":",
@@ -68,19 +67,28 @@ SHAPE = (
 FEATURES = (*SHAPE, *WORDS, *PHRASES, *COUNTS)
 """Names of the features, in the order of `features`."""
 
+_PLAIN = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "—": " - ", "–": " - ", "…": "...", "\u00a0": " "})
 _WORD_SETS = {name: frozenset(words.split()) for name, words in WORDS.items()}
 _PHRASES = {name: re.compile(pattern) for name, pattern in PHRASES.items()}
 _COUNTS = {name: re.compile(pattern) for name, pattern in COUNTS.items()}
-_SENTENCE_END = re.compile(r"[.!?…]+(?=\s|$)|\n+")
+_SENTENCE_END = re.compile(r"[.!?]+(?=\s|$)|\n+")
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
+
+
+def plain(text: str) -> str:
+    """Typographic quotes, dashes and dots as ASCII has them.
+
+    Which of them a text uses tells who wrote it, not how good it is; the reward model is not to learn that.
+    """
+    return text.translate(_PLAIN)
 
 
 def features(prompt: str, response: str) -> list[float]:
     """The features of one answer, in the order of `FEATURES`; each finite, of the order of 1 after standardising."""
-    text = response.replace("’", "'")
+    text = plain(response)
     lower = text.lower()
     words = _WORD.findall(lower)
-    asked = _WORD.findall(prompt.replace("’", "'").lower())
+    asked = _WORD.findall(plain(prompt).lower())
     n_words = max(len(words), 1)
     n_sentences = max(len([part for part in _SENTENCE_END.split(text) if part and part.strip()]), 1)
     trigrams = list(zip(words, words[1:], words[2:], strict=False))
@@ -97,9 +105,9 @@ def features(prompt: str, response: str) -> list[float]:
         text.count("?") / n_sentences,
         float("?" in tail[-120:]),
         text.count("!") / n_sentences,
-        float(not tail.endswith((".", "!", "?", ")", '"', "”", "*", ":", "…"))),
+        float(not tail.endswith((".", "!", "?", ")", '"', "*", ":"))),
         len(content & set(words)) / max(len(content), 1),
-        float(prompt.strip().lower() in lower),
+        float(plain(prompt).strip().lower() in lower),
         math.log1p(len(asked)),
         float("?" in prompt),
         float(bool({"you", "your"} & set(asked))),
