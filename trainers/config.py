@@ -82,7 +82,7 @@ class RewardSettings(_Settings):
     revision: str | None = None
     """Commit of a hub id; none means the hub's default branch."""
     blocks: tuple[int, ...] = (1, 3)
-    """Blocks of the encoder whose states are averaged over the answer; 0 is the embedding layer. Later blocks are cut."""
+    """Blocks of the encoder whose states are averaged over the answer, 0 for the embeddings. Later blocks are cut."""
     max_tokens: int = Field(256, ge=16)
     """Longest prompt and answer together; of the prompt at most a third."""
     holdout_percent: int = Field(20, ge=5, le=50)

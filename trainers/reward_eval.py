@@ -1,7 +1,7 @@
 """How good a reward model is on prompts that it was not trained on, beside what is easily had.
 
-Baselines, measured in the same run on the same rows: the training rows' mean, and a support-vector regression with an RBF
-kernel on the encoder's frozen sentence embeddings. Intervals are 95 % bootstrap intervals over prompts.
+Baselines, measured in the same run on the same rows: the training rows' mean, and a support-vector regression with an
+RBF kernel on the encoder's frozen sentence embeddings. Intervals are 95 % bootstrap intervals over prompts.
 """
 
 from __future__ import annotations
@@ -94,9 +94,8 @@ def report(
         LunaError: every prompt was trained on, or too few rows are left.
     """
     trained = set(model.metadata["trained_on"])
-    seen_groups = {
-        group for group, prompt in zip(rows.groups, rows.prompts, strict=True) if prompt_key(prompt) in trained
-    }
+    keyed = zip(rows.groups, map(prompt_key, rows.prompts), strict=True)
+    seen_groups = {group for group, key in keyed if key in trained}
     train = [i for i in range(rows.labelled) if rows.groups[i] in seen_groups]
     test = [i for i in range(rows.labelled) if rows.groups[i] not in seen_groups]
     if len({rows.groups[i] for i in test}) < 2:
@@ -125,7 +124,7 @@ def report(
 def _figures(
     predicted: dict[str, Tensor], true: Tensor, groups: Sequence[str], pairs: Tensor, resamples: int, seed: int
 ) -> dict[str, Any]:
-    """The report's figures, each with its interval. `predicted` and `groups` may hold rows without labels at the end."""
+    """The report's figures with their intervals. `predicted` and `groups` may hold rows without labels at the end."""
     n = len(true)
     names = list(predicted)
     values = torch.stack([predicted[name][:n, :N_VALUES] for name in names], dim=1).flatten(1)  # (n, names · 9)
@@ -207,9 +206,9 @@ def _support_vectors(encoder: Encoder, rows: RewardRows, train: list[int], unsee
 def support_vector_predictions(
     train: NDArray[np.float64], targets: NDArray[np.float64], test: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """ε-SVR with an RBF kernel for each column of `targets`, at the usual defaults: C = 1, ε = 0.1, γ = 1 / (d · variance).
+    """ε-SVR with an RBF kernel for each column of `targets`.
 
-    The kernel carries a constant, which takes the place of an offset.
+    The usual defaults: C = 1, ε = 0.1, γ = 1 / (inputs · variance). The kernel carries a constant instead of an offset.
     """
     gamma = 1.0 / (train.shape[1] * train.var())
     within, across = (rbf_kernel(train, train, gamma) + 1.0, rbf_kernel(test, train, gamma) + 1.0)

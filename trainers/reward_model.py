@@ -178,8 +178,8 @@ def load_reward_model(folder: Path, device: torch.device | None = None) -> Rewar
         raise LunaError(f"there is no reward model at {folder} ({error}); run `luna reward train`.") from error
     if metadata.get("sha") != (found := reward_sha(folder)):
         raise LunaError(
-            f"the reward model at {folder} was changed: its files hash to {found[:12]}, not {metadata.get('sha')!s:.12}. "
-            "Restore it or run `luna reward train` again."
+            f"the reward model at {folder} was changed: its files hash to {found[:12]}, not "
+            f"{metadata.get('sha')!s:.12}. Restore it or run `luna reward train` again."
         )
     if config["features"] != list(FEATURES) or config["heads"] != list(HEADS):
         raise LunaError(f"the reward model at {folder} was made by another version of Luna; train it again.")

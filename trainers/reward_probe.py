@@ -1,7 +1,7 @@
 """Looking into one judgement: what changed between two answers, and which words carry it.
 
-Attribution is by occlusion: a word is left out, the rest is scored again, and the difference is the word's. That takes in
-the counted features as well as the encoder, which a gradient through the encoder would not.
+Attribution is by occlusion: a word is left out, the rest is scored again, and the difference is the word's. That takes
+in the counted features as well as the encoder, which a gradient through the encoder would not.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Training the reward model on a teacher's labels and preference pairs, split by prompt.
 
 The encoder stays as it is; what is trained are the heads. They learn ranks, not values: labels pile up at both ends of
-their ranges, and a squared error in values would spend itself on telling -1 from 0.9. Each network of the ensemble leaves
-one part of the training prompts out; on what it left out the scores are calibrated back to values.
+their ranges, and a squared error in values would spend itself on telling -1 from 0.9. Each network of the ensemble
+leaves one part of the training prompts out; on what it left out the scores are calibrated back to values.
 """
 
 from __future__ import annotations
@@ -21,26 +21,30 @@ from curriculum.reward import DIMENSIONS, RANGES, TeacherLabel, TeacherPreferenc
 from ledger.clock import utc_now
 from ledger.errors import LunaError
 from ledger.files import sha256_json
-from ledger.weights import weights_sha
 from trainers.config import RewardSettings
-from trainers.reward_encoder import load_encoder
+from trainers.reward_encoder import Encoder, load_encoder
 from trainers.reward_features import FEATURES
 from trainers.reward_model import (
     HEADS,
     Heads,
     RewardModel,
-    load_reward_model,
     model_inputs,
     save_reward_model,
 )
 from trainers.runtime import default_device, pin_threads
 
 Say = Callable[[str], None]
+Curve = Callable[[int, dict[str, float]], None]
+"""Told the step and the losses by name."""
 
 CALIBRATION_BINS = 16
 CURVE_EVERY_STEPS = 5
 PAIR_SHARPNESS = 4.0
 """Ranks lie in [-1, 1]; times this, the logistic loss over a pair is done with at a distance of about 1."""
+
+
+def no_curve(step: int, losses: dict[str, float]) -> None:
+    """Keeps nothing."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,7 @@ def fit_heads(
     pairs: Tensor,
     settings: RewardSettings,
     seed: int,
-    curve: Callable[[int, dict[str, float]], None] = lambda step, losses: None,
+    curve: Curve = no_curve,
 ) -> tuple[Heads, Tensor]:
     """Train the ensemble.
 
@@ -249,6 +253,56 @@ def calibration_knots(scores: Tensor, values: Tensor, bins: int = CALIBRATION_BI
     return torch.stack([x, torch.tensor(level, dtype=torch.float64)], dim=1)
 
 
+@dataclass(frozen=True)
+class Fit:
+    """A trained and calibrated model, and which rows stood on which side."""
+
+    model: RewardModel
+    train: Tensor
+    """Row numbers that it was trained on."""
+    test: Tensor
+    """Labelled row numbers whose prompts were held out."""
+    held_out: frozenset[str]
+
+
+def fit(
+    rows: RewardRows,
+    inputs: Tensor,
+    encoder: Encoder,
+    settings: RewardSettings,
+    seed: int,
+    curve: Curve = no_curve,
+) -> Fit:
+    """Hold prompts out, train the heads on the rest, calibrate them.
+
+    Args:
+        inputs: `model_inputs` of all rows.
+
+    Raises:
+        LunaError: there are too few prompts.
+    """
+    held_out = held_out_groups(rows.groups, settings.holdout_percent, seed)
+    if len(held_out) < 2:
+        raise LunaError(
+            f"{len(set(rows.groups))} prompts are too few to hold {settings.holdout_percent} % out; give more labels."
+        )
+    train = [i for i, group in enumerate(rows.groups) if group not in held_out]
+    test = [i for i in range(rows.labelled) if rows.groups[i] in held_out]
+    place = {row: i for i, row in enumerate(train)}
+    pairs = [[place[better], place[worse]] for better, worse in rows.pairs.tolist() if better in place]
+    heads, left_out = fit_heads(
+        inputs[train],
+        rows.targets[train],
+        [rows.groups[i] for i in train],
+        torch.tensor(pairs, dtype=torch.long).reshape(-1, 2),
+        settings,
+        seed,
+        curve,
+    )
+    model = RewardModel(encoder, heads, _all_knots(left_out, rows.targets[train]), {})
+    return Fit(model, torch.tensor(train), torch.tensor(test, dtype=torch.long), held_out)
+
+
 def train_reward_model(
     rows: RewardRows,
     settings: RewardSettings,
@@ -274,35 +328,19 @@ def train_reward_model(
     from trainers.reward_eval import measure
 
     pin_threads(settings.threads)
-    held_out = held_out_groups(rows.groups, settings.holdout_percent, seed)
-    train = torch.tensor([i for i, group in enumerate(rows.groups) if group not in held_out])
-    test = torch.tensor([i for i in range(rows.labelled) if rows.groups[i] in held_out], dtype=torch.long)
-    if len(held_out) < 2 or len(train) < 2:
-        raise LunaError(
-            f"{len(set(rows.groups))} prompts are too few to hold {settings.holdout_percent} % out; give more labels."
-        )
     encoder = load_encoder(
         settings.encoder, settings.revision, settings.blocks, settings.max_tokens, device or default_device()
     )
     say(f"reading {len(rows.prompts)} answers with {settings.encoder}, blocks {list(settings.blocks)}")
     inputs = model_inputs(encoder, rows.prompts, rows.responses)
-    say(f"training on {len(train)} answers to {len(set(rows.groups)) - len(held_out)} prompts")
-    position = {int(row): place for place, row in enumerate(train)}
-    pairs = torch.tensor(
-        [[position[a], position[b]] for a, b in rows.pairs.tolist() if a in position], dtype=torch.long
-    ).reshape(-1, 2)
+    say("training the heads")
     with SummaryWriter(str(run_dir)) as writer:
 
         def curve(step: int, losses: dict[str, float]) -> None:
             for name, value in losses.items():
                 writer.add_scalar(f"loss/{name}", value, step)
 
-        heads, left_out = fit_heads(
-            inputs[train], rows.targets[train], [rows.groups[i] for i in train], pairs, settings, seed, curve
-        )
-    knots = _all_knots(left_out, rows.targets[train])
-    model = RewardModel(encoder, heads, knots, {})
-    scores = measure(model, inputs[test], rows, test, rows.targets[train].nanmean(0))
+        done = fit(rows, inputs, encoder, settings, seed, curve)
     metadata = {
         "kind": "reward",
         "dimensions": list(DIMENSIONS),
@@ -312,22 +350,22 @@ def train_reward_model(
             "blocks": list(encoder.blocks),
             "max_tokens": encoder.max_tokens,
         },
-        "calibration": {head: knots[i].tolist() for i, head in enumerate(HEADS)},
+        "calibration": {head: done.model.knots[i].tolist() for i, head in enumerate(HEADS)},
         "data": {
             "sha": rows_sha(rows),
             "labels": rows.labelled,
             "pairs": len(rows.pairs),
             "prompts": len(set(rows.groups)),
-            "held_out_prompts": len(held_out),
+            "held_out_prompts": len(done.held_out),
             **notes,
         },
-        "validation": scores,
-        "trained_on": sorted({prompt_key(rows.prompts[i]) for i in train.tolist()}),
+        "validation": measure(done.model, inputs[done.test], rows, done.test, rows.targets[done.train].nanmean(0)),
+        "trained_on": sorted({prompt_key(rows.prompts[i]) for i in done.train.tolist()}),
         "settings": settings.model_dump(mode="json"),
         "seed": seed,
         "trained_at": utc_now(),
     }
-    return save_reward_model(model, models_dir, metadata)
+    return save_reward_model(done.model, models_dir, metadata)
 
 
 def _all_knots(scores: Tensor, targets: Tensor) -> Tensor:
