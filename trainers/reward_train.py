@@ -8,6 +8,7 @@ leaves one part of the training prompts out; on what it left out the scores are 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ Curve = Callable[[int, dict[str, float]], None]
 """Told the step and the losses by name."""
 
 CALIBRATION_BINS = 16
+PAIR_MARGIN = 0.2
 CURVE_EVERY_STEPS = 5
 PAIR_SHARPNESS = 4.0
 """Ranks lie in [-1, 1]; times this, the logistic loss over a pair is done with at a distance of about 1."""
@@ -90,6 +92,30 @@ def reward_rows(labels: Sequence[TeacherLabel], pairs: Sequence[TeacherPreferenc
     return RewardRows(
         prompts, responses, targets, tuple(groups), torch.tensor(numbers, dtype=torch.long).reshape(-1, 2), labelled
     )
+
+
+def pairs_of_labels(labels: Sequence[TeacherLabel], margin: float = PAIR_MARGIN) -> list[TeacherPreference]:
+    """Every two answers to one prompt whose mean dimensions differ by at least `margin`, the better one first."""
+    by_prompt: dict[str, list[TeacherLabel]] = {}
+    for label in labels:
+        by_prompt.setdefault(label.prompt, []).append(label)
+    found = []
+    for same in by_prompt.values():
+        ordered = sorted(same, key=lambda label: -sum(label.reward.vector()))
+        for better, worse in itertools.combinations(ordered, 2):
+            lead = (sum(better.reward.vector()) - sum(worse.reward.vector())) / len(DIMENSIONS)
+            if lead >= margin and better.response != worse.response:
+                found.append(
+                    TeacherPreference(
+                        prompt_id=better.prompt_id,
+                        category=better.category,
+                        prompt=better.prompt,
+                        chosen=better.response,
+                        rejected=worse.response,
+                        score_margin=lead,
+                    )
+                )
+    return found
 
 
 def _target(label: TeacherLabel) -> list[float]:
