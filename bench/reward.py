@@ -36,12 +36,12 @@ def main() -> None:
     rows = reward_rows(labels.labels, pairs.pairs)
     found = measured(rows, settings, arguments.seed)
     others = further_splits(rows, settings, range(arguments.seed + 1, arguments.seed + 1 + arguments.splits))
+    left_out = len(labels.bad_lines) + len(pairs.bad_lines)
+    held_out = f"{found['rows']} answers, {found['prompts']} prompts, {found['pairs']} pairs"
     notes = [
-        f"{rows.labelled} labels, {len(rows.pairs)} pairs, {len(set(rows.groups))} prompts; "
-        f"{len(labels.out_of_range)} values out of range (rule: {settings.out_of_range}), "
-        f"{len(labels.bad_lines) + len(pairs.bad_lines)} lines left out",
-        f"held out by prompt, seed {arguments.seed}: {found['rows']} answers to {found['prompts']} prompts, "
-        f"{found['pairs']} pairs; 95 % bootstrap intervals over prompts",
+        f"{rows.labelled} labels, {len(rows.pairs)} pairs, {len(set(rows.groups))} prompts; {left_out} lines left out",
+        f"{len(labels.out_of_range)} values out of range (rule: {settings.out_of_range})",
+        f"held out by prompt with seed {arguments.seed}: {held_out}; 95 % bootstrap intervals over prompts",
         f"reading, training, measuring and saving took {found['wall_s']:.0f} s, {found['cpu_s']:.0f} CPU-seconds",
         "rank correlation ahead of {over}: {value:.3f} [{low:.3f}, {high:.3f}]".format(**found["mean_spearman_lead"]),
         *others,
@@ -100,8 +100,8 @@ def further_splits(rows: Any, settings: Any, seeds: range) -> list[str]:
         values = [split[key] for split in found if split[key] is not None]
         spread = statistics.pstdev(values)
         notes.append(
-            f"{len(values)} other splits, {name}: mean {statistics.fmean(values):.3f}, standard deviation {spread:.3f}, "
-            f"{min(values):.3f} to {max(values):.3f}"
+            f"{len(values)} other splits, {name}: mean {statistics.fmean(values):.3f}, standard deviation "
+            f"{spread:.3f}, {min(values):.3f} to {max(values):.3f}"
         )
     return notes
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import random
+import shutil
 import threading
 
 import numpy as np
@@ -35,6 +37,7 @@ from trainers.reward_probe import changes, occlusion, spans
 from trainers.reward_train import (
     calibration_knots,
     fit,
+    fit_heads,
     held_out_groups,
     pairs_of_labels,
     rank_targets,
@@ -195,8 +198,6 @@ def test_a_saved_model_is_named_by_its_content_and_says_what_it_is(trained, mode
 
 
 def test_a_changed_or_missing_model_is_refused(trained, tmp_path):
-    import shutil
-
     copy = tmp_path / trained.name
     shutil.copytree(trained, copy)
     load_reward_model(copy)
@@ -276,8 +277,6 @@ def test_nothing_held_out_reaches_training(rows, settings, encoder_folder):
     for i, (better, worse) in enumerate(pairs.tolist()):
         if better in test:
             pairs[i] = torch.tensor([worse, better])
-    import dataclasses
-
     after = fit(dataclasses.replace(rows, targets=targets, pairs=pairs), changed_inputs, encoder, quick, 1)
     for name, tensor in before.model.heads.state_dict().items():
         assert torch.equal(tensor, after.model.heads.state_dict()[name]), name
@@ -286,8 +285,6 @@ def test_nothing_held_out_reaches_training(rows, settings, encoder_folder):
 
 def test_what_an_ensemble_member_left_out_it_never_saw(rows, settings, encoder_folder):
     """A row's left-out score must not depend on its own label."""
-    from trainers.reward_train import fit_heads
-
     encoder = load_encoder(str(encoder_folder), None, (1,), 64, CPU)
     inputs = model_inputs(encoder, rows.prompts, rows.responses)
     quick = settings.model_copy(update={"steps": 5, "pair_weight": 0.0})
@@ -319,17 +316,9 @@ def test_too_few_prompts_are_refused(settings, tmp_path):
     made = labels(prompts=3)
     with pytest.raises(LunaError, match="too few"):
         train_reward_model(reward_rows(made, []), settings, 1, tmp_path / "reward", tmp_path / "run", {}, device=CPU)
+    few, many_folds = reward_rows(labels(prompts=10), []), settings.model_copy(update={"folds": 9})
     with pytest.raises(LunaError, match="folds"):
-        few = labels(prompts=10)
-        train_reward_model(
-            reward_rows(few, []),
-            settings.model_copy(update={"folds": 9}),
-            1,
-            tmp_path / "reward",
-            tmp_path / "run",
-            {},
-            device=CPU,
-        )
+        train_reward_model(few, many_folds, 1, tmp_path / "reward", tmp_path / "run", {}, device=CPU)
 
 
 def test_ranks_share_ties_and_leave_gaps():
@@ -345,7 +334,7 @@ def test_spearman_is_the_textbooks():
     a = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]).double()
     assert average_ranks(torch.tensor([[2.0], [1.0], [2.0]]))[:, 0].tolist() == [1.5, 0.0, 1.5]
     b = torch.tensor([5.0, 6.0, 7.0, 8.0, 7.0]).double()
-    # Ranks of b: 0, 1, 2.5, 4, 2.5; by hand 8.5 / sqrt(10 * 9.5).
+    # Ranks of b: 0, 1, 2.5, 4, 2.5; by hand 8 / sqrt(10 * 9.5).
     both = spearman(torch.stack([a, a, a], dim=1), torch.stack([b, -a, torch.ones(5).double()], dim=1))
     assert both.tolist() == pytest.approx([8 / math.sqrt(10 * 9.5), -1.0, 0.0])
 
