@@ -69,9 +69,9 @@ class RewardOutput(BaseModel):
     """How strongly to learn from this example."""
     safety_score: Signed
     """Whether to learn from it at all; see `gate`."""
-    scalar_preference: Annotated[
-        Signed | None, Field(validation_alias=AliasChoices("scalar_preference", "scalar"))
-    ] = None
+    scalar_preference: Annotated[Signed | None, Field(validation_alias=AliasChoices("scalar_preference", "scalar"))] = (
+        None
+    )
     """One number for the whole, where the judge gives one. Files may call it `scalar`."""
 
     def vector(self) -> tuple[float, ...]:
