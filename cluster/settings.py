@@ -9,6 +9,7 @@ from typing import Any
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from curriculum.teacher_settings import TeacherSettings
 from ledger.errors import LunaError
 from ledger.files import sha256_json, write_atomic
 from ledger.gates import GateSettings
@@ -16,7 +17,7 @@ from ledger.home import Home
 from ledger.interpolation import InterpolationSettings
 from ledger.stop_rule import StopRuleSettings
 from serving.settings import ServingSettings
-from trainers.config import BaseSettings, LoraSettings, TrainSettings
+from trainers.config import BaseSettings, LoraSettings, RewardSettings, TrainSettings
 from trainers.evaluation import EvalSettings
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -50,11 +51,13 @@ class Settings(BaseModel):
     gates: GateSettings = GateSettings()
     interpolation: InterpolationSettings = InterpolationSettings()
     stop_rule: StopRuleSettings = StopRuleSettings()
+    reward: RewardSettings = RewardSettings()
     serving: ServingSettings = ServingSettings()
+    teacher: TeacherSettings = TeacherSettings()
 
     def sha(self) -> str:
-        """The ledger's `config_sha`: of what decides a generation, which serving does not."""
-        return sha256_json(self.model_dump(mode="json", exclude={"serving"}))
+        """The ledger's `config_sha`: of what decides a generation, which teacher, reward model and serving do not."""
+        return sha256_json(self.model_dump(mode="json", exclude={"reward", "serving", "teacher"}))
 
 
 def profiles() -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from jobs import curriculum
+from jobs import curriculum, reward, teach
 from jobs.context import ADDRESS_OPTION, HOME_OPTION, JSON_OPTION, friendly_errors, gen_number, out, resolve_home, say
 from ledger.errors import LunaError
 
@@ -21,6 +21,8 @@ ledger_app = typer.Typer(no_args_is_help=True, help="Read, check and export the 
 app.add_typer(generation_app, name="generation")
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(curriculum.app, name="curriculum")
+app.add_typer(teach.app, name="teach")
+app.add_typer(reward.app, name="reward")
 
 GEN_ARGUMENT = typer.Argument(..., help="A generation, G2 or 2.")
 

@@ -13,6 +13,11 @@ from ledger.home import Home
 _ROOT = Path(__file__).resolve().parent.parent
 
 
+def _is_job(path: Path) -> bool:
+    """Whether a module of jobs/ runs by itself; the command line does too, and is none."""
+    return path.stem != "cli" and '__name__ == "__main__"' in path.read_text(encoding="utf-8")
+
+
 def submit_job(job: str, arguments: list[str], address: str | None, home: Home) -> int:
     """Submit `python -m jobs.<job>` and follow it; returns its exit status.
 
@@ -28,7 +33,7 @@ def submit_job(job: str, arguments: list[str], address: str | None, home: Home) 
     from cluster.rig import connect
 
     if not job.isidentifier() or find_spec(f"jobs.{job}") is None:
-        known = sorted(path.stem for path in (_ROOT / "jobs").glob("*.py") if "typer.run(main)" in path.read_text())
+        known = sorted(path.stem for path in (_ROOT / "jobs").glob("*.py") if _is_job(path))
         raise LunaError(f"there is no job {job!r}; use one of {', '.join(known)}.")
     url = address if address and address.startswith("http") else connect(address).dashboard
     if not url:

@@ -40,6 +40,10 @@ class Home:
         return self.root / "models" / "adapters"
 
     @property
+    def rewards_dir(self) -> Path:
+        return self.root / "models" / "reward"
+
+    @property
     def data_dir(self) -> Path:
         return self.root / "data"
 
@@ -57,6 +61,9 @@ class Home:
 
     def adapter_dir(self, sha: str) -> Path:
         return self.adapters_dir / sha
+
+    def reward_dir(self, sha: str) -> Path:
+        return self.rewards_dir / sha
 
     def data_file(self, sha: str) -> Path:
         return self.data_dir / f"{sha}.parquet"

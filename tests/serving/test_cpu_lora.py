@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("vllm", reason="vLLM cannot be installed on this platform")
 
-from serving.cpu_lora import add_lora, by_adapter  # noqa: E402
+from serving.cpu_lora import add_lora, by_adapter
 
 SLOTS, RANK, WIDTH, SLICES = 3, 4, 6, (5, 2)
 
