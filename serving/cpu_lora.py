@@ -75,6 +75,13 @@ class GroupedLora(PunicaWrapperCPU):
     ) -> None:
         add_lora(y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1]), lora_a_stacked, lora_b_stacked, scale, self.groups)
 
+    def add_lora_logits(self, *_: Any, **__: Any) -> None:
+        """Nothing: no served adapter changes the output layer (`serving.validate`).
+
+        vLLM's own gathers vocabulary-sized matrices of zeros here for every token, and ends the engine where a request
+        asks for log-probabilities of its prompt: it has indices for the tokens that are sampled only.
+        """
+
 
 CpuPlatform.get_punica_wrapper = classmethod(lambda _: f"{__name__}.{GroupedLora.__name__}")
 

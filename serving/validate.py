@@ -32,6 +32,10 @@ def base_shapes(folder: Path) -> dict[str, Shape]:
     return shapes
 
 
+SITES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""The layers that an adapter may change. The engines are tested with these; `serving.cpu_lora` relies on it."""
+
+
 def check_adapter(folder: Path, base: Mapping[str, Shape], max_rank: int) -> None:
     """Refuse an adapter that the engine could not serve rightly.
 
@@ -57,6 +61,8 @@ def check_adapter(folder: Path, base: Mapping[str, Shape], max_rank: int) -> Non
     factors: dict[str, set[str]] = {}
     for name, value in _tensors(folder).items():
         module, factor = _module(short, name)
+        if module.rsplit(".", 1)[-1] not in SITES:
+            raise LunaError(f"the adapter {short} changes {module}; only {', '.join(SITES)} are served.")
         shape = base.get(f"{module}.weight")
         if shape is None:
             raise LunaError(f"the adapter {short} changes {module}, which this base lacks; it is of another base.")

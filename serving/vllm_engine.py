@@ -23,12 +23,11 @@ from serving.engine import App, EngineName, Piece, Sampling
 from serving.front import IDENTITY_TEMPLATE
 from serving.settings import ServingSettings
 from serving.table import BASE, Adapter
-from serving.validate import Shape
+from serving.validate import SITES, Shape
 
 _BASE_WEIGHTS = "base-weights"
 """vLLM's name for the model without adapter. Not offered: see `zero_adapter`."""
 
-_SITES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _ZERO_RANK = 8
 
 
@@ -55,8 +54,6 @@ class VllmEngine:
         on_cpu = current_platform.is_cpu()
         if on_cpu:
             os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(self.settings.cpu_cache_gib))
-            # Ray allows an actor without CPUs one thread; the engine's process inherits this.
-            os.environ["OMP_NUM_THREADS"] = str(os.cpu_count() or 1)
         flags = engine_arguments(self.base, self.settings, on_cpu)
         args = make_arg_parser(FlexibleArgumentParser()).parse_args(flags)
         self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs.from_cli_args(args))
@@ -196,9 +193,7 @@ def engine_arguments(base: Path, settings: ServingSettings, on_cpu: bool) -> lis
         f"--override-generation-config={json.dumps({'max_new_tokens': settings.max_tokens})}",
     ]  # fmt: skip
     if on_cpu:
-        # With a worker process of its own the engine's waits for it by spinning, which takes a core.
-        own = "--worker-extension-cls=serving.cpu_lora.WorkerExtension"
-        return [*arguments, "--enforce-eager", "--distributed-executor-backend=uni", own]
+        return [*arguments, "--enforce-eager", "--worker-extension-cls=serving.cpu_lora.WorkerExtension"]
     return [*arguments, f"--gpu-memory-utilization={settings.gpu_share}"]
 
 
@@ -228,7 +223,7 @@ def zero_adapter(folder: Path, shapes: Mapping[str, Shape]) -> Path:
     tensors = {}
     for name, shape in shapes.items():
         module = name.removesuffix(".weight")
-        if module.rsplit(".", 1)[-1] in _SITES and len(shape) == 2:
+        if module.rsplit(".", 1)[-1] in SITES and len(shape) == 2:
             tensors[f"base_model.model.{module}.lora_A.weight"] = torch.zeros(_ZERO_RANK, shape[1])
             tensors[f"base_model.model.{module}.lora_B.weight"] = torch.zeros(shape[0], _ZERO_RANK)
     config = {

@@ -202,6 +202,14 @@ def test_evaluation_through_the_server_scores_like_the_trainers_model(served, ex
         assert found == pytest.approx(wanted, abs=1e-3)
 
 
+def test_log_probabilities_of_a_prompt_can_be_asked_beside_others(served, expected):
+    """vLLM's own CPU build ends its engine over this request."""
+    answer = served.complete("luna-logical", prompt_logprobs=1)
+    assert answer.status_code == 200, answer.text
+    assert whole(answer.json()["choices"][0]["text"]) == expected["logical", 2, PROMPTS[0]]
+    assert len(answer.json()["choices"][0]["prompt_logprobs"]) > 5
+
+
 def test_a_client_that_goes_away_stops_its_generation(served):
     body = {"model": "base", "prompt": "x", "max_tokens": 500, "stream": True, "ignore_eos": True}
     with httpx.stream("POST", f"{served.url}/v1/completions", json=body, timeout=60) as answer:
