@@ -34,6 +34,10 @@ ENCODER_FOLDER = "encoder"
 CURRENT_FILE = "current"
 """Beside the model folders: the name of the one in use."""
 
+FAR = 4.0
+"""Inputs further from the middle than this many standard deviations count as this far: beyond lies what training never
+saw, and a straight line drawn on would say anything there."""
+
 TILT = 0.02
 """Slope added to every calibration, so that two scores never become one value."""
 
@@ -41,16 +45,18 @@ TILT = 0.02
 class Heads(torch.nn.Module):
     """`members` networks with one hidden layer, each from the inputs to a rank in about [-1, 1] for every head.
 
-    Inputs are centred and scaled by what training saw. All members run in one product.
+    Inputs are standardised by what training saw, bounded, and scaled by `size`. All members run in one product.
     """
 
     centre: Tensor
-    scale: Tensor
+    spread: Tensor
+    size: Tensor
 
     def __init__(self, inputs: int, hidden: int, members: int):
         super().__init__()
         self.register_buffer("centre", torch.zeros(inputs))
-        self.register_buffer("scale", torch.ones(inputs))
+        self.register_buffer("spread", torch.ones(inputs))
+        self.register_buffer("size", torch.ones(inputs))
         self.hidden_weight = torch.nn.Parameter(torch.zeros(members, inputs, hidden))
         self.hidden_bias = torch.nn.Parameter(torch.zeros(members, 1, hidden))
         self.out_weight = torch.nn.Parameter(torch.zeros(members, hidden, len(HEADS)))
@@ -58,7 +64,8 @@ class Heads(torch.nn.Module):
 
     def forward(self, inputs: Tensor, input_dropout: float = 0.0, dropout: float = 0.0) -> Tensor:
         """(answers, inputs) to (members, answers, heads); dropout only where asked for."""
-        scaled = ((inputs - self.centre) * self.scale).expand(len(self.hidden_weight), -1, -1)
+        scaled = ((inputs - self.centre) / self.spread).clamp(-FAR, FAR) * self.size
+        scaled = scaled.expand(len(self.hidden_weight), -1, -1)
         if input_dropout:
             scaled = torch.nn.functional.dropout(scaled, input_dropout)
         hidden = torch.nn.functional.gelu(torch.baddbmm(self.hidden_bias, scaled, self.hidden_weight))
@@ -115,7 +122,7 @@ def model_inputs(encoder: Encoder, prompts: Sequence[str], responses: Sequence[s
 
 def calibrate(scores: Tensor, knots: Tensor) -> Tensor:
     """Scores to values: linear between the knots (n, 2), level outside them, plus the tilt. Strictly increasing."""
-    x, y = knots[:, 0], knots[:, 1]
+    x, y = knots[:, 0].contiguous(), knots[:, 1]
     right = torch.searchsorted(x, scores.contiguous()).clamp(1, len(x) - 1)
     left = right - 1
     share = ((scores - x[left]) / (x[right] - x[left])).clamp(0, 1)

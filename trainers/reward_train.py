@@ -210,7 +210,7 @@ def fit_heads(
             (loss + settings.pair_weight * pair_loss).backward()
             optimizer.step()
             if step % CURVE_EVERY_STEPS == 0 or step == settings.steps - 1:
-                curve(step + 1, _losses(heads, inputs, ranks, weight, unseen, float(pair_loss) / len(seen)))
+                curve(step + 1, _losses(heads, inputs, ranks, weight, unseen, float(pair_loss.detach()) / len(seen)))
         with torch.inference_mode():
             scores = heads(inputs)
     left_out = (1 - seen)[:, :, None]
@@ -232,7 +232,8 @@ def _new_heads(inputs: Tensor, settings: RewardSettings, members: int) -> Heads:
     size = torch.cat([torch.full((counted,), counted**-0.5), torch.full((width,), max(width, 1) ** -0.5)])
     with torch.no_grad():
         heads.centre.copy_(inputs.mean(0))
-        heads.scale.copy_(size / (inputs.std(0, correction=0) + 1e-6))
+        heads.spread.copy_(inputs.std(0, correction=0) + 1e-6)
+        heads.size.copy_(size)
         heads.hidden_weight.normal_()
         heads.hidden_bias.normal_(std=0.1)
         heads.out_weight.normal_(std=0.1 * settings.hidden**-0.5)

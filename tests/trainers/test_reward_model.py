@@ -139,7 +139,7 @@ def test_features_of_any_text_are_finite(prompt, response):
 
 def test_scores_are_judgements_in_range_in_order_and_whatever_the_batch(model):
     prompts = [f"Question {i}: what now?" for i in range(20)]
-    answers = [" ".join((KIND if i % 2 else HARSH)[: 1 + i % 3]) for i in range(20)]
+    answers = [" ".join(((KIND if i % 2 else HARSH) * 2)[i % 3 :]) for i in range(20)]
     together = model.score(prompts, answers)
     assert model.score([], []) == []
     for i, one in enumerate(together):
