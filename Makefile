@@ -61,8 +61,10 @@ check: ready
 	$(BIN)/lint-imports --no-cache
 	$(PYTEST) -q -m "not slow and not ray and not gpu"
 
+# Files without a Ray cluster two at a time; those with one share it.
 test: ready
-	$(PYTEST) -m "not gpu"
+	$(PYTEST) -n 2 --dist loadfile -m "not ray and not gpu"
+	$(PYTEST) -m ray
 
 test-gpu:
 	$(GPU_PYTHON) -m pytest -m gpu tests/gpu -p no:cacheprovider
