@@ -230,7 +230,8 @@ def _rows(
     reports = [read_labels(file, out_of_range=settings.reward.out_of_range) for file in files]
     pair_reports = [read_preferences(file) for file in preferences or []]
     outside = [value for report in reports for value in report.out_of_range]
-    bad = [line for report in (*reports, *pair_reports) for line in report.bad_lines]
+    bad = [line for report in reports for line in report.bad_lines]
+    bad += [line for report in pair_reports for line in report.bad_lines]
     _say_some(f"values out of range ({settings.reward.out_of_range})", outside)
     _say_some("lines left out", bad)
     found = [label for report in reports for label in report.labels]
