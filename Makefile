@@ -7,6 +7,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
+# Two processes: one has all tests that share a Ray cluster, the other the rest, file by file (tests/conftest.py).
+TWO := -n 2 --dist loadgroup
 # The GPU check and bench need only torch, transformers, peft, accelerate and datasets, so they run under any Python
 # that has those: make test-gpu GPU_PYTHON=python3
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
@@ -59,12 +61,10 @@ check: ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(PYTEST) -q -m "not slow and not ray and not gpu"
+	$(PYTEST) -q $(TWO) -m "not slow and not ray and not gpu"
 
-# Files without a Ray cluster two at a time; those with one share it.
 test: ready
-	$(PYTEST) -n 2 --dist loadfile -m "not ray and not gpu"
-	$(PYTEST) -m ray
+	$(PYTEST) $(TWO) --durations=15 -m "not gpu"
 
 test-gpu:
 	$(GPU_PYTHON) -m pytest -m gpu tests/gpu -p no:cacheprovider
