@@ -7,8 +7,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
-# Two processes: one has all tests that share a Ray cluster, the other the rest, file by file (tests/conftest.py).
-TWO := -n 2 --dist loadgroup
+TWO := -n 2 --dist loadfile
 # The GPU check and bench need only torch, transformers, peft, accelerate and datasets, so they run under any Python
 # that has those: make test-gpu GPU_PYTHON=python3
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
@@ -63,8 +62,10 @@ check: ready
 	$(BIN)/lint-imports --no-cache
 	$(PYTEST) -q $(TWO) -m "not slow and not ray and not gpu"
 
+# Files without a Ray cluster two at a time; those with one share it, one after another.
 test: ready
-	$(PYTEST) $(TWO) --durations=15 -m "not gpu"
+	$(PYTEST) $(TWO) -m "not ray and not gpu"
+	$(PYTEST) --durations=15 -m ray
 
 test-gpu:
 	$(GPU_PYTHON) -m pytest -m gpu tests/gpu -p no:cacheprovider
