@@ -37,10 +37,10 @@ def start(home: Home) -> dict[str, Any]:
         base_sha = ledger.generation(head)[0].base_sha
     settings = whole.serving
     if app.running() is not None:
-        state = _result(serving(home).state.remote())
-        if (state["host"], state["port"]) != (settings.host, settings.port):
+        found = state(home)
+        if (found["host"], found["port"]) != (settings.host, settings.port):
             raise LunaError(
-                f"Luna is served at {state['host']}:{state['port']} already; `luna serve --stop` first, to change "
+                f"Luna is served at {found['host']}:{found['port']} already; `luna serve --stop` first, to change "
                 "the address."
             )
     handle = app.run(home, base_sha, settings, whole.gates, partial(coordinator_for, home))
@@ -53,13 +53,26 @@ def serving(home: Home) -> Any:
     Raises:
         LunaError: none runs, or it serves another home.
     """
+    return _found(home)[0]
+
+
+def state(home: Home) -> dict[str, Any]:
+    """What is served, as one replica says.
+
+    Raises:
+        LunaError: as :func:`serving`.
+    """
+    return _found(home)[1]
+
+
+def _found(home: Home) -> tuple[Any, dict[str, Any]]:
     handle = app.running()
     if handle is None:
         raise LunaError("Luna is not being served; start it with `luna serve`.")
-    other = _result(handle.state.remote())["home"]
-    if other != str(home.root):
-        raise LunaError(f"the server on this cluster serves {other}; stop it with `luna serve --stop` first.")
-    return handle
+    told: dict[str, Any] = _result(handle.state.remote())
+    if told["home"] != str(home.root):
+        raise LunaError(f"the server on this cluster serves {told['home']}; stop it with `luna serve --stop` first.")
+    return handle, told
 
 
 def deploy(home: Home, gen: int) -> dict[str, Any]:
@@ -79,12 +92,6 @@ def retire_candidate(home: Home, gen: int) -> None:
     if app.running() is not None:
         with suppress(LunaError):  # a server of another home, or one that is being replaced: it does not hold it
             _everywhere(serving(home), "retire", gen)
-
-
-def state(home: Home) -> dict[str, Any]:
-    """What is served, as one replica says."""
-    found: dict[str, Any] = _result(serving(home).state.remote())
-    return found
 
 
 def asker(home: Home) -> Callable[..., Any]:
@@ -145,4 +152,4 @@ def _asked(ask: Callable[[], Any]) -> Any:
             raise cause from None
         if isinstance(cause, Refused):
             raise LunaError(str(cause)) from None
-        raise LunaError(f"the server failed: {str(error).strip().splitlines()[-1]}") from error
+        raise LunaError(f"the server failed: {app.last_line(error)}") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from cluster import deployment
 from cluster.settings import Settings
@@ -48,7 +48,7 @@ class ServedGenerator:
         return scores
 
     def _model(self, voice: Voice) -> str:
-        return model_name(None, None) if voice == BASE else model_name(voice, self.generation)  # type: ignore[arg-type]
+        return model_name(None, None) if voice == BASE else model_name(cast(Role, voice), self.generation)
 
 
 def evaluate_served(

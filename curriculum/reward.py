@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
+from curriculum.importing.report import Problem
 from ledger.errors import LunaError
 
 DIMENSIONS = (
@@ -135,25 +136,13 @@ class OutOfRange:
 
 
 @dataclass(frozen=True)
-class BadLine:
-    """One line that is no label, and why."""
-
-    file: str
-    line: int
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.reason}"
-
-
-@dataclass(frozen=True)
 class LabelReport:
     """What a label file held."""
 
     labels: tuple[TeacherLabel, ...]
     out_of_range: tuple[OutOfRange, ...]
     """Every value outside its range, whatever became of it."""
-    bad_lines: tuple[BadLine, ...]
+    bad_lines: tuple[Problem, ...]
 
 
 @dataclass(frozen=True)
@@ -161,7 +150,7 @@ class PreferenceReport:
     """What a preference file held."""
 
     pairs: tuple[TeacherPreference, ...]
-    bad_lines: tuple[BadLine, ...]
+    bad_lines: tuple[Problem, ...]
 
 
 def gate(safety: float) -> float:
@@ -237,12 +226,12 @@ def read_labels(path: Path, *, out_of_range: OutOfRangeRule) -> LabelReport:
     """
     labels: list[TeacherLabel] = []
     outside: list[OutOfRange] = []
-    bad: list[BadLine] = []
+    bad: list[Problem] = []
     for line, text in _lines(path):
         try:
             label, found = parse_label(_json(text), path.name, line, out_of_range)
         except LunaError as error:
-            bad.append(BadLine(path.name, line, str(error)))
+            bad.append(Problem(path.name, line, str(error)))
             continue
         outside += found
         if label is not None:
@@ -262,14 +251,14 @@ def read_preferences(path: Path) -> PreferenceReport:
         LunaError: the file is missing or holds no pair.
     """
     pairs: list[TeacherPreference] = []
-    bad: list[BadLine] = []
+    bad: list[Problem] = []
     for line, text in _lines(path):
         try:
             pairs.append(TeacherPreference.model_validate(_json(text)))
         except ValidationError as error:
-            bad.append(BadLine(path.name, line, _explain(error)))
+            bad.append(Problem(path.name, line, _explain(error)))
         except LunaError as error:
-            bad.append(BadLine(path.name, line, str(error)))
+            bad.append(Problem(path.name, line, str(error)))
     if not pairs:
         reason = f" The first: {bad[0]}." if bad else ""
         raise LunaError(f"{path} holds no usable pair.{reason} Each line is an object; see configs/schemas/.")

@@ -149,9 +149,10 @@ def sample(
 
     with friendly_errors():
         path = labels or set_folder(resolve_home(home), set_) / "labels.jsonl"
-        found = [one for one in read_labels(path, out_of_range="drop").labels if category in (None, one.category)]
+        read = read_labels(path, out_of_range="drop").labels
+        found = [one for one in read if category in (None, one.category)]
         if not found:
-            known = sorted({one.category for one in read_labels(path, out_of_range="drop").labels})
+            known = sorted({one.category for one in read})
             raise LunaError(f"{path} has no label of category {category!r}; use one of {', '.join(known)}.")
         drawn = Random(seed).sample(found, min(_at_least_one("--n", n), len(found)))
         if json_:

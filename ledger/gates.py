@@ -85,6 +85,16 @@ def judge(scores: Iterable[EvalRecord], settings: GateSettings, *, has_parent: b
     return Judgement(tuple(failures))
 
 
+def gate_bound(gate: Gate, settings: GateSettings) -> float:
+    """What a score must exceed; for style drift what it must stay below."""
+    bounds: dict[Gate, float] = {
+        "recall": settings.recall_min,
+        "generalization": settings.generalization_min,
+        "style_drift": settings.style_drift_max,
+    }
+    return bounds[gate]
+
+
 def gate_problem(gate: Gate, score: EvalRecord | None, settings: GateSettings) -> str | None:
     """What keeps one score from passing its gate, or ``None`` if it passes."""
     if score is None:
@@ -92,12 +102,11 @@ def gate_problem(gate: Gate, score: EvalRecord | None, settings: GateSettings) -
     if gate == "style_drift":
         if score.n != settings.probes:
             return f"measured with {score.n} probes, {settings.probes} needed"
-        if not score.value < settings.style_drift_max:
-            return f"{score.value:.3f} is not below {settings.style_drift_max:.2f}"
+        if not score.value < (bound := gate_bound(gate, settings)):
+            return f"{score.value:.3f} is not below {bound:.2f}"
         return None
     if score.n < settings.min_items:
         return f"measured on {score.n} items, at least {settings.min_items} needed"
-    bound = settings.recall_min if gate == "recall" else settings.generalization_min
-    if not score.value > bound:
+    if not score.value > (bound := gate_bound(gate, settings)):
         return f"{score.value:.3f} is not above {bound:.2f}"
     return None

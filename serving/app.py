@@ -125,7 +125,7 @@ class RemoteKeeper:
                 cause = getattr(error, "cause", None)
                 if isinstance(cause, LunaError):
                     raise Refused(404 if method == "add_label" else 503, str(cause)) from error
-                raise Refused(503, f"it could not be stored: {_last_line(error)}") from error
+                raise Refused(503, f"it could not be stored: {last_line(error)}") from error
             except LunaError as error:
                 raise Refused(503, f"it could not be stored: {error}") from error
 
@@ -174,7 +174,7 @@ def run(home: Home, base_sha: str, settings: ServingSettings, gates: GateSetting
             ]
         )
     except RuntimeError as error:
-        raise LunaError(f"the engine did not start: {_last_line(error)}") from error
+        raise LunaError(f"the engine did not start: {last_line(error)}") from error
     return handles[0]
 
 
@@ -232,7 +232,8 @@ def stop() -> None:
     serve.shutdown()
 
 
-def _last_line(error: BaseException) -> str:
+def last_line(error: BaseException) -> str:
+    """What a remote traceback ends with: the error itself."""
     return str(error).strip().splitlines()[-1]
 
 

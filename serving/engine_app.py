@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -95,16 +95,15 @@ class EngineReplica:
             Refused: nothing of that name is served, the prompt is too long, or too many requests are in work.
         """
         refuse_when_full(self._leases, self._settings)
-        adapter = resolve(self._table, model)
         asked = Sampling(min(sampling.max_tokens, self._settings.max_tokens), sampling.temperature, sampling.seed)
-        started = Started(
-            adapter.role if adapter else None,
-            adapter.gen if adapter else None,
-            adapter.sha if adapter else None,
-            self._lineage,
-        )
-        with self._leases.on(adapter.gen if adapter else None):
-            pieces = self._engine.speak(adapter.name if adapter else self._engine.base_name, prompt, asked)
+        with self._held(model) as (adapter, name):
+            started = Started(
+                adapter.role if adapter else None,
+                adapter.gen if adapter else None,
+                adapter.sha if adapter else None,
+                self._lineage,
+            )
+            pieces = self._engine.speak(name, prompt, asked)
             async with aclosing(cast(Any, pieces)):
                 try:
                     first = True
@@ -118,20 +117,24 @@ class EngineReplica:
 
     async def generate(self, model: str, prompts: Sequence[str], max_tokens: int) -> list[str]:
         """The greedy answer to each raw prompt."""
-        adapter = resolve(self._table, model)
-        name = adapter.name if adapter else self._engine.base_name
+        with self._held(model) as (_, name):
 
-        async def whole(prompt: str) -> str:
-            return "".join([piece.text async for piece in self._engine.speak(name, prompt, Sampling(max_tokens))])
+            async def whole(prompt: str) -> str:
+                return "".join([piece.text async for piece in self._engine.speak(name, prompt, Sampling(max_tokens))])
 
-        with self._leases.on(adapter.gen if adapter else None):
             return list(await asyncio.gather(*map(whole, prompts)))
 
     async def score(self, model: str, rows: Sequence[tuple[Sequence[int], int]]) -> list[float]:
         """See :meth:`serving.engine.Engine.score`, by public model name."""
+        with self._held(model) as (_, name):
+            return await self._engine.score(name, rows)
+
+    @contextmanager
+    def _held(self, model: str) -> Iterator[tuple[Adapter | None, str]]:
+        """(adapter or None for the base, its name in the engine) of a public model name, leased meanwhile."""
         adapter = resolve(self._table, model)
         with self._leases.on(adapter.gen if adapter else None):
-            return await self._engine.score(adapter.name if adapter else self._engine.base_name, rows)
+            yield adapter, adapter.name if adapter else self._engine.base_name
 
     # -- changing what is served -----------------------------------------------------------------------------
 

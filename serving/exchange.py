@@ -13,12 +13,13 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast
 
-from curriculum.render import dialogue_context, render_prompt
+from curriculum.render import dialogue_context
 from ledger.clock import utc_now
 from ledger.conversations import LabelledTurn, Turn, Voice
 from ledger.roles import ROLES, Role
 from serving.engine import Piece, Sampling
 from serving.engine_app import Started, model_name
+from serving.front import raw_prompt
 from serving.guard import Refused
 from serving.table import BASE
 
@@ -50,7 +51,7 @@ class Question:
     message: str
     conversation: str
     earlier: Sequence[Turn]
-    """The conversation so far, oldest first."""
+    """What was said to the user before, oldest first (:func:`last_exchanges`)."""
     sampling: Sampling
     generation: int | None = None
     """None: the current one."""
@@ -83,10 +84,10 @@ async def one_voice(
     Raises:
         Refused: nobody can answer, or the answer could not be stored.
     """
-    context = "\n\n".join(part for part in (history(question.earlier), before) if part)
+    context = "\n\n".join(part for part in (_history(question.earlier), before) if part)
     role: Role | None = None if voice == BASE else cast(Role, voice)
     model, began = model_name(role, question.generation), time.monotonic()
-    prompt = _bare_prompt(question.message, context) if role is None else render_prompt(role, question.message, context)
+    prompt = raw_prompt(role, question.message, context)
     started: Started | None = None
     answer, last = "", Piece("", 0, 0)
 
@@ -144,15 +145,14 @@ async def all_voices(voices: Voices, record: Record, question: Question) -> Asyn
                 yield event
 
 
-def history(earlier: Sequence[Turn]) -> str:
-    """What was said before as context. Of a dialogue only its synthesis counts."""
-    heard = [turn for turn in earlier if turn.kind == "generate" or turn.role == "dialectical"]
-    return "\n".join(f"user: {turn.message}\nassistant: {turn.answer}" for turn in heard)
+def last_exchanges(turns: Sequence[Turn], most: int) -> list[Turn]:
+    """The last `most` answers that count as said to the user: of a dialogue only its synthesis."""
+    heard = [turn for turn in turns if turn.kind == "generate" or turn.role == "dialectical"]
+    return heard[max(0, len(heard) - most) :]
 
 
-def _bare_prompt(message: str, context: str) -> str:
-    """The base has no role and no frame."""
-    return f"{context}\n\n{message}" if context else message
+def _history(earlier: Sequence[Turn]) -> str:
+    return "\n".join(f"user: {turn.message}\nassistant: {turn.answer}" for turn in earlier)
 
 
 _unfinished: set[asyncio.Task[None]] = set()

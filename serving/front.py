@@ -15,6 +15,7 @@ from typing import Any
 
 from curriculum.render import render_prompt
 from ledger.errors import LunaError
+from ledger.roles import Role
 from serving.engine import App, Message, Receive, Scope, Send
 from serving.guard import Refused, answer, read_body, replay
 from serving.settings import ServingSettings
@@ -134,10 +135,14 @@ def _rendered(messages: Any, adapter: Adapter | None) -> str:
             raise Refused(400, "each message needs a role and a content.")
         said.append((message["role"], _text(message.get("content"))))
     context = "\n".join(f"{who}: {what}" for who, what in said[:-1])
-    question = said[-1][1]
-    if adapter is None:
+    return raw_prompt(adapter.role if adapter else None, said[-1][1], context)
+
+
+def raw_prompt(role: Role | None, question: str, context: str) -> str:
+    """A role's prompt; the base (None) has no role and no frame."""
+    if role is None:
         return f"{context}\n\n{question}" if context else question
-    return render_prompt(adapter.role, question, context)
+    return render_prompt(role, question, context)
 
 
 def _text(content: Any) -> str:

@@ -22,14 +22,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from ledger.clock import utc_now
-from ledger.conversations import Heading, Label, LabelledTurn, Level, TurnId, Voice
+from ledger.conversations import Heading, Label, LabelledTurn, Level, Turn, TurnId, Voice
 from ledger.errors import LunaError
 from ledger.gates import GateSettings
 from ledger.home import Home
 from ledger.store import Ledger
 from serving.engine import Sampling
 from serving.engine_app import Started
-from serving.exchange import Event, Question, Record, Said, Voices, all_voices, one_voice
+from serving.exchange import Event, Question, Record, Said, Voices, all_voices, last_exchanges, one_voice
 from serving.guard import Refused, error_body
 from serving.lineage import lineage_state, loss_curves
 from serving.settings import ServingSettings
@@ -325,14 +325,14 @@ def _add_error_handlers(app: FastAPI) -> None:
 
 
 def _question(home: Home, request: DialogueRequest, settings: ServingSettings) -> Question:
-    earlier: list[LabelledTurn] = []
+    earlier: list[Turn] = []
     if request.conversation is not None:
         with Ledger.open(home) as ledger:
             # A dialogue has three turns to a question.
             known = ledger.conversation(request.conversation, 3 * settings.context_turns + 1)
         if not known:
             raise Refused(404, f"there is no conversation {request.conversation}; leave it out to begin one.")
-        earlier = _last_exchanges(known, settings.context_turns)
+        earlier = last_exchanges(known, settings.context_turns)
     return Question(
         message=request.message,
         conversation=request.conversation or uuid.uuid4().hex,
@@ -340,12 +340,6 @@ def _question(home: Home, request: DialogueRequest, settings: ServingSettings) -
         sampling=Sampling(request.max_tokens or settings.answer_tokens, request.temperature, request.seed),
         generation=request.generation,
     )
-
-
-def _last_exchanges(turns: list[LabelledTurn], most: int) -> list[LabelledTurn]:
-    """The last `most` answers that count as said to the user."""
-    heard = [turn for turn in turns if turn.kind == "generate" or turn.role == "dialectical"]
-    return heard[max(0, len(heard) - most) :]
 
 
 async def _measured(events: AsyncIterator[Event], measured: Measured) -> AsyncIterator[Event]:

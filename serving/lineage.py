@@ -7,7 +7,7 @@ from typing import Any
 
 from ledger.ages import age_name
 from ledger.errors import LunaError
-from ledger.gates import GATES, Gate, GateSettings, gate_problem
+from ledger.gates import GATES, Gate, GateSettings, gate_bound, gate_problem
 from ledger.home import Home
 from ledger.karma import karma_state
 from ledger.records import EvalRecord, GenerationRow
@@ -108,11 +108,6 @@ def _generation(rows: list[GenerationRow], scores: list[EvalRecord], gates: Gate
 
 
 def _score(score: EvalRecord, gates: GateSettings) -> dict[str, Any]:
-    limits: dict[str, float] = {
-        "recall": gates.recall_min,
-        "generalization": gates.generalization_min,
-        "style_drift": gates.style_drift_max,
-    }
     gate: Gate | None = next((gate for gate in GATES if gate == score.eval), None)
     by_definition = score.n == 0
     passed = None if gate is None else by_definition or gate_problem(gate, score, gates) is None
@@ -122,6 +117,6 @@ def _score(score: EvalRecord, gates: GateSettings) -> dict[str, Any]:
         "low": score.low,
         "high": score.high,
         "n": score.n,
-        "limit": limits.get(score.eval),
+        "limit": None if gate is None else gate_bound(gate, gates),
         "passed": passed,
     }
