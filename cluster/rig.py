@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ _OBJECT_STORE_BYTES = 512 << 20
 """Examples and records travel through the object store, weights through files: half a gigabyte is plenty."""
 
 _START_TIMEOUT_S = 120
+_ANSWER_S = 3
 
 _QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -59,6 +61,7 @@ def connect(address: str | None = None) -> Rig:
                 "Start one (`ray start --head`) or leave --address out to use this machine."
             ) from error
         return describe(False)
+    forget_dead_cluster()
     try:
         ray.init(address="auto", namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
         return describe(False)
@@ -94,6 +97,21 @@ def environment() -> dict[str, str]:
 def _ray_command() -> str:
     """The `ray` beside this interpreter, so that head and workers run the same environment."""
     return str(Path(sys.executable).parent / "ray")
+
+
+def forget_dead_cluster() -> None:
+    """Remove Ray's note of a cluster that a power cut or reboot ended: `ray.init` would wait minutes for it."""
+    from ray._private.services import find_gcs_addresses
+    from ray._private.utils import get_ray_address_file
+
+    note = Path(get_ray_address_file(None))
+    if not note.exists() or find_gcs_addresses():  # the latter: a Ray process of this machine is alive
+        return
+    host, _, port = note.read_text(encoding="utf-8").strip().rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S).close()
+    except (OSError, ValueError):
+        note.unlink(missing_ok=True)
 
 
 def _start_head() -> None:

@@ -18,8 +18,9 @@ def running_now(home: Home) -> tuple[dict[str, Any] | None, str]:
 
     from cluster.calls import answer
     from cluster.coordinator import find_coordinator
-    from cluster.rig import NAMESPACE, describe
+    from cluster.rig import NAMESPACE, describe, forget_dead_cluster
 
+    forget_dead_cluster()
     try:
         ray.init(address="auto", namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
     except ConnectionError:
