@@ -49,6 +49,7 @@ class Recorded:
     train: list[Example]
     delta: list[Example]
     recall: dict[Role, Sequence[Example]]
+    pairs_file: Path | None
 
 
 def main() -> None:
@@ -114,7 +115,8 @@ def read_record(home: Home, gen_id: int) -> Recorded:
         )  # fmt: skip
         recall[role] = plan.recall or ()
     delta = read_examples(home.data_file(rows[0].data_delta_sha))
-    return Recorded(rows, request, parents, train, delta, recall)
+    pairs_file = home.data_file(rows[0].pref_sha) if rows[0].pref_sha else None
+    return Recorded(rows, request, parents, train, delta, recall, pairs_file)
 
 
 def without_replay(train: Sequence[Example], delta: Sequence[Example]) -> list[Example]:
@@ -159,6 +161,8 @@ def _train(engine: Engine, recorded: Recorded, train: Sequence[Example], adapter
             seed=recorded.rows[0].seed,
             train=settings.train,
             lora=settings.lora,
+            channels=settings.channels,
+            preference_file=str(recorded.pairs_file) if recorded.pairs_file else None,
         )
         outcome = engine.train(job, tell_now_and_then, lambda: False)
         shas |= {role: result.adapter_sha for role, result in outcome.roles.items()}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from cluster.request import GenerationRequest
 from curriculum.example import Example, unique
@@ -101,13 +101,21 @@ def freeze_delta(home: Home, ledger: Ledger, lineage: str, new: NewData) -> dict
 
 
 def mix_with_replay(
-    home: Home, parent_rows: Sequence[GenerationRow], delta_sha: str, request: GenerationRequest
+    home: Home,
+    parent_rows: Sequence[GenerationRow],
+    delta_sha: str,
+    request: GenerationRequest,
+    factors: Mapping[str, float],
 ) -> dict[str, object]:
-    """Write the training set in its order: replay of the parent's data and the delta."""
-    delta = read_examples(home.data_file(delta_sha))
+    """Write the training set in its order: replay of the parent's data and the delta.
+
+    `factors` multiply the weights of new examples, by id. What comes to 0 is left out before anything is drawn or
+    shuffled, so that the rest is trained on as if it had never been there.
+    """
+    delta = weighed(read_examples(home.data_file(delta_sha)), factors)
     replay: list[Example] = []
     if parent_rows and request.settings.data.replay_k:
-        parents_data = read_examples(home.data_file(parent_rows[0].train_sha))
+        parents_data = weighed(read_examples(home.data_file(parent_rows[0].train_sha)), {})
         parent_sha = sha256_json({row.role: row.child_sha for row in parent_rows})
         replay = sample_replay(parents_data, delta, k=request.settings.data.replay_k, seed=parent_sha)
     train = mix(delta, replay, request.settings.seed)
@@ -118,6 +126,12 @@ def mix_with_replay(
         "n_delta": {role: counts[role, False] for role in ROLES},
         "n_replay": {role: counts[role, True] for role in ROLES},
     }
+
+
+def weighed(examples: Iterable[Example], factors: Mapping[str, float]) -> list[Example]:
+    """The examples with their weights times their factors (by id, default 1), without those of weight 0."""
+    found = [replace(e, weight=e.weight * factors[e.id]) if e.id in factors else e for e in examples]
+    return [example for example in found if example.weight > 0]
 
 
 def earlier_examples(home: Home, ledger: Ledger, lineage: str, head: int | None) -> list[Example] | None:

@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from cluster import delta
+from cluster.channels import prepare_channels
 from cluster.deployment import follow_head, retire_candidate
 from cluster.request import GenerationRequest
 from cluster.served_eval import evaluate_served
 from cluster.trio_rig import TrioRig, outcomes_by_role
 from curriculum.parquet import read_examples
+from curriculum.preferences import read_preference_set
 from ledger.clock import utc_now
 from ledger.files import publish_dir
 from ledger.gates import Judgement, judge
@@ -28,7 +30,7 @@ from ledger.home import Home
 from ledger.interpolation import largest_that_passes
 from ledger.journal import STEPS, RunState, Step
 from ledger.metadata import CapabilitySettings, build_metadata, capabilities, capability_minimums, write_metadata
-from ledger.records import EvalRecord, GenerationRow, HeadMove, Stop
+from ledger.records import CHANNEL_COLUMNS, EvalRecord, GenerationRow, HeadMove, Stop
 from ledger.roles import ROLES, Role
 from ledger.stop_rule import generation_scores, stop_decision
 from ledger.store import Ledger
@@ -96,8 +98,11 @@ class GenerationRun:
         return dict(delta.freeze_delta(self.home, self.ledger, self.lineage, self._new))
 
     def mix(self) -> Payload:
-        """The training set in its order."""
-        return delta.mix_with_replay(self.home, self._parent_rows(), self.results["freeze"]["delta_sha"], self.request)
+        """The training set in its order; for a second channel its pairs, and weights by the reward model."""
+        delta_sha = self.results["freeze"]["delta_sha"]
+        channels = prepare_channels(self.home, self.request, delta_sha, self.watcher.say)
+        mixed = delta.mix_with_replay(self.home, self._parent_rows(), delta_sha, self.request, channels.weights)
+        return {**mixed, **channels.record}
 
     def train(self) -> Payload:
         """The three roles from the parent's adapters, on the devices there are."""
@@ -113,6 +118,9 @@ class GenerationRun:
                 seed=self.settings.seed,
                 train=self.settings.train,
                 lora=self.settings.lora,
+                channels=self.settings.channels,
+                preference_file=self._mixed_file("pref_sha"),
+                rewards_file=self._mixed_file("rewards_sha"),
             )
             for placement in placements
         }
@@ -140,7 +148,8 @@ class GenerationRun:
             self.home, plans, adapters, self.gen_id, self.lineage, self.base, self.settings, self.watcher.say
         )
         if served is not None:
-            return {"evals": [record.model_dump(mode="json") for record in served]}
+            preferred = self._preference_records(adapters, self.home.adapters_dir)
+            return {"evals": [record.model_dump(mode="json") for record in (*served, *preferred)]}
         return {"evals": self._measure(plans, adapters, self.home.adapters_dir)}
 
     def judge(self) -> Payload:
@@ -220,7 +229,25 @@ class GenerationRun:
         records = self.rig.evaluate(
             plans, adapters, str(adapters_dir), self.gen_id, self.base, self.settings, self.watcher.say
         )
+        records += self._preference_records(adapters, adapters_dir)
         return [record.model_dump(mode="json") for record in records]
+
+    def _preference_records(self, adapters: Mapping[Role, str], adapters_dir: Path) -> list[EvalRecord]:
+        """Preference accuracy on the held-out pairs that have a weight; measured, never judged."""
+        file = self._mixed_file("pref_holdout_sha")
+        if file is None:
+            return []
+        held_out = [pair for pair in read_preference_set(file) if pair.weight > 0]
+        by_role = {role: [pair for pair in held_out if pair.role == role] for role in ROLES}
+        return self.rig.measure_preferences(
+            by_role, adapters, str(adapters_dir), self._parents(), str(self.home.adapters_dir), self.gen_id,
+            self.base, self.settings, self.watcher.say,
+        )  # fmt: skip
+
+    def _mixed_file(self, name: str) -> str | None:
+        """Path of a data file that the mix step froze under `name`; None if there is none."""
+        sha = self.results["mix"].get(name)
+        return str(self.home.data_file(sha)) if sha else None
 
     def _judged(self, evals: Sequence[EvalRecord]) -> Judgement:
         has_parent = self.results["collect"]["parent_gen"] is not None
@@ -297,6 +324,7 @@ class GenerationRun:
                     lineage=self.lineage,
                     run_id=self.run_state.run_id,
                     trained_sha=result["sha"],
+                    **{name: mixed.get(name, "") for name in CHANNEL_COLUMNS},
                 )
             )
         return rows

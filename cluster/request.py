@@ -17,5 +17,7 @@ class GenerationRequest(BaseModel):
     base: Base
     data: tuple[str, ...]
     """SHAs of example files under the home's `data/inbox/`."""
+    preferences: str = ""
+    """SHA of the frozen preference pairs of a dual generation, train and held-out part in one; empty if there are none."""
     note: str = ""
     """What the user calls this generation; shown, never judged."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from curriculum.teacher_settings import TeacherSettings
 from ledger.errors import LunaError
@@ -17,7 +17,7 @@ from ledger.home import Home
 from ledger.interpolation import InterpolationSettings
 from ledger.stop_rule import StopRuleSettings
 from serving.settings import ServingSettings
-from trainers.config import BaseSettings, LoraSettings, RewardSettings, TrainSettings
+from trainers.config import BaseSettings, ChannelSettings, LoraSettings, RewardSettings, TrainSettings
 from trainers.evaluation import EvalSettings
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -46,6 +46,7 @@ class Settings(BaseModel):
     base: BaseSettings = BaseSettings()
     lora: LoraSettings = LoraSettings()
     train: TrainSettings = TrainSettings()
+    channels: ChannelSettings = ChannelSettings()
     data: DataSettings = DataSettings()
     eval: EvalSettings = EvalSettings()
     gates: GateSettings = GateSettings()
@@ -56,8 +57,18 @@ class Settings(BaseModel):
     teacher: TeacherSettings = TeacherSettings()
 
     def sha(self) -> str:
-        """The ledger's `config_sha`: of what decides a generation, which teacher, reward model and serving do not."""
-        return sha256_json(self.model_dump(mode="json", exclude={"reward", "serving", "teacher"}))
+        """The ledger's `config_sha`: of what decides a generation, which teacher, reward model and serving do not.
+
+        With examples alone the channels decide nothing, and the SHA is what it was before there were any.
+        """
+        apart = {"reward", "serving", "teacher"} | ({"channels"} if self.channels.mode == "sft" else set())
+        return sha256_json(self.model_dump(mode="json", exclude=apart))
+
+    @model_validator(mode="after")
+    def _check_engine(self) -> Self:
+        if self.channels.mode == "dual" and self.train.engine == "trl":
+            raise ValueError('channels.mode = "dual" needs the fused engine; set train.engine = "auto", or mode = "sft"')
+        return self
 
 
 def profiles() -> list[str]:

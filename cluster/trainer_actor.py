@@ -10,6 +10,7 @@ from typing import Any
 import ray
 
 from cluster.ray_train import train_with_ray_train
+from curriculum.preferences import Preference
 from ledger.records import EvalRecord
 from ledger.roles import Role
 from trainers.base import Base
@@ -61,6 +62,25 @@ class TrainerActor:
         """Scores of the planned roles with these adapters (role -> SHA under `adapters_dir`)."""
         generator = self._engine.generator(adapters, Path(adapters_dir))
         return [record for plan in plans for record in evaluate_role(generator, plan, gen_id, settings)]
+
+    def measure_preferences(
+        self,
+        pairs: Mapping[Role, Sequence[Preference]],
+        adapters: Mapping[Role, str],
+        adapters_dir: str,
+        parents: Mapping[Role, str],
+        parents_dir: str,
+        gen_id: int,
+        beta: float,
+    ) -> list[EvalRecord]:
+        """Preference accuracy of these adapters on held-out pairs by role; only the fused engine has any."""
+        from trainers.fused import FusedEngine
+        from trainers.preference_eval import measure_preferences
+
+        if not isinstance(self._engine, FusedEngine):
+            return []
+        folders = (Path(adapters_dir), Path(parents_dir))
+        return measure_preferences(self._engine, pairs, adapters, folders[0], parents, folders[1], gen_id, beta)
 
     def interpolate(
         self, parents: Mapping[Role, str], children: Mapping[Role, str], alpha: float, adapters_dir: str, into: str

@@ -14,6 +14,7 @@ from cluster.calls import answer
 from cluster.placement import Placement, place_roles
 from cluster.settings import Settings
 from cluster.trainer_actor import start_trainer
+from curriculum.preferences import Preference
 from ledger.errors import LunaError
 from ledger.files import sha256_json
 from ledger.records import EvalRecord
@@ -160,6 +161,36 @@ class TrioRig:
 
         return self._retried(ask, say)
 
+    def measure_preferences(
+        self,
+        pairs: Mapping[Role, Sequence[Preference]],
+        adapters: Mapping[Role, str],
+        adapters_dir: str,
+        parents: Mapping[Role, str],
+        parents_dir: str,
+        gen_id: int,
+        base: Base,
+        settings: Settings,
+        say: Callable[[str], None],
+    ) -> list[EvalRecord]:
+        """Preference accuracy on held-out pairs by role, each placement its own roles, all at once."""
+
+        def ask() -> list[EvalRecord]:
+            references = []
+            for placement in self.prepare(base, settings, say):
+                own = {role: pairs[role] for role in placement.roles if role in pairs}
+                children = {role: adapters[role] for role in placement.roles}
+                before = {role: parents[role] for role in placement.roles if role in parents}
+                references.append(
+                    self._actors[placement].measure_preferences.remote(
+                        own, children, adapters_dir, before, parents_dir, gen_id, settings.channels.beta
+                    )
+                )
+            return [record for reference in references for record in answer(reference)]
+
+        found: list[EvalRecord] = self._retried(ask, say)
+        return found
+
     def interpolate(
         self,
         parents: Mapping[Role, str],
@@ -206,6 +237,10 @@ def together(parts: Sequence[TrioProgress]) -> TrioProgress:
         seconds_left=max(part.seconds_left for part in parts),
         role_steps={role: step for part in parts for role, step in part.role_steps.items()},
         role_totals={role: total for part in parts for role, total in part.role_totals.items()},
+        channels={
+            channel: {role: loss for part in parts for role, loss in part.channels.get(channel, {}).items()}
+            for channel in dict.fromkeys(channel for part in parts for channel in part.channels)
+        },
     )
 
 

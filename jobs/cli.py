@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from jobs import curriculum, reward, teach
+from jobs import curriculum, generation, reward, teach
 from jobs.context import ADDRESS_OPTION, HOME_OPTION, JSON_OPTION, friendly_errors, gen_number, out, resolve_home, say
 from ledger.errors import LunaError
 
@@ -185,6 +185,8 @@ def generation_run(
     steps: int | None = typer.Option(None, help="Optimizer steps, instead of the settings'."),
     seed: int | None = typer.Option(None, help="Seed, instead of the settings'."),
     interpolation: bool = typer.Option(True, help="Try blends of parent and child before a rejection."),
+    channels: str | None = generation.CHANNELS_OPTION,
+    preferences: list[Path] = generation.PREFERENCES_OPTION,
     home: Path | None = HOME_OPTION,
     address: str | None = ADDRESS_OPTION,
 ) -> None:
@@ -199,7 +201,10 @@ def generation_run(
             overrides["seed"] = seed
         if not interpolation:
             overrides["interpolation"] = {"enabled": False}
-        result = raise_generation(place, address, tuple(data) if data else None, overrides)
+        if channels is not None:
+            overrides["channels"] = {"mode": channels}
+        chosen = tuple(data) if data else None
+        result = raise_generation(place, address, chosen, overrides, preferences=preferences or ())
         print_generation(place, result["gen_id"], out)
 
 

@@ -97,7 +97,9 @@ class _PlainDisplay:
     def show(self, progress: dict[str, Any]) -> None:
         due = time.monotonic() - self.last_at > _PLAIN_LINE_EVERY_S or progress["step"] == progress["steps"]
         if progress["step"] != self.last_step and due:
-            losses = "  ".join(f"{role} {loss:.3f}" for role, loss in progress["losses"].items())
+            losses = "  ".join(
+                f"{role} {loss:.3f}{channels_text(progress, role)}" for role, loss in progress["losses"].items()
+            )
             say(
                 f"  step {progress['step']}/{progress['steps']}  loss {losses}  "
                 f"{progress['examples_per_s']:.1f} examples/s  {progress['seconds_left']:.0f} s left"
@@ -105,16 +107,22 @@ class _PlainDisplay:
             self.last_at, self.last_step = time.monotonic(), progress["step"]
 
 
+def channels_text(progress: dict[str, Any], role: str) -> str:
+    """` (sft 1.234, dpo 0.693)` where a role has two channels, else nothing."""
+    own = {name: losses[role] for name, losses in progress.get("channels", {}).items() if role in losses}
+    return f" ({', '.join(f'{name} {loss:.3f}' for name, loss in own.items())})" if own else ""
+
+
 class _Loss(ProgressColumn):
     def render(self, task: Task) -> Text:
         loss = task.fields.get("loss")
-        return Text("" if loss is None else f"loss {loss:.3f}", style="cyan")
+        return Text("" if loss is None else f"loss {loss:.3f}{task.fields['channels']}", style="cyan")
 
 
 class _RichDisplay:
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
-        self.tasks = {role: progress.add_task(role, total=None, loss=None, rate="") for role in ROLES}
+        self.tasks = {role: progress.add_task(role, total=None, loss=None, channels="", rate="") for role in ROLES}
 
     def show(self, progress: dict[str, Any]) -> None:
         for role, task in self.tasks.items():
@@ -124,6 +132,7 @@ class _RichDisplay:
                 total=progress["role_totals"].get(role),
                 completed=progress["role_steps"].get(role, 0),
                 loss=progress["losses"].get(role),
+                channels=channels_text(progress, role),
                 rate=rate,
             )
 

@@ -8,6 +8,7 @@ The second form makes the home and its data if they are missing, so that it runs
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,13 @@ from jobs.context import ADDRESS_OPTION, HOME_OPTION, err, friendly_errors, out,
 from ledger.errors import LunaError
 from ledger.home import Home
 
+CHANNELS_OPTION = typer.Option(
+    None, "--channels", help="sft: examples alone; dual: preference pairs as well. Default the settings'."
+)
+PREFERENCES_OPTION = typer.Option(
+    None, "--preferences", help="Files of preference pairs beside what the home has of labels and corrections."
+)
+
 
 def raise_generation(
     home: Home,
@@ -24,12 +32,14 @@ def raise_generation(
     data: tuple[str, ...] | None = None,
     overrides: dict[str, Any] | None = None,
     note: str = "",
+    preferences: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Ask the coordinator for a generation and follow it to its end.
 
     Args:
         data: inbox files by SHA; None takes the whole inbox.
         overrides: settings on top of `luna.toml`, for this generation only.
+        preferences: further files of preference pairs, for a generation with two channels.
 
     Returns:
         gen_id, run_id, and how it ended: verdict, reason, alpha.
@@ -43,12 +53,14 @@ def raise_generation(
     from cluster.rig import connect
     from cluster.settings import settings_of
     from jobs.follow import follow
+    from jobs.preferences import frozen_preferences
     from trainers.base import prepare_base
 
     settings = settings_of(home, overrides)
     base = prepare_base(settings.base, home, say)
     shas = data if data is not None else tuple(sorted(path.stem for path in home.inbox_dir.glob("*.parquet")))
-    request = GenerationRequest(settings=settings, base=base, data=shas, note=note)
+    pairs_sha = frozen_preferences(home, settings, preferences)
+    request = GenerationRequest(settings=settings, base=base, data=shas, preferences=pairs_sha, note=note)
     rig = connect(address)
     if rig.dashboard:
         say(f"Ray at {rig.address}, dashboard {rig.dashboard}")
@@ -69,6 +81,8 @@ def main(
     profile: str = typer.Option("tiny", help="Profile for a home that does not exist yet."),
     total: int = typer.Option(1000, help="Examples a role for a home whose inbox is empty."),
     steps: int | None = typer.Option(None, help="Optimizer steps, instead of the profile's."),
+    channels: str | None = CHANNELS_OPTION,
+    preferences: list[Path] = PREFERENCES_OPTION,
     home: Path | None = HOME_OPTION,
     address: str | None = ADDRESS_OPTION,
 ) -> None:
@@ -83,8 +97,10 @@ def main(
             make_home(place, profile, address)
         if not any(place.inbox_dir.glob("*.parquet")):
             build_into_inbox(place, "recipe", total, seed=1)
-        overrides = {"train": {"steps": steps}} if steps else None
-        result = raise_generation(place, address, overrides=overrides)
+        overrides: dict[str, Any] = {"train": {"steps": steps}} if steps else {}
+        if channels is not None:
+            overrides["channels"] = {"mode": channels}
+        result = raise_generation(place, address, overrides=overrides, preferences=preferences or ())
         print_generation(place, result["gen_id"], out)
         err.print(f"G{result['gen_id']}: {result['verdict']}")
 

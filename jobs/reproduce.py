@@ -35,6 +35,9 @@ def reproduce(home: Home, gen_id: int) -> dict[Role, tuple[str, str]]:
             parents = {row.role: row.child_sha for row in ledger.generation(rows[0].parent_gen)}
     request = _recorded_request(rows[0], {run_id: run.request for run_id, run in runs.items()})
     _check_file(home.data_file(rows[0].train_sha), rows[0].train_sha, "training set")
+    for sha, what in ((rows[0].pref_sha, "set of preference pairs"), (rows[0].rewards_sha, "set of reward scores")):
+        if sha:
+            _check_file(home.data_file(sha), sha, what)
     settings = request.settings
     train = settings.train.model_copy(update={"threads": rows[0].threads, "dtype": rows[0].dtype})
     base = Base(request.base.source, rows[0].base_sha, home.base_dir(rows[0].base_sha))
@@ -59,6 +62,9 @@ def reproduce(home: Home, gen_id: int) -> dict[Role, tuple[str, str]]:
                 seed=rows[0].seed,
                 train=settings.train,
                 lora=settings.lora,
+                channels=settings.channels,
+                preference_file=str(home.data_file(rows[0].pref_sha)) if rows[0].pref_sha else None,
+                rewards_file=str(home.data_file(rows[0].rewards_sha)) if rows[0].rewards_sha else None,
             )
             trained = engine.train(job, tell_now_and_then, lambda: False).roles
             for row in own:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from ledger.errors import LunaError
 from ledger.roles import ROLES, Role
@@ -17,6 +17,9 @@ Timestamp = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(
 """ISO-8601 in UTC, for instance ``2026-03-01T12:00:00Z``."""
 
 Verdict = Literal["accepted", "rejected"]
+
+CHANNEL_COLUMNS = ("pref_sha", "pref_holdout_sha", "reward_sha", "rewards_sha")
+"""Fields of a row that are left out, from the chain and the CSV, while they are empty."""
 
 
 class Record(BaseModel):
@@ -94,6 +97,20 @@ class GenerationRow(Record):
     """Run that trained it; its folder may be gone."""
     trained_sha: Sha256
     """SHA-256 of the adapter as trained, before interpolation."""
+    pref_sha: Sha256 | Literal[""] = ""
+    """SHA-256 of the frozen preference pairs it was trained on; empty if it learned from examples alone."""
+    pref_holdout_sha: Sha256 | Literal[""] = ""
+    """SHA-256 of the frozen held-out pairs; empty if there are none."""
+    reward_sha: Sha256 | Literal[""] = ""
+    """SHA of the reward model that weighted the data; empty if none did."""
+    rewards_sha: Sha256 | Literal[""] = ""
+    """SHA-256 of that model's frozen scores; empty if there are none."""
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_empty(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A row that learned from examples alone is stored as it always was."""
+        found: dict[str, Any] = dump(self)
+        return {name: value for name, value in found.items() if value or name not in CHANNEL_COLUMNS}
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:
@@ -106,7 +123,7 @@ class GenerationRow(Record):
         return self
 
 
-EvalMethod = Literal["exact", "choice", "mixed", "phrases"]
+EvalMethod = Literal["exact", "choice", "mixed", "phrases", "pairs"]
 
 
 class EvalRecord(Record):
@@ -119,7 +136,8 @@ class EvalRecord(Record):
     eval: str = Field(min_length=1)
     """What was measured: a gate's name (``recall``), ``agl_accuracy``, ``tool_syntax`` and so on."""
     method: EvalMethod
-    """How: ``exact`` match, ``choice`` by likelihood among four, ``mixed`` (both in one set), ``phrases``."""
+    """How: ``exact`` match, ``choice`` by likelihood among four, ``mixed`` (both in one set), ``phrases``,
+    ``pairs``: the preferred of two answers must be the likelier one."""
     value: Fraction
     """Share of items that succeed; for ``style_drift`` the share with a corporate phrase."""
     n: int = Field(ge=0)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 from ledger import chain
-from ledger.csv_export import HEADER, csv_text
+from ledger.csv_export import csv_text
 from ledger.database import raw_reader
 from ledger.errors import LunaError
 from ledger.home import Home
@@ -184,16 +184,16 @@ def csv_problems(home: Home, rows: Sequence[tuple[GenerationRow, chain.Entry]], 
         if right == is_ or number in skipped:
             continue
         name = names[number] if number < len(names) else "extra line"
-        yield Problem("CSV differs", f"{where} line {number + 1} ({name})", *_difference(right, is_), hint)
+        yield Problem("CSV differs", f"{where} line {number + 1} ({name})", *_difference(derived[0], right, is_), hint)
 
 
 def _cells(text: str) -> list[list[str]]:
     return list(csv.reader(io.StringIO(text, newline="")))
 
 
-def _difference(right: list[str] | None, found: list[str] | None) -> tuple[str, str]:
+def _difference(header: list[str], right: list[str] | None, found: list[str] | None) -> tuple[str, str]:
     """The first cell that differs, as expected and found."""
     if right is None or found is None or len(right) != len(found):
         return (",".join(right) if right else "no line"), (",".join(found) if found else "no line")
     column = next(i for i in range(len(right)) if right[i] != found[i])
-    return f"{HEADER[column]} {right[column]}", f"{HEADER[column]} {found[column]}"
+    return f"{header[column]} {right[column]}", f"{header[column]} {found[column]}"

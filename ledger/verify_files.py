@@ -72,13 +72,20 @@ def _metadata_problems(folder: Path, named_by: list[GenerationRow], home: Home, 
 
 
 def data_problems(home: Home, rows: Iterable[GenerationRow]) -> Iterator[Problem]:
-    """Every delta, training set and holdout is there with its bytes."""
+    """Every delta, training set, holdout, set of preference pairs and of scores is there with its bytes."""
     users: dict[tuple[str, str], list[GenerationRow]] = {}
     for row in rows:
         users.setdefault(("delta", row.data_delta_sha), []).append(row)
         users.setdefault(("training set", row.train_sha), []).append(row)
-        if row.holdout_sha:
-            users.setdefault(("holdout", row.holdout_sha), []).append(row)
+        optional = {
+            "holdout": row.holdout_sha,
+            "preference pairs": row.pref_sha,
+            "held-out pairs": row.pref_holdout_sha,
+            "reward scores": row.rewards_sha,
+        }
+        for kind, sha in optional.items():
+            if sha:
+                users.setdefault((kind, sha), []).append(row)
     for (kind, sha), named_by in users.items():
         file = home.data_file(sha)
         where = f"{file.relative_to(home.root)} ({_generations(named_by)})"

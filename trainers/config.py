@@ -67,11 +67,36 @@ class TrainSettings(_Settings):
         return self.rows if isinstance(self.rows, int) else self.rows.get(role, 0)
 
     def model_post_init(self, _: object) -> None:
-        for name, value in (("steps", self.steps), ("rows", self.rows)):
-            if isinstance(value, dict) and set(value) != set(ROLES):
-                raise ValueError(f"{name} names {sorted(value)}; give a number for each of {', '.join(ROLES)}")
-            if min(value.values() if isinstance(value, dict) else [value]) < 1:
-                raise ValueError(f"{name} must be at least 1 for every role")
+        _check_for_each_role("steps", self.steps)
+        _check_for_each_role("rows", self.rows)
+
+
+class ChannelSettings(_Settings):
+    """What a role learns from: examples alone, or preference pairs as well (`L = w_sft · L_sft + w_pref · L_dpo`)."""
+
+    mode: Literal["sft", "dual"] = "sft"
+    """`sft`: examples alone. `dual`: examples and preference pairs in every step."""
+    w_sft: float = Field(0.5, ge=0, allow_inf_nan=False)
+    """Weight of the mean loss over the step's answer tokens. Only the ratio to `w_pref` counts."""
+    w_pref: float = Field(0.5, ge=0, allow_inf_nan=False)
+    """Weight of the mean DPO loss over the step's pairs."""
+    beta: float = Field(0.1, gt=0, allow_inf_nan=False)
+    """DPO's: how far a role may move from its parent for a preference's sake; smaller is further."""
+    pairs: int | dict[Role, int] = 4
+    """Pairs a step, the same for every role or a number for each."""
+    min_margin: float = Field(0.25, gt=0, le=2)
+    """Labelled answers make a pair when the means of their seven dimensions lie at least this far apart."""
+    pairs_per_prompt: int = Field(6, ge=1)
+    """Most pairs of labelled answers to one prompt, the widest first."""
+
+    def pairs_of(self, role: Role) -> int:
+        """Pairs of ``role`` in one step."""
+        return self.pairs if isinstance(self.pairs, int) else self.pairs.get(role, 0)
+
+    def model_post_init(self, _: object) -> None:
+        _check_for_each_role("pairs", self.pairs)
+        if self.w_sft + self.w_pref <= 0:
+            raise ValueError("w_sft and w_pref are both 0; give at least one of them a weight")
 
 
 class RewardSettings(_Settings):
@@ -103,3 +128,10 @@ class RewardSettings(_Settings):
     """Deals; `folds * repeats` networks are averaged."""
     threads: int | None = Field(None, ge=1)
     """CPU threads; none means the cores of this process."""
+
+
+def _check_for_each_role(name: str, value: int | dict[Role, int]) -> None:
+    if isinstance(value, dict) and set(value) != set(ROLES):
+        raise ValueError(f"{name} names {sorted(value)}; give a number for each of {', '.join(ROLES)}")
+    if min(value.values() if isinstance(value, dict) else [value]) < 1:
+        raise ValueError(f"{name} must be at least 1 for every role")

@@ -1,4 +1,4 @@
-"""Loss curves for TensorBoard, one line a role."""
+"""Loss curves for TensorBoard, one line a role; with two channels one more for each."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from pathlib import Path
 from types import TracebackType
 
 from ledger.roles import Role
+from trainers.trio import Channel
 
 
 class LossCurves:
-    """Writes `loss/<role>` events under `folder`; a resumed run hides what it repeats.
+    """Writes `loss/<role>` events under `folder`, with two channels `loss_sft/<role>` and `loss_dpo/<role>` too.
+
+    A resumed run hides what it repeats.
 
     Where tensorboard is not installed (the GPU check needs little) nothing is written.
     """
@@ -26,11 +29,19 @@ class LossCurves:
     def __enter__(self) -> LossCurves:
         return self
 
-    def add(self, step: int, losses: Mapping[Role, float]) -> None:
-        """One point a role."""
-        if self.writer is not None:
-            for role, loss in losses.items():
-                self.writer.add_scalar(f"loss/{role}", loss, step)
+    def add(
+        self,
+        step: int,
+        losses: Mapping[Role, float],
+        channels: Mapping[Channel, Mapping[Role, float]] | None = None,
+    ) -> None:
+        """One point a role and curve."""
+        if self.writer is None:
+            return
+        curves = {"loss": losses, **{f"loss_{channel}": own for channel, own in (channels or {}).items()}}
+        for name, own in curves.items():
+            for role, loss in own.items():
+                self.writer.add_scalar(f"{name}/{role}", loss, step)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

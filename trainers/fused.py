@@ -7,18 +7,19 @@ loads the base once and computes each role's prompt header once a step.
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from curriculum.example import Example
-from curriculum.parquet import read_examples
-from ledger.errors import LunaError
+from curriculum.preferences import Preference
 from ledger.roles import ROLES, Role
 from trainers import runtime
 from trainers.adapters import initial_adapter, interpolate, read_adapter, write_adapter
@@ -27,14 +28,18 @@ from trainers.base import Base, load_base
 from trainers.checkpoint import fingerprint, load_checkpoint, save_checkpoint
 from trainers.config import LoraSettings, TrainSettings
 from trainers.curves import LossCurves
+from trainers.data import RoleData, read_role_data
+from trainers.dual import PairRows, cut_pairs, pack_pairs, reference_margins
 from trainers.generator import LeanGenerator
 from trainers.lanes import Lanes
 from trainers.lean import LeanModel
 from trainers.objective import learning_rate
-from trainers.packing import Group, Packed, Row, cut, pack, token_count
-from trainers.step import TrioStep
-from trainers.tokens import rows_of_step, tokenise
-from trainers.trio import NonFiniteError, Paused, RoleOutcome, TrioJob, TrioOutcome, TrioProgress
+from trainers.packing import Group, Row, cut, pack, token_count
+from trainers.step import StepLosses, StepParts, TrioStep
+from trainers.tokens import rows_of_step, tokenise, tokenise_pair
+from trainers.trio import Channel, NonFiniteError, Paused, RoleOutcome, TrioJob, TrioOutcome, TrioProgress
+
+Item = TypeVar("Item")
 
 
 class FusedEngine:
@@ -73,8 +78,8 @@ class FusedEngine:
                 if should_stop():
                     run.save()
                     raise Paused(f"training stopped at step {run.step} of {job.steps}; the next run goes on there.")
-                losses = run.advance()
-                curves.add(run.step, losses)
+                latest = run.advance()
+                curves.add(run.step, latest.total, latest.channels)
                 on_progress(_progress(run, first, time.perf_counter() - start))
                 if run.step % job.train.checkpoint_every_steps == 0 and run.step < job.steps:
                     run.save()
@@ -118,40 +123,65 @@ class FusedEngine:
                 bank.load(slot, initial_adapter(self.model.site_shapes, job.lora.rank, job.seed, role))
             else:
                 bank.load(slot, self._read(Path(job.adapters_dir) / parent, job.lora))
-        run = _Run(self, job, bank, read_role_examples(job))
+        run = _Run(self, job, bank, read_role_data(job))
         run.resume()
         return run
 
 
-def read_role_examples(job: TrioJob) -> dict[Role, list[Example]]:
-    """The training file's examples by role, in file order; every role of the job needs at least one."""
-    examples = read_examples(job.train_file)
-    by_role: dict[Role, list[Example]] = {role: [e for e in examples if e.role == role] for role in job.roles}
-    if empty := [role for role, own in by_role.items() if not own]:
-        raise LunaError(f"{job.train_file} has no examples for {', '.join(empty)}; every role needs data to train on.")
-    return by_role
+@dataclass(frozen=True)
+class _Latest:
+    """The losses of one step by role, for roles that took it."""
+
+    total: dict[Role, float]
+    channels: dict[Channel, dict[Role, float]]
+    """With two channels the loss of each, for roles that learn from it."""
 
 
 class _Run:
-    """The state of one training job in progress: adapters, optimizers, step count, losses so far."""
+    """The state of one training job in progress: adapters, optimizers, step count, losses so far.
 
-    def __init__(self, engine: FusedEngine, job: TrioJob, bank: AdapterBank, examples: dict[Role, list[Example]]):
-        self.engine, self.job, self.bank, self.examples = engine, job, bank, examples
+    Made with the parents' adapters in the bank: the reference of the preference channel is measured here, before a
+    checkpoint may put later ones in their place.
+    """
+
+    def __init__(self, engine: FusedEngine, job: TrioJob, bank: AdapterBank, data: RoleData):
+        self.engine, self.job, self.bank, self.data = engine, job, bank, data
         self.trio = TrioStep(engine.model, bank, engine.lanes, job.train.weight_decay, job.train.beta2)
         self.step = 0
         self.losses: dict[Role, list[float]] = {role: [] for role in job.roles}
+        self.latest = _Latest({}, {})
         self.rows: dict[str, Row] = {}
+        self.shares = torch.tensor([data.shares[role] for role in job.roles], device=engine.device).t()
+        self.pairs = self._pairs_with_reference()
         self.fingerprint = fingerprint(job, engine.facts)
 
-    def advance(self) -> dict[Role, float]:
+    def advance(self) -> _Latest:
         """One optimizer step of every role that has steps left; returns their losses."""
-        train = self.job.train
-        losses, norms = self.trio.gradients(*self._batches())
-        self._stop_if_not_finite(losses, norms)
-        self.trio.move([self._rate(role) for role in self.job.roles], train.clip, norms)
-        found = zip(self.job.roles, losses.tolist(), strict=True)
-        latest = {role: loss for role, loss in found if self.step < train.steps_of(role)}
-        for role, loss in latest.items():
+        found = self.trio.channel_gradients(self._parts())
+        self._stop_if_not_finite(found)
+        # The step's losses and gradients are known and nothing has moved: a rule that refuses an update belongs here.
+        self._move(found)
+        return self._count(found)
+
+    def _move(self, found: StepLosses) -> None:
+        self.trio.move([self._rate(role) for role in self.job.roles], self.job.train.clip, found.norms)
+
+    def _count(self, found: StepLosses) -> _Latest:
+        """Note the losses of the roles that took this step, and go on to the next."""
+        alive = [role for role in self.job.roles if self.step < self.job.train.steps_of(role)]
+
+        def of(losses: Tensor, roles: Sequence[Role]) -> dict[Role, float]:
+            by_role = dict(zip(self.job.roles, losses.tolist(), strict=True))
+            return {role: by_role[role] for role in roles}
+
+        channels: dict[Channel, dict[Role, float]] = {}
+        if self.pairs:
+            shares = self.data.shares
+            channels["sft"] = of(found.sft, [role for role in alive if shares[role][0]])
+            channels["dpo"] = of(found.dpo, [role for role in alive if shares[role][1]])
+        latest = _Latest(of(found.total, alive), channels)
+        self.latest = _Latest({**self.latest.total, **latest.total}, _over(self.latest.channels, channels))
+        for role, loss in latest.total.items():
             self.losses[role].append(loss)
         self.step += 1
         return latest
@@ -161,37 +191,64 @@ class _Run:
         train, steps = self.job.train, self.job.train.steps_of(role)
         return learning_rate(self.step, steps, train.lr, train.warmup_steps) if self.step < steps else None
 
-    def _batches(self) -> tuple[list[Packed], int]:
-        """The step's rows of every role, packed, in as many parts as micro-batches and lanes ask for; and the lanes.
-
-        Rows of weight 0 stay out, so that not even the order of sums depends on them.
-        """
-        chosen = [[self._row(e) for e in self.batch_examples(role) if e.weight] for role in self.job.roles]
+    def _parts(self) -> StepParts:
+        """The step's rows and pairs of every role, packed, in as many parts as micro-batches and lanes ask for."""
+        chosen = [[self._row(e) for e in self.batch_examples(role)] for role in self.job.roles]
         groups = [Group(slot, rows) for slot, rows in enumerate(chosen) if rows]
-        parts = self.job.train.accumulation
-        lanes = self.engine.lanes.worth(token_count(groups) // parts)
-        return [pack(part, self.engine.device) for part in cut(groups, parts * lanes)], lanes
+        pairs = [self.pairs[pair.id] for role in self.job.roles for pair in self.batch_pairs(role)]
+        parts, device = self.job.train.accumulation, self.engine.device
+        lanes = self.engine.lanes.worth((token_count(groups) + sum(pair.tokens for pair in pairs)) // parts)
+        return StepParts(
+            sft=[pack(part, device) for part in cut(groups, parts * lanes)],
+            pairs=[pack_pairs(part, device) for part in cut_pairs(pairs, parts * lanes)],
+            shares=self.shares,
+            beta=self.job.channels.beta,
+            lanes=lanes,
+        )
 
     def batch_examples(self, role: Role) -> list[Example]:
         """The role's examples of the present step; none when it has taken all of its steps."""
-        own, steps = self.examples[role], self.job.train.steps_of(role)
-        if self.step >= steps:
+        return self._of_step(self.data.examples[role], role, self.job.train.rows_of(role), self.step)
+
+    def batch_pairs(self, role: Role) -> list[Preference]:
+        """The role's pairs of the present step, chosen like its examples."""
+        return self._of_step(self.data.pairs[role], role, self.job.channels.pairs_of(role), self.step)
+
+    def _of_step(self, own: Sequence[Item], role: Role, count: int, step: int) -> list[Item]:
+        steps = self.job.train.steps_of(role)
+        if step >= steps or not own:
             return []
-        return [own[i] for i in rows_of_step(self.step, steps, self.job.train.rows_of(role), len(own))]
+        return [own[i] for i in rows_of_step(step, steps, count, len(own))]
 
     def _row(self, example: Example) -> Row:
         if example.id not in self.rows:
             self.rows[example.id] = tokenise(self.engine.tokenizer, example, self.job.train.max_tokens)
         return self.rows[example.id]
 
-    def _stop_if_not_finite(self, losses: Tensor, norms: Tensor) -> None:
+    def _pairs_with_reference(self) -> dict[str, PairRows]:
+        """By id every pair that the run takes, tokenised, with the parent's margin."""
+        job, engine = self.job, self.engine
+        found: dict[str, PairRows] = {}
+        for slot, role in enumerate(job.roles):
+            for step in range(job.train.steps_of(role)):
+                for pair in self._of_step(self.data.pairs[role], role, job.channels.pairs_of(role), step):
+                    if pair.id not in found:
+                        rows = tokenise_pair(engine.tokenizer, pair, job.train.max_tokens)
+                        found[pair.id] = PairRows(slot, *rows, pair.weight)
+        margins = reference_margins(engine.model, self.bank, engine.lanes, list(found.values()))
+        return {
+            name: dataclasses.replace(pair, reference=margin)
+            for (name, pair), margin in zip(found.items(), margins, strict=True)
+        }
+
+    def _stop_if_not_finite(self, found: StepLosses) -> None:
         for slot, role in enumerate(self.job.roles):
-            if not (torch.isfinite(losses[slot]) and torch.isfinite(norms[slot])):
-                ids = ", ".join(example.id[:12] for example in self.batch_examples(role))
+            if not (torch.isfinite(found.total[slot]) and torch.isfinite(found.norms[slot])):
+                named = _named("examples", self.batch_examples(role)) + _named("preference pairs", self.batch_pairs(role))
                 raise NonFiniteError(
-                    f"the loss of {role} is {losses[slot].item()} (gradient norm {norms[slot].item()}) at step "
-                    f"{self.step + 1} in the batch of examples {ids}; the adapters were not changed by this step. "
-                    "Look at these examples, or lower [train] lr."
+                    f"the loss of {role} is {found.total[slot].item()} (gradient norm {found.norms[slot].item()}) at "
+                    f"step {self.step + 1} in the batch of {' and '.join(named)}; the adapters were not changed by "
+                    "this step. Look at these, or lower [train] lr."
                 )
 
     def publish(self) -> dict[Role, RoleOutcome]:
@@ -201,7 +258,7 @@ class _Run:
             sha = write_adapter(
                 Path(self.job.adapters_dir), self.bank.state(slot), self.job.lora, self.engine.base.source
             )
-            outcomes[role] = RoleOutcome.of(self.job, role, sha, len(self.examples[role]), self.losses[role])
+            outcomes[role] = RoleOutcome.of(self.job, role, sha, len(self.data.examples[role]), self.losses[role])
         return outcomes
 
     def save(self) -> None:
@@ -228,8 +285,21 @@ def _progress(run: _Run, first: int, seconds: float) -> TrioProgress:
         step=run.step,
         steps=job.steps,
         losses={role: losses[-1] for role, losses in run.losses.items()},
+        channels=run.latest.channels,
         examples_per_s=done / seconds,
         seconds_left=seconds / done * left,
         role_steps={role: min(run.step, train.steps_of(role)) for role in job.roles},
         role_totals={role: train.steps_of(role) for role in job.roles},
     )
+
+
+def _named(what: str, items: Sequence[Example] | Sequence[Preference]) -> list[str]:
+    """`examples a, b`, by the first characters of their ids; nothing if there are none."""
+    return [f"{what} {', '.join(item.id[:12] for item in items)}"] if items else []
+
+
+def _over(
+    before: Mapping[Channel, Mapping[Role, float]], after: Mapping[Channel, Mapping[Role, float]]
+) -> dict[Channel, dict[Role, float]]:
+    """What is known of each channel, the newer value where there are two."""
+    return {channel: {**before.get(channel, {}), **own} for channel, own in after.items()}

@@ -106,13 +106,19 @@ def cut(groups: Sequence[Group], parts: int) -> list[list[Group]]:
     Pieces are cut from the whole sequence of rows, so that at most `parts - 1` groups stand in two, with their prefix.
     """
     rows = _own_lengths(groups)
-    total, before = sum(length for _, _, length in rows), 0
     pieces: list[dict[int, list[Row]]] = [{} for _ in range(parts)]
-    for slot, row, length in rows:
-        # By its middle, so that a row goes where most of it lies.
-        pieces[(2 * before + length) * parts // (2 * total)].setdefault(slot, []).append(row)
-        before += length
+    for (slot, row, _), piece in zip(rows, piece_of_each([length for _, _, length in rows], parts), strict=True):
+        pieces[piece].setdefault(slot, []).append(row)
     return [[Group(slot, own) for slot, own in piece.items()] for piece in pieces if piece]
+
+
+def piece_of_each(lengths: Sequence[int], parts: int) -> list[int]:
+    """Which of `parts` pieces of about equal length each item goes into, in order: where most of it lies."""
+    total, before, pieces = sum(lengths), 0, []
+    for length in lengths:
+        pieces.append((2 * before + length) * parts // (2 * total))
+        before += length
+    return pieces
 
 
 def pack(groups: Sequence[Group], device: torch.device, share_prefix: bool = True, past: int = 0) -> Packed:

@@ -1,17 +1,49 @@
-"""One optimizer step of several roles at once: gradients of packed batches, one clip and one AdamW a role."""
+"""One optimizer step of several roles at once: gradients of packed parts, one clip and one AdamW a role."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from trainers.bank import AdapterBank
+from trainers.dual import PackedPairs, pair_weight, preference_losses
 from trainers.lanes import Lanes
 from trainers.lean import LeanModel
 from trainers.objective import completion_weight, sft_losses
 from trainers.packing import Packed
+
+
+@dataclass(frozen=True)
+class StepParts:
+    """What one step passes through the model, in parts whose gradients add up."""
+
+    sft: Sequence[Packed]
+    """Examples."""
+    pairs: Sequence[PackedPairs] = ()
+    """Preference pairs."""
+    shares: Tensor | None = None
+    """(2, slots): what each slot's SFT and DPO loss are multiplied by; none: 1."""
+    beta: float = 0.1
+    """DPO's."""
+    lanes: int = 1
+    """Parts that run at a time."""
+
+
+@dataclass(frozen=True)
+class StepLosses:
+    """What a step found, each (slots,)."""
+
+    total: Tensor
+    """The loss whose gradient it is: both channels, each times its share."""
+    sft: Tensor
+    """Nats a token."""
+    dpo: Tensor
+    """Nats a pair."""
+    norms: Tensor
+    """Of the gradients."""
 
 
 class TrioStep:
@@ -35,27 +67,44 @@ class TrioStep:
 
         `lanes` batches run at a time. A slot without a completion token in any batch gets loss 0 and gradient 0.
         """
-        slots = self.bank.slots
-        while len(self._banks) < lanes:
+        found = self.channel_gradients(StepParts(batches, lanes=lanes))
+        return found.total, found.norms
+
+    def channel_gradients(self, parts: StepParts) -> StepLosses:
+        """Add up the gradients of all parts, as of one; nothing moves yet.
+
+        A slot without data in a channel gets loss 0 there, and gradient 0 from it.
+        """
+        slots, device = self.bank.slots, self.model.device
+        while len(self._banks) < parts.lanes:
             self._banks.append(self.bank.beside())
-        totals = torch.zeros(slots, device=self.model.device)
-        for batch in batches:
-            totals += completion_weight(batch, slots)
+        tokens, pairs = torch.zeros(slots, device=device), torch.zeros(slots, dtype=torch.float64, device=device)
+        for batch in parts.sft:
+            tokens += completion_weight(batch, slots)
+        for pair_batch in parts.pairs:
+            pairs += pair_weight(pair_batch, slots)
+        shares = torch.ones(2, slots, device=device) if parts.shares is None else parts.shares
+        work: list[Packed | PackedPairs] = [*parts.sft, *parts.pairs]
 
         def lane(number: int) -> Tensor:
-            bank, losses = self._banks[number], torch.zeros(slots, device=self.model.device)
+            bank, losses = self._banks[number], torch.zeros(2, slots, device=device)
             bank.grad.zero_()
             with torch.enable_grad():
-                for batch in batches[number::lanes]:
-                    parts = sft_losses(self.model.log_probs(batch, bank), batch, slots, totals)
-                    parts.sum().backward()
-                    losses += parts.detach()
+                for part in work[number :: parts.lanes]:
+                    channel = 0 if isinstance(part, Packed) else 1
+                    if isinstance(part, Packed):
+                        own = sft_losses(self.model.log_probs(part, bank), part, slots, tokens)
+                    else:
+                        log_probs = self.model.log_probs(part.rows, bank)
+                        own = preference_losses(log_probs, part, slots, pairs, parts.beta)
+                    (own * shares[channel]).sum().backward()
+                    losses[channel] += own.detach()
             return losses
 
-        losses = torch.stack(self.lanes.map(lane, range(lanes))).sum(0)
-        for beside in self._banks[1:lanes]:
+        losses = torch.stack(self.lanes.map(lane, range(parts.lanes))).sum(0)
+        for beside in self._banks[1 : parts.lanes]:
             self.bank.grad.add_(beside.grad)
-        return losses, self.bank.grad.norm(dim=1)
+        return StepLosses((losses * shares).sum(0), losses[0], losses[1], self.bank.grad.norm(dim=1))
 
     def move(self, rates: Sequence[float | None], clip: float, norms: Tensor) -> None:
         """Clip each slot's gradient to norm `clip` and take its optimizer's step at its rate; None leaves it alone."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from curriculum.example import Example
+from curriculum.preferences import Preference
 from curriculum.render import render_prompt
 from trainers.generator import answer_ids, prompt_ids
 from trainers.packing import Row
@@ -17,13 +18,25 @@ def tokenise(tokenizer: Any, example: Example, max_tokens: int) -> Row:
     middle, so that the role's header and the question's end both stay.
     """
     prompt = prompt_ids(tokenizer, render_prompt(example.role, example.input, example.context))
-    answer = answer_ids(tokenizer, example.output)
-    answer = answer[: max(max_tokens // 2, max_tokens - len(prompt))]
-    room = max_tokens - len(answer)
+    prompt, (answer,) = _fitted(prompt, [answer_ids(tokenizer, example.output)], max_tokens)
+    return Row([*prompt, *answer], len(prompt), example.weight)
+
+
+def tokenise_pair(tokenizer: Any, pair: Preference, max_tokens: int) -> tuple[Row, Row]:
+    """The chosen and the rejected row of a pair, cut as in :func:`tokenise`; both begin with the same prompt."""
+    prompt = prompt_ids(tokenizer, render_prompt(pair.role, pair.prompt, pair.context))
+    answers = [answer_ids(tokenizer, answer) for answer in (pair.chosen, pair.rejected)]
+    prompt, (chosen, rejected) = _fitted(prompt, answers, max_tokens)
+    return Row([*prompt, *chosen], len(prompt)), Row([*prompt, *rejected], len(prompt))
+
+
+def _fitted(prompt: list[int], answers: list[list[int]], max_tokens: int) -> tuple[list[int], list[list[int]]]:
+    answers = [answer[: max(max_tokens // 2, max_tokens - len(prompt))] for answer in answers]
+    room = max_tokens - max(map(len, answers))
     if len(prompt) > room:
         head = room // 2
         prompt = prompt[:head] + prompt[len(prompt) - (room - head) :]
-    return Row([*prompt, *answer], len(prompt), example.weight)
+    return prompt, answers
 
 
 def rows_of_step(step: int, steps: int, rows: int, available: int) -> list[int]:

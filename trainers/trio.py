@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from ledger.errors import LunaError
 from ledger.roles import Role
 from trainers.base import Base
-from trainers.config import LoraSettings, TrainSettings
+from trainers.config import ChannelSettings, LoraSettings, TrainSettings
 from trainers.generator import Generator
+
+Channel = Literal["sft", "dpo"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,11 @@ class TrioJob:
     seed: int
     train: TrainSettings
     lora: LoraSettings
+    channels: ChannelSettings = ChannelSettings()
+    preference_file: str | None = None
+    """Parquet of the preference pairs to train on, all roles in one file; read in `dual` mode only."""
+    rewards_file: str | None = None
+    """Parquet of what a reward model gave to examples, by id (`curriculum.scores`); their weights are in `train_file`."""
 
     @property
     def steps(self) -> int:
@@ -51,12 +58,14 @@ class TrioProgress:
     step: int
     steps: int
     losses: dict[Role, float]
-    """Mean loss of each role's latest step, nats a token."""
+    """Loss of each role's latest step: nats a token, or with two channels what both come to together."""
     examples_per_s: float
     """All roles together, over this process's part of the run."""
     seconds_left: float
     role_steps: dict[Role, int]
     role_totals: dict[Role, int]
+    channels: dict[Channel, dict[Role, float]] = field(default_factory=dict)
+    """With two channels the loss of each by role: `sft` in nats a token, `dpo` in nats a pair."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +76,9 @@ class RoleOutcome:
     adapter_sha: str
     steps: int
     examples: int
-    """Distinct examples that were trained on."""
+    """Distinct examples that were trained on; those of weight 0 are none."""
     loss_start: float
-    """Mean over the first up to ten steps, nats a token."""
+    """Mean over the first up to ten steps of what is minimised: nats a token, or both channels together."""
     loss_end: float
     """Mean over the last up to ten steps."""
 

@@ -27,7 +27,7 @@ from trainers.base import Base, load_base
 from trainers.checkpoint import fingerprint
 from trainers.config import LoraSettings, TrainSettings
 from trainers.curves import LossCurves
-from trainers.fused import read_role_examples
+from trainers.data import read_role_data
 from trainers.generator import Voice, answer_ids, prompt_ids
 from trainers.tokens import rows_of_step, tokenise
 from trainers.trio import NonFiniteError, Paused, RoleOutcome, TrioJob, TrioOutcome, TrioProgress
@@ -61,11 +61,16 @@ class TrlEngine:
         self, job: TrioJob, on_progress: Callable[[TrioProgress], None], should_stop: Callable[[], bool]
     ) -> TrioOutcome:
         """See :meth:`trainers.trio.Engine.train`."""
+        if job.channels.mode == "dual":
+            raise LunaError(
+                "the trl engine trains on examples alone; preference pairs need the fused engine. Use a Llama or Qwen2 "
+                'base without [train] engine = "trl", or --channels sft.'
+            )
         runtime.pin_threads(self.threads)
         start = time.perf_counter()
         mark = fingerprint(job, self.facts)
         watch = _Watch(job, on_progress, should_stop)
-        examples = read_role_examples(job)
+        examples = read_role_data(job).examples
         outcomes = {role: self._train_role(job, role, examples[role], mark, watch) for role in job.roles}
         return TrioOutcome(outcomes, time.perf_counter() - start, self.facts)
 

@@ -10,11 +10,12 @@ import torch
 
 from curriculum.example import Example, make_example
 from curriculum.parquet import freeze
+from curriculum.preferences import Preference, freeze_preferences, make_preference
 from ledger.home import Home
 from ledger.roles import ROLES, Role
 from ledger.weights import weights_sha
 from trainers.base import Base, prepare_base
-from trainers.config import BaseSettings, LoraSettings, TrainSettings
+from trainers.config import BaseSettings, ChannelSettings, LoraSettings, TrainSettings
 from trainers.tiny import byte_tokenizer
 from trainers.trio import TrioJob
 
@@ -78,6 +79,27 @@ def sums(role: Role, count: int, offset: int = 0) -> list[Example]:
     ]
 
 
+TOPICS = ("rain", "bread", "trains", "moss", "clocks", "salt", "doors", "kites", "ink", "wool", "stones", "bells")
+ASKED = ("what of {}?", "tell me about {}", "why {}?", "{} and I", "do you like {}?")
+
+
+def tastes(role: Role, count: int = len(TOPICS) * len(ASKED), weight: float = 1.0) -> list[Preference]:
+    """Pairs in which the warmer answer is preferred, whatever the prompt is about."""
+    return [
+        make_preference(
+            role=role,
+            prompt=asked.format(topic),
+            chosen=f"Gladly, {topic} then.",
+            rejected=f"Not {topic}, no.",
+            margin=1.0,
+            origin="imported",
+            weight=weight,
+        )
+        for topic in TOPICS
+        for asked in ASKED
+    ][:count]
+
+
 def make_job(
     home: Home,
     *,
@@ -87,6 +109,8 @@ def make_job(
     examples: Sequence[Example] | None = None,
     run: str = "run",
     seed: int = 7,
+    pairs: Sequence[Preference] | None = None,
+    channels: Mapping[str, Any] | None = None,
     **train: Any,
 ) -> TrioJob:
     chosen = examples if examples is not None else [e for role in roles for e in sums(role, 40)]
@@ -100,4 +124,6 @@ def make_job(
         seed=seed,
         train=settings,
         lora=LORA,
+        channels=ChannelSettings(**({"mode": "dual"} | dict(channels or {}))) if pairs is not None else ChannelSettings(),
+        preference_file=None if pairs is None else str(home.data_file(freeze_preferences(pairs, home))),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
@@ -132,13 +133,13 @@ def test_uneven_steps_stopped_and_resumed_give_the_bytes_of_an_unbroken_run(home
 
 
 def test_training_in_lanes_gives_equal_bytes_twice_and_when_resumed(home, engine, monkeypatch):
-    used, gradients = [], TrioStep.gradients
+    used, gradients = [], TrioStep.channel_gradients
 
-    def seen(self, batches, lanes=1):
-        used.append(lanes)
-        return gradients(self, batches, lanes)
+    def seen(self, parts):
+        used.append(parts.lanes)
+        return gradients(self, parts)
 
-    monkeypatch.setattr(TrioStep, "gradients", seen)
+    monkeypatch.setattr(TrioStep, "channel_gradients", seen)
     two = FusedEngine(engine.base, SETTINGS.model_copy(update={"threads": 2}), LORA, CPU)
     jobs = [make_job(home, steps=4, rows=24, threads=2, run=f"lanes-{run}") for run in ("once", "twice", "halves")]
     whole = quietly(two, jobs[0])
@@ -162,23 +163,26 @@ def test_what_was_trained_is_known_afterwards(home, engine):
     assert sum(bare.passed) == 0
 
 
-def test_an_example_of_weight_zero_changes_nothing(home, engine):
-    rows = sums("logical", 4)
-    ignored = make_example(
-        role="logical",
-        stage="fundamentals",
-        category="x",
-        kind="pure",
-        input="poison",
-        output="⊥⊥⊥",
-        source="t",
-        weight=0.0,
-    )
-    one = make_job(home, steps=1, run="w0", roles=("logical",), examples=[*rows, ignored], rows=5)
-    two = make_job(home, steps=1, run="w1", roles=("logical",), examples=rows, rows=4)
-    a, b = (load_file(home.adapter_dir(quietly(engine, job)["logical"]) / WEIGHTS) for job in (one, two))
-    for name in a:
-        torch.testing.assert_close(a[name], b[name], atol=1e-5, rtol=0)
+def test_examples_of_weight_zero_leave_the_bytes_as_they_are(home, engine):
+    rows = [e for role in ROLES for e in sums(role, 11)]
+    poison = [
+        make_example(
+            role=role, stage="fundamentals", category="x", kind="pure", input=f"poison {i}", output="⊥⊥⊥", source="t",
+            weight=0.0,
+        )
+        for role in ROLES
+        for i in range(3)
+    ]  # fmt: skip
+    mixed = [*poison[:2], *rows[:7], *poison[2:5], *rows[7:], *poison[5:]]
+    with_them = quietly(engine, make_job(home, steps=6, run="w0", examples=mixed))
+    assert with_them == quietly(engine, make_job(home, steps=6, run="w1", examples=rows))
+
+
+def test_a_role_with_nothing_but_examples_of_weight_zero_is_refused_by_name(home, engine):
+    unsafe = [dataclasses.replace(example, weight=0.0) for example in sums("logical", 3)]
+    job = make_job(home, run="nothing", examples=[*sums("creative", 3), *unsafe, *sums("dialectical", 3)])
+    with pytest.raises(LunaError, match="weight above 0 for logical"):
+        quietly(engine, job)
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_optimizer_and_names_the_batch(home, engine):
