@@ -18,6 +18,6 @@ class GenerationRequest(BaseModel):
     data: tuple[str, ...]
     """SHAs of example files under the home's `data/inbox/`."""
     preferences: str = ""
-    """SHA of the frozen preference pairs of a dual generation, train and held-out part in one; empty if there are none."""
+    """SHA of the frozen preference pairs of a dual generation, both parts in one; empty if there are none."""
     note: str = ""
     """What the user calls this generation; shown, never judged."""

@@ -67,7 +67,7 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _check_engine(self) -> Self:
         if self.channels.mode == "dual" and self.train.engine == "trl":
-            raise ValueError('channels.mode = "dual" needs the fused engine; set train.engine = "auto", or mode = "sft"')
+            raise ValueError('channels.mode = "dual" needs the fused engine; set train.engine = "auto"')
         return self
 
 

@@ -36,8 +36,8 @@ from ledger.roles import ROLES
 def read_pairs(path: Path) -> tuple[list[Preference], list[Problem]]:
     """The pairs of a file, and its lines that are none.
 
-    JSONL with a `TeacherPreference` or our own fields (role, context, weight, origin, ... optional) on each line, or the
-    Parquet of `freeze_preferences`.
+    JSONL with a `TeacherPreference` or our own fields on each line (prompt, chosen and rejected; the others may be left
+    out), or the Parquet of `freeze_preferences`.
 
     Raises:
         LunaError: the file is missing or holds no pair.
@@ -110,9 +110,7 @@ def teacher_pairs(record: Mapping[str, Any]) -> list[Preference]:
 def labelled_pairs(labels: Iterable[TeacherLabel], min_margin: float, per_prompt: int) -> list[Preference]:
     """`label_pairs` for each role."""
     found = list(labels)
-    return [
-        pair for role in ROLES for pair in label_pairs(found, role, min_margin=min_margin, per_prompt=per_prompt)
-    ]
+    return [pair for role in ROLES for pair in label_pairs(found, role, min_margin=min_margin, per_prompt=per_prompt)]
 
 
 def judged_turns(turns: Iterable[LabelledTurn]) -> list[JudgedTurn]:

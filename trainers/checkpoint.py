@@ -26,7 +26,7 @@ def fingerprint(job: TrioJob, facts: dict[str, Any]) -> str:
     for apart in ("train_file", "adapters_dir", "run_dir", "channels", "preference_file", "rewards_file"):
         del fields[apart]
     settings = [job.train.model_dump(exclude={"checkpoint_every_steps"}), job.lora.model_dump()]
-    whole = [fields, settings, sha256_file(Path(job.train_file)), facts]
+    whole: list[Any] = [fields, settings, sha256_file(Path(job.train_file)), facts]
     if job.channels.mode == "dual":  # Training on examples alone keeps the fingerprint that it always had.
         files = [sha256_file(Path(file)) if file else None for file in (job.preference_file, job.rewards_file)]
         whole += [job.channels.model_dump(), files]

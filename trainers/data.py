@@ -5,7 +5,7 @@ They are taken out here, before any batch is formed, so that not even the order 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from curriculum.example import Example
@@ -21,8 +21,8 @@ from trainers.trio import TrioJob
 class RoleData:
     """By role and in file order, everything of a weight above 0."""
 
-    examples: Mapping[Role, Sequence[Example]]
-    pairs: Mapping[Role, Sequence[Preference]]
+    examples: Mapping[Role, list[Example]]
+    pairs: Mapping[Role, list[Preference]]
     shares: Mapping[Role, tuple[float, float]]
     """What a role's SFT and DPO loss are multiplied by (`trainers.objective.channel_shares`)."""
 

@@ -1,8 +1,9 @@
 """The preference channel of a step: pairs of answers in packed rows, their margins, and the reference's.
 
-A pair's loss depends on both of its answers at once, so both rows go through the model in one part. Parts of a step hold
-whole pairs, and the gradients of the parts add up to the whole step's, exactly, without a second pass. Pairs are packed
-apart from examples: their answers are often several times longer, and attention pads all rows of a part to the longest.
+A pair's loss depends on both of its answers at once, so both rows go through the model in one part. Parts of a step
+hold whole pairs, and the gradients of the parts add up to the whole step's, exactly, without a second pass. Pairs are
+packed apart from examples: their answers are often several times longer, and attention pads all rows of a part to the
+longest.
 """
 
 from __future__ import annotations
@@ -87,8 +88,8 @@ def margins(log_probs: Tensor, batch: PackedPairs) -> Tensor:
 def preference_losses(log_probs: Tensor, batch: PackedPairs, slots: int, slot_weight: Tensor, beta: float) -> Tensor:
     """Weighted DPO loss a slot, (slots,), in nats a pair.
 
-    `slot_weight` is (slots,): the sum of the weights of a slot's pairs over all parts of the step, so that the parts add
-    up to the whole step's weighted mean.
+    `slot_weight` is (slots,): the sum of the weights of a slot's pairs over all parts of the step, so that the parts
+    add up to the whole step's weighted mean.
     """
     weighted = dpo_losses(margins(log_probs, batch), batch.reference, beta) * batch.weights
     sums = torch.zeros(slots, dtype=torch.float64, device=log_probs.device).index_add(0, batch.slots, weighted)

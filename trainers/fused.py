@@ -244,7 +244,9 @@ class _Run:
     def _stop_if_not_finite(self, found: StepLosses) -> None:
         for slot, role in enumerate(self.job.roles):
             if not (torch.isfinite(found.total[slot]) and torch.isfinite(found.norms[slot])):
-                named = _named("examples", self.batch_examples(role)) + _named("preference pairs", self.batch_pairs(role))
+                named = _named("examples", self.batch_examples(role)) + _named(
+                    "preference pairs", self.batch_pairs(role)
+                )
                 raise NonFiniteError(
                     f"the loss of {role} is {found.total[slot].item()} (gradient norm {found.norms[slot].item()}) at "
                     f"step {self.step + 1} in the batch of {' and '.join(named)}; the adapters were not changed by "

@@ -1,7 +1,7 @@
 """Preference accuracy: is the chosen answer likelier than the rejected one, for pairs that were kept from training?
 
-Three ways to ask, all stored: by the mean log-likelihood of the answer's tokens, which is the score, as in evaluation by
-`choice`; by the sum, which longer answers lose; and by DPO's implicit reward, how much likelier each answer became
+Three ways to ask, all stored: by the mean log-likelihood of the answer's tokens, which is the score, as in evaluation
+by `choice`; by the sum, which longer answers lose; and by DPO's implicit reward, how much likelier each answer became
 against the parent.
 """
 

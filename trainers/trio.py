@@ -35,11 +35,11 @@ class TrioJob:
     seed: int
     train: TrainSettings
     lora: LoraSettings
-    channels: ChannelSettings = ChannelSettings()
+    channels: ChannelSettings = field(default_factory=ChannelSettings)
     preference_file: str | None = None
     """Parquet of the preference pairs to train on, all roles in one file; read in `dual` mode only."""
     rewards_file: str | None = None
-    """Parquet of what a reward model gave to examples, by id (`curriculum.scores`); their weights are in `train_file`."""
+    """Parquet of a reward model's scores of examples (`curriculum.scores`); their weights are in `train_file`."""
 
     @property
     def steps(self) -> int:

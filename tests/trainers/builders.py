@@ -124,6 +124,8 @@ def make_job(
         seed=seed,
         train=settings,
         lora=LORA,
-        channels=ChannelSettings(**({"mode": "dual"} | dict(channels or {}))) if pairs is not None else ChannelSettings(),
+        channels=ChannelSettings(**({"mode": "dual"} | dict(channels or {})))
+        if pairs is not None
+        else ChannelSettings(),
         preference_file=None if pairs is None else str(home.data_file(freeze_preferences(pairs, home))),
     )

@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from curriculum.preference_sources import split_by_prompt
+from curriculum.preferences import make_preference
+from curriculum.render import render_prompt
 from ledger.errors import LunaError
 from ledger.roles import ROLES
 from tests.trainers.builders import CPU, LORA, make_home, make_job, sums, tastes, tiny_base
@@ -190,6 +192,9 @@ def trl_dpo(engine, home, job, pairs, parent, child, folder):
 
     from trainers.tokens import rows_of_step
 
+    def text(pair):
+        return {"prompt": render_prompt(pair.role, pair.prompt), "chosen": pair.chosen, "rejected": pair.rejected}
+
     def rows(pair):
         chosen, rejected = tokenise_pair(engine.tokenizer, pair, 256)
         return {
@@ -208,7 +213,7 @@ def trl_dpo(engine, home, job, pairs, parent, child, folder):
         disable_tqdm=True, save_strategy="no",
     )  # fmt: skip
     trainer = DPOTrainer(
-        model=model, args=config, train_dataset=Dataset.from_list([rows(pair) for pair in order]),
+        model=model, args=config, train_dataset=Dataset.from_list([text(pair) for pair in order]),
         processing_class=engine.tokenizer,
     )  # fmt: skip
     trainer.train()
@@ -265,8 +270,6 @@ def test_a_heavier_pair_pulls_harder(home, engine):
     turned = dataclasses.replace(pair, chosen=pair.rejected, rejected=pair.chosen)
     found = {}
     for name, (one, other) in {"warm": (1.0, 0.1), "cold": (0.1, 1.0)}.items():
-        from curriculum.preferences import make_preference
-
         pairs = [
             make_preference(
                 role="logical", prompt=p.prompt, chosen=p.chosen, rejected=p.rejected, margin=1.0, origin="imported",
