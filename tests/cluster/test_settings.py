@@ -6,6 +6,7 @@ import pytest
 
 from cluster.settings import load_settings, settings_of, write_settings
 from ledger.errors import LunaError
+from ledger.files import sha256_json
 from ledger.home import Home
 
 
@@ -26,6 +27,14 @@ def test_equal_settings_have_equal_hashes_and_others_other(tmp_path):
     home = home_with(tmp_path, 'profile = "tiny"\n')
     assert settings_of(home).sha() == settings_of(home).sha()
     assert settings_of(home).sha() != settings_of(home, {"seed": 2}).sha()
+    settings = settings_of(home)
+    apart = {"reward", "serving", "teacher", "channels"}
+    assert settings.sha() == sha256_json(settings.model_dump(mode="json", exclude=apart)), (
+        "as before there were channels"
+    )
+    dual = settings_of(home, {"channels": {"mode": "dual"}})
+    assert dual.sha() != settings.sha()
+    assert dual.sha() != settings_of(home, {"channels": {"mode": "dual", "beta": 0.2}}).sha()
     teacher = {"teacher": {"base_url": "http://127.0.0.1:1/v1"}}
     assert settings_of(home).sha() == settings_of(home, teacher).sha(), "who judges is no part of a generation"
 
@@ -42,6 +51,10 @@ def test_equal_settings_have_equal_hashes_and_others_other(tmp_path):
         ('profile = "tiny"\n[train]\nsteps = 0\n', "steps must be at least 1"),
         ('profile = "tiny"\n[train]\nsteps = "many"\n', "train.steps = 'many'"),
         ('profile = "tiny"\n[train]\nlr = -1.0\n', "train.lr = -1.0"),
+        ('profile = "tiny"\n[channels]\nmode = "both"\n', "channels.mode = 'both'"),
+        ('profile = "tiny"\n[channels]\nw_sft = 0.0\nw_pref = 0.0\n', "w_sft and w_pref are both 0"),
+        ('profile = "tiny"\n[channels]\npairs = 0\n', "pairs must be at least 1"),
+        ('profile = "tiny"\n[channels]\nmode = "dual"\n[train]\nengine = "trl"\n', "needs the fused engine"),
         ('profile = "huge"\n', "no profile 'huge'; use one of .*smol.*tiny"),
         ("profile = \n", "not valid TOML"),
     ],

@@ -103,3 +103,18 @@ def test_a_home_of_an_older_luna_gets_its_tables(tmp_path):
     with Ledger.create(home) as ledger:
         ledger.add_turn(a_turn())
         assert ledger.count_turns() == 1
+
+
+def test_labelled_turns_of_all_conversations_come_with_the_label_in_force(ledger):
+    for number, conversation in ((1, 1), (2, 2), (3, 1), (4, 2)):
+        ledger.add_turn(a_turn(number, conversation=conversation))
+    for number, values in (
+        (3, {"valence": -1}),
+        (1, {"valence": 2}),
+        (3, {"correction": "better"}),
+        (4, {"valence": 1}),
+    ):
+        ledger.add_label(a_turn(number).id, Label(at=AT, **values))
+    ledger.add_label(a_turn(4).id, Label(at=AT))
+    found = [(turn.message, turn.label.valence, turn.label.correction) for turn in ledger.labelled_turns()]
+    assert found == [("question 1", 2, None), ("question 3", None, "better")]

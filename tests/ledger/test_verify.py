@@ -27,7 +27,9 @@ from ledger.store import Ledger
 from ledger.verify import verify
 from ledger.weights import weights_sha
 from tests.ledger.builders import (
+    add_adapter,
     add_data,
+    by_role,
     flip_byte,
     make_eval,
     make_full_home,
@@ -279,6 +281,35 @@ def test_the_csv_gives_back_what_was_written(share, reason):
     assert float(cells["eval_recall"]) == share
     assert (cells["reason"], cells["eval_style_drift"], cells["row_sha"]) == (reason, "", sha("row"))
     assert (cells["GEN_ID"], cells["parent_gen"], cells["lr"]) == ("0", "", "0.0002")
+
+
+def test_a_row_without_a_second_channel_is_stored_as_it_was_before_there_was_one(home):
+    with closing(sqlite3.connect(home.db)) as connection:
+        bodies = [
+            json.loads(body) for (body,) in connection.execute("SELECT body FROM entries WHERE kind = 'generation'")
+        ]
+    assert bodies
+    assert all(not name.startswith(("pref_", "reward")) for body in bodies for name in body)
+    assert home.csv.read_text().splitlines()[0] == ",".join(HEADER)
+
+
+def test_the_files_of_a_second_channel_are_checked_and_its_columns_come_before_the_rows_hash(home):
+    files = {name: add_data(home, name.encode()) for name in ("pref_sha", "pref_holdout_sha", "rewards_sha")}
+    with Ledger.create(home) as ledger:
+        before = ledger.generation(1)[0]
+        data = {name: getattr(before, name) for name in ("base_sha", "train_sha", "holdout_sha", "data_delta_sha")}
+        rows = make_trio(2, by_role(ledger.generation(1)), **data, **files, reward_sha=sha("reward model"))
+        for row in rows:
+            add_adapter(home, row)
+        ledger.record_judgement(rows, [], make_move(1, 2), None)
+        assert ledger.generation(2) == rows
+    header, *lines = list(csv.reader(home.csv.read_text().splitlines()))
+    assert header == [*HEADER[:-1], "pref_sha", "pref_holdout_sha", "reward_sha", "rewards_sha", "row_sha"]
+    assert lines[0][-5:-1] == ["", "", "", ""]
+    assert lines[-1][-5] == files["pref_sha"]
+    assert verify(home) == []
+    flip_byte(home.data_file(files["pref_sha"]))
+    only(verify(home), "preference pairs changed", "G2")
 
 
 def test_the_chain_can_be_checked_without_luna(home):

@@ -1,0 +1,143 @@
+"""The second channel's part of the mix: what a reward model weighs, what is left out, what is frozen."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from cluster import delta
+from cluster.channels import prepare_channels
+from cluster.request import GenerationRequest
+from cluster.settings import Settings
+from curriculum.example import make_example
+from curriculum.parquet import freeze, read_examples
+from curriculum.preferences import freeze_preferences, make_preference, read_preference_set
+from curriculum.reward import DIMENSIONS, RewardOutput, TeacherLabel, example_weight
+from curriculum.scores import read_scores
+from ledger.home import Home
+from ledger.roles import ROLES
+from tests.cluster.builders import even_numbers
+from trainers.base import Base
+from trainers.config import RewardSettings
+from trainers.reward_model import load_reward_model, make_current
+from trainers.reward_train import pairs_of_labels, reward_rows, train_reward_model
+from trainers.tiny import byte_tokenizer
+
+KIND = ["I hear you, that sounds heavy.", "You could choose a small step.", "What would help you now?"]
+HARSH = ["Stop whining.", "Nobody cares about you.", "You must get over it!"]
+
+
+@pytest.fixture(scope="module")
+def with_model(tmp_path_factory):
+    """A home whose small reward model has learned that harsh answers are unsafe."""
+    from transformers import BertConfig, BertModel
+
+    folder = tmp_path_factory.mktemp("encoder")
+    tokenizer = byte_tokenizer()
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        BertModel(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=256, **shape)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    home = Home(tmp_path_factory.mktemp("weighed") / "home").create()
+    draw, labels = random.Random(1), []
+    for number in range(30):
+        for kind in (0.0, 0.5, 1.0):
+            sentences = [draw.choice(KIND if draw.random() < kind else HARSH) for _ in range(4)]
+            value = 2 * sum(sentence in KIND for sentence in sentences) / 4 - 1
+            reward = dict.fromkeys((*DIMENSIONS, "safety_score"), value) | {"reward_intensity": (value + 1) / 2}
+            labels.append(
+                TeacherLabel(
+                    prompt_id=f"p{number}", category="agency", prompt=f"Question {number}: what now?",
+                    response=" ".join(sentences), reward=RewardOutput(**reward),
+                )
+            )  # fmt: skip
+    settings = RewardSettings(encoder=str(folder), blocks=(1,), steps=40, hidden=16, threads=1)
+    rows = reward_rows(labels, pairs_of_labels(labels))
+    make_current(home, train_reward_model(rows, settings, 1, home.rewards_dir, home.run_dir("r"), {}, lambda _: None))
+    return home
+
+
+def talk(role, number, answer):
+    return make_example(
+        role=role, stage="conversations", category="chat", kind="hybrid", input=f"Question {number}: what now?",
+        output=answer,
+    )  # fmt: skip
+
+
+def a_request(home, preferences="", mode="dual"):
+    settings = Settings.model_validate({"channels": {"mode": mode}})
+    base = Base("tiny", "a" * 64, home.base_dir("a" * 64))
+    return GenerationRequest(settings=settings, base=base, data=(), preferences=preferences)
+
+
+def pairs(origin, chosen):
+    return [
+        make_preference(role=role, prompt=f"Question {i}?", chosen=chosen, rejected="No.", margin=1.0, origin=origin)
+        for role in ROLES
+        for i in range(20)
+    ]
+
+
+def quiet(_):
+    pass
+
+
+def test_examples_alone_need_none_of_it(with_model):
+    assert prepare_channels(with_model, a_request(with_model, mode="sft"), "f" * 64, quiet).record == {}
+
+
+def test_conversations_are_weighed_and_puzzles_are_not(with_model):
+    home, talks = with_model, [talk("logical", 1, " ".join(KIND)), talk("creative", 2, " ".join(HARSH))]
+    delta_sha = freeze([*even_numbers(0, 3), *talks], home)
+    found = prepare_channels(home, a_request(home), delta_sha, quiet)
+    assert set(found.weights) == {e.id for e in talks}
+    model = load_reward_model(home.reward_dir(found.record["reward_sha"]))
+    for example, score in zip(talks, model.score([e.input for e in talks], [e.output for e in talks]), strict=True):
+        assert found.weights[example.id] == pytest.approx(example_weight(score.reward_intensity, score.safety_score))
+        stored = read_scores(home.data_file(found.record["rewards_sha"]))[example.id]
+        assert stored == pytest.approx(score.values())
+    assert found.weights[talks[1].id] == 0.0 < found.weights[talks[0].id]
+
+
+def test_an_unsafe_example_leaves_the_training_set_as_it_would_be_without_it(with_model):
+    home = with_model
+    safe = [talk("logical", i, KIND[i % 3] + f" {i}") for i in range(12)]
+    unsafe = [talk("logical", 50, " ".join(HARSH)), talk("creative", 51, " ".join(reversed(HARSH)))]
+    shas = []
+    for examples in ([*even_numbers(0, 20), *safe, *unsafe], [*even_numbers(0, 20), *safe]):
+        delta_sha = freeze(examples, home)
+        request = a_request(home)
+        found = prepare_channels(home, request, delta_sha, quiet)
+        mixed = delta.mix_with_replay(home, [], delta_sha, request, found.weights)
+        shas.append(mixed["train_sha"])
+        assert mixed["n_delta"]["creative"] == 20
+    assert shas[0] == shas[1]
+    weights = {e.id: e.weight for e in read_examples(home.data_file(shas[0]))}
+    assert all(weights[e.id] < 1.0 for e in safe)
+    assert all(weights[e.id] == 1.0 for e in even_numbers(0, 20))
+
+
+def test_pairs_are_split_by_prompt_weighed_and_frozen(with_model):
+    home = with_model
+    every = [*pairs("imported", " ".join(KIND)), *pairs("valence", " ".join(HARSH)), *pairs("rules", "Yes.")]
+    delta_sha = freeze(even_numbers(0, 2), home)
+    found = prepare_channels(home, a_request(home, freeze_preferences(every, home)), delta_sha, quiet)
+    train, held_out = (read_preference_set(home.data_file(found.record[n])) for n in ("pref_sha", "pref_holdout_sha"))
+    assert len(train) + len(held_out) == len(every)
+    assert not {pair.prompt for pair in train} & {pair.prompt for pair in held_out}
+    weights = {pair.origin: pair.weight for pair in train}
+    assert weights["valence"] == 0.0 < weights["imported"] < 1.0
+    assert weights["rules"] == 1.0, "its weight came from the judge's own label"
+    assert found.record["rewards_sha"] == ""
+
+
+def test_without_a_reward_model_or_pairs_it_says_so_and_goes_on(tmp_path):
+    home, said = Home(tmp_path / "bare").create(), []
+    found = prepare_channels(home, a_request(home), freeze(even_numbers(0, 2), home), said.append)
+    assert found.weights == {}
+    assert found.record == {"pref_sha": "", "pref_holdout_sha": ""}
+    assert any("no reward model" in line for line in said)
+    assert any("examples get the whole weight" in line for line in said)
