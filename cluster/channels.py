@@ -16,9 +16,6 @@ from curriculum.reward import RewardOutput, example_weight
 from curriculum.scores import freeze_scores
 from ledger.home import Home
 
-_ROWS_AT_ONCE = 64
-"""Answers that the reward model scores at a time."""
-
 _LABELLED = ("teacher", "rules")
 """Origins of pairs whose weight a judge's own label gave."""
 
@@ -89,7 +86,7 @@ def weighed_pairs(pairs: Sequence[Preference], scorer: Scorer) -> list[Preferenc
 
 
 def reward_scorer(home: Home) -> tuple[Scorer | None, str]:
-    """The reward model in use as a batched judge, with its SHA; None where the home has none.
+    """The reward model in use as a judge, with its SHA; None where the home has none.
 
     Raises:
         LunaError: the model in use is missing or was changed.
@@ -101,11 +98,9 @@ def reward_scorer(home: Home) -> tuple[Scorer | None, str]:
     folder = current_model(home)
     model = load_reward_model(folder)
 
+    # One at a time: in a batch the last bits of a score depend on its neighbours, so that an unsafe example, which is
+    # to change nothing, would change the weights of those beside it.
     def score(pairs: Sequence[tuple[str, str]]) -> list[RewardOutput]:
-        found: list[RewardOutput] = []
-        for start in range(0, len(pairs), _ROWS_AT_ONCE):
-            prompts, answers = zip(*pairs[start : start + _ROWS_AT_ONCE], strict=True)
-            found += model.score(prompts, answers)
-        return found
+        return [model.score([prompt], [answer])[0] for prompt, answer in pairs]
 
     return score, folder.name

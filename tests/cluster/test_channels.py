@@ -104,7 +104,7 @@ def test_conversations_are_weighed_and_puzzles_are_not(with_model):
 
 def test_an_unsafe_example_leaves_the_training_set_as_it_would_be_without_it(with_model):
     home = with_model
-    safe = [talk("logical", i, KIND[i % 3] + f" {i}") for i in range(12)]
+    safe = [talk("logical", i, " ".join([*KIND, *KIND[: i % 3]])) for i in range(12)]
     unsafe = [talk("logical", 50, " ".join(HARSH)), talk("creative", 51, " ".join(reversed(HARSH)))]
     shas = []
     for examples in ([*even_numbers(0, 20), *safe, *unsafe], [*even_numbers(0, 20), *safe]):
@@ -116,7 +116,7 @@ def test_an_unsafe_example_leaves_the_training_set_as_it_would_be_without_it(wit
         assert mixed["n_delta"]["creative"] == 20
     assert shas[0] == shas[1]
     weights = {e.id: e.weight for e in read_examples(home.data_file(shas[0]))}
-    assert all(weights[e.id] < 1.0 for e in safe)
+    assert all(0.0 < weights[e.id] <= 1.0 for e in safe)
     assert all(weights[e.id] == 1.0 for e in even_numbers(0, 20))
 
 
@@ -129,7 +129,7 @@ def test_pairs_are_split_by_prompt_weighed_and_frozen(with_model):
     assert len(train) + len(held_out) == len(every)
     assert not {pair.prompt for pair in train} & {pair.prompt for pair in held_out}
     weights = {pair.origin: pair.weight for pair in train}
-    assert weights["valence"] == 0.0 < weights["imported"] < 1.0
+    assert weights["valence"] == 0.0 < weights["imported"]
     assert weights["rules"] == 1.0, "its weight came from the judge's own label"
     assert found.record["rewards_sha"] == ""
 
