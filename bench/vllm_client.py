@@ -33,7 +33,7 @@ parser = FlexibleArgumentParser()
 add_cli_args(parser)
 main(parser.parse_args())
 """
-"""What `vllm bench serve` runs; the command itself asks for a package named vllm, and the CPU build is named otherwise."""
+"""What `vllm bench serve` runs; that command looks for a package named vllm, and the CPU build has another name."""
 
 
 def main() -> None:
