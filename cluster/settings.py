@@ -19,6 +19,7 @@ from ledger.stop_rule import StopRuleSettings
 from serving.settings import ServingSettings
 from trainers.config import BaseSettings, LoraSettings, RewardSettings, TrainSettings
 from trainers.evaluation import EvalSettings
+from trainers.health import HealthSettings
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -52,12 +53,16 @@ class Settings(BaseModel):
     interpolation: InterpolationSettings = InterpolationSettings()
     stop_rule: StopRuleSettings = StopRuleSettings()
     reward: RewardSettings = RewardSettings()
+    health: HealthSettings = HealthSettings()
     serving: ServingSettings = ServingSettings()
     teacher: TeacherSettings = TeacherSettings()
 
     def sha(self) -> str:
-        """The ledger's `config_sha`: of what decides a generation, which teacher, reward model and serving do not."""
-        return sha256_json(self.model_dump(mode="json", exclude={"reward", "serving", "teacher"}))
+        """The ledger's `config_sha`: of what decides a generation, which teacher, reward model and serving do not.
+
+        Health may decide the verdict, never the bytes; its settings stand in the details of the score itself.
+        """
+        return sha256_json(self.model_dump(mode="json", exclude={"reward", "health", "serving", "teacher"}))
 
 
 def profiles() -> list[str]:

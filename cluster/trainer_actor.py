@@ -15,6 +15,9 @@ from ledger.roles import Role
 from trainers.base import Base
 from trainers.config import LoraSettings, TrainSettings
 from trainers.evaluation import EvalSettings, RolePlan, evaluate_role
+from trainers.health import HealthSettings
+from trainers.health_probe import HealthPlan
+from trainers.health_run import measure_health
 from trainers.trio import TrioJob, TrioOutcome, TrioProgress, open_engine
 
 
@@ -61,6 +64,17 @@ class TrainerActor:
         """Scores of the planned roles with these adapters (role -> SHA under `adapters_dir`)."""
         generator = self._engine.generator(adapters, Path(adapters_dir))
         return [record for plan in plans for record in evaluate_role(generator, plan, gen_id, settings)]
+
+    def health(
+        self,
+        plans: Sequence[HealthPlan],
+        reward_model: Path,
+        gen_id: int,
+        curves: Path,
+        settings: HealthSettings,
+    ) -> tuple[list[EvalRecord], str]:
+        """Reward health of the planned roles; none and the reason where this engine cannot be measured."""
+        return measure_health(self._engine, plans, reward_model, gen_id, curves, settings)
 
     def interpolate(
         self, parents: Mapping[Role, str], children: Mapping[Role, str], alpha: float, adapters_dir: str, into: str
