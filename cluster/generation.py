@@ -36,6 +36,8 @@ from ledger.stop_rule import generation_scores, stop_decision
 from ledger.store import Ledger
 from trainers.evalplan import plan_role
 from trainers.evaluation import RolePlan
+from trainers.health_probe import HealthPlan
+from trainers.health_run import reward_model_in_use
 from trainers.trio import TrioJob, TrioProgress
 
 Payload = dict[str, Any]
@@ -149,8 +151,10 @@ class GenerationRun:
         )
         if served is not None:
             preferred = self._preference_records(adapters, self.home.adapters_dir)
-            return {"evals": [record.model_dump(mode="json") for record in (*served, *preferred)]}
-        return {"evals": self._measure(plans, adapters, self.home.adapters_dir)}
+            evals = [record.model_dump(mode="json") for record in (*served, *preferred)]
+        else:
+            evals = self._measure(plans, adapters, self.home.adapters_dir)
+        return {"evals": evals + self._health(adapters, self.home.adapters_dir)}
 
     def judge(self) -> Payload:
         """The gates; between parent and child where the child fails; the stop rule; one transaction."""
@@ -249,9 +253,31 @@ class GenerationRun:
         sha = self.results["mix"].get(name)
         return str(self.home.data_file(sha)) if sha else None
 
+    def _health(self, adapters: Mapping[Role, str], adapters_dir: Path) -> list[Payload]:
+        """Reward health of the three roles as scores; none in a home without a reward model."""
+        reward_model = reward_model_in_use(self.home)
+        if reward_model is None:
+            return []
+        parents = self._parents()
+        plans = [
+            HealthPlan(
+                role=role,
+                child=adapters_dir / adapters[role],
+                parent=self.home.adapter_dir(parents[role]) if role in parents else None,
+                seed=self.settings.seed,
+            )
+            for role in ROLES
+        ]
+        self.watcher.say(f"measuring reward health with the reward model {reward_model.name[:12]}")
+        records = self.rig.health(
+            plans, reward_model, self.gen_id, self._run_dir / "health", self.base, self.settings, self.watcher.say
+        )
+        return [record.model_dump(mode="json") for record in records]
+
     def _judged(self, evals: Sequence[EvalRecord]) -> Judgement:
         has_parent = self.results["collect"]["parent_gen"] is not None
-        return judge(evals, self.settings.gates, has_parent=has_parent)
+        rhi_min = self.settings.health.rhi_min if self.settings.health.gate else None
+        return judge(evals, self.settings.gates, has_parent=has_parent, rhi_min=rhi_min)
 
     def _best_blend(
         self, children: Mapping[Role, str], failed: Judgement
@@ -270,6 +296,8 @@ class GenerationRun:
                 self.base, self.settings, self.watcher.say,
             )  # fmt: skip
             evals = [EvalRecord.model_validate(entry) for entry in self._measure(plans, shas, trial)]
+            if self._judged(evals).accepted:  # what nothing else keeps out has a health of its own
+                evals += [EvalRecord.model_validate(entry) for entry in self._health(shas, trial)]
             judgement = self._judged(evals)
             if not judgement.accepted:
                 shutil.rmtree(trial, ignore_errors=True)

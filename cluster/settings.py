@@ -19,6 +19,7 @@ from ledger.stop_rule import StopRuleSettings
 from serving.settings import ServingSettings
 from trainers.config import BaseSettings, ChannelSettings, LoraSettings, RewardSettings, TrainSettings
 from trainers.evaluation import EvalSettings
+from trainers.health import HealthSettings
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -53,15 +54,17 @@ class Settings(BaseModel):
     interpolation: InterpolationSettings = InterpolationSettings()
     stop_rule: StopRuleSettings = StopRuleSettings()
     reward: RewardSettings = RewardSettings()
+    health: HealthSettings = HealthSettings()
     serving: ServingSettings = ServingSettings()
     teacher: TeacherSettings = TeacherSettings()
 
     def sha(self) -> str:
         """The ledger's `config_sha`: of what decides a generation, which teacher, reward model and serving do not.
 
-        With examples alone the channels decide nothing, and the SHA is what it was before there were any.
+        With examples alone the channels decide nothing, and the SHA is what it was before there were any. Health may
+        then decide the verdict, never the bytes; its settings stand in the details of the score itself.
         """
-        apart = {"reward", "serving", "teacher"} | ({"channels"} if self.channels.mode == "sft" else set())
+        apart = {"reward", "serving", "teacher"} | ({"channels", "health"} if self.channels.mode == "sft" else set())
         return sha256_json(self.model_dump(mode="json", exclude=apart))
 
     @model_validator(mode="after")

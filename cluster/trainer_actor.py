@@ -16,6 +16,9 @@ from ledger.roles import Role
 from trainers.base import Base
 from trainers.config import LoraSettings, TrainSettings
 from trainers.evaluation import EvalSettings, RolePlan, evaluate_role
+from trainers.health import HealthSettings
+from trainers.health_probe import HealthPlan
+from trainers.health_run import measure_health
 from trainers.trio import TrioJob, TrioOutcome, TrioProgress, open_engine
 
 
@@ -81,6 +84,17 @@ class TrainerActor:
             return []
         folders = (Path(adapters_dir), Path(parents_dir))
         return measure_preferences(self._engine, pairs, adapters, folders[0], parents, folders[1], gen_id, beta)
+
+    def health(
+        self,
+        plans: Sequence[HealthPlan],
+        reward_model: Path,
+        gen_id: int,
+        curves: Path,
+        settings: HealthSettings,
+    ) -> tuple[list[EvalRecord], str]:
+        """Reward health of the planned roles; none and the reason where this engine cannot be measured."""
+        return measure_health(self._engine, plans, reward_model, gen_id, curves, settings)
 
     def interpolate(
         self, parents: Mapping[Role, str], children: Mapping[Role, str], alpha: float, adapters_dir: str, into: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -21,6 +22,7 @@ from ledger.records import EvalRecord
 from ledger.roles import Role
 from trainers.base import Base
 from trainers.evaluation import RolePlan
+from trainers.health_probe import HealthPlan
 from trainers.trio import RoleOutcome, TrioJob, TrioOutcome, TrioProgress
 
 _START_TIMEOUT_S = 300
@@ -190,6 +192,31 @@ class TrioRig:
 
         found: list[EvalRecord] = self._retried(ask, say)
         return found
+
+    def health(
+        self,
+        plans: Sequence[HealthPlan],
+        reward_model: Path,
+        gen_id: int,
+        curves: Path,
+        base: Base,
+        settings: Settings,
+        say: Callable[[str], None],
+    ) -> list[EvalRecord]:
+        """Reward health: each placement measures its own roles, all at once. None where an engine cannot, said why."""
+
+        def ask() -> list[EvalRecord]:
+            references = []
+            for placement in self.prepare(base, settings, say):
+                own = [plan for plan in plans if plan.role in placement.roles]
+                health = self._actors[placement].health
+                references.append(health.remote(own, reward_model, gen_id, curves / placement.name, settings.health))
+            found = [answer(reference) for reference in references]
+            for reason in dict.fromkeys(reason for _, reason in found if reason):
+                say(reason)
+            return [record for records, _ in found for record in records]
+
+        return self._retried(ask, say)
 
     def interpolate(
         self,

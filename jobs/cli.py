@@ -171,6 +171,28 @@ def compare(
 
 
 @app.command()
+def regress(
+    gen: str = GEN_ARGUMENT,
+    against: str | None = typer.Option(None, help="The generation to compare with; default the parent."),
+    prompts: Path | None = typer.Option(None, help="A TOML file of prompts; default those that Luna ships."),
+    json_: bool = JSON_OPTION,
+    home: Path | None = HOME_OPTION,
+) -> None:
+    """Run a generation against prompts kept by hand, and show what changed. Exit status 1 if one broke."""
+    from jobs.regress import print_regression
+    from jobs.regress import regress as run
+
+    with friendly_errors():
+        found = run(resolve_home(home), gen_number(gen), None if against is None else gen_number(against), prompts)
+        if json_:
+            out.print_json(json.dumps(found, ensure_ascii=False))
+        else:
+            print_regression(found, out)
+        if any(outcome["verdict"] == "broken" for outcome in found["outcomes"]):
+            raise typer.Exit(1)
+
+
+@app.command()
 def down() -> None:
     """Stop Ray on this machine (a running generation resumes later)."""
     from cluster.rig import shut_down

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from jobs.context import HOME_OPTION, JSON_OPTION, friendly_errors, out, resolve_home, say
+from jobs.health import health
+from jobs.reward_plot import plot
 from ledger.errors import LunaError
 from ledger.home import Home
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from trainers.reward_train import RewardRows
 
 app = typer.Typer(no_args_is_help=True, help="Train, measure and question the reward model.")
+app.command()(health)
+app.command()(plot)
 
 LABELS_OPTION = typer.Option(
     None, "--labels", help="JSONL files of labels; default those that `luna teach label` made in this home."

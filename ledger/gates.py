@@ -14,6 +14,9 @@ from ledger.roles import ROLES, Role
 Gate = Literal["recall", "generalization", "style_drift"]
 GATES: tuple[Gate, ...] = ("recall", "generalization", "style_drift")
 
+RHI = "rhi"
+"""The Reward Health Index (DESIGN section 7): judged where it was measured, which needs a reward model."""
+
 
 class GateSettings(BaseModel):
     """Bounds of the gates. They are strict: a score equal to its bound fails."""
@@ -37,7 +40,7 @@ class GateFailure:
     """One gate that one role did not pass; ``message`` says why in a sentence."""
 
     role: Role
-    gate: Gate
+    gate: Gate | Literal["rhi"]
     message: str
 
 
@@ -63,7 +66,9 @@ class Judgement:
         return "; ".join(failure.message for failure in self.failures)
 
 
-def judge(scores: Iterable[EvalRecord], settings: GateSettings, *, has_parent: bool = True) -> Judgement:
+def judge(
+    scores: Iterable[EvalRecord], settings: GateSettings, *, has_parent: bool = True, rhi_min: float | None = None
+) -> Judgement:
     """Hold every role's scores against every gate.
 
     A score that is missing, or that rests on too few items, is a failure that says so. Scores that no gate
@@ -73,6 +78,7 @@ def judge(scores: Iterable[EvalRecord], settings: GateSettings, *, has_parent: b
         scores: scores of one generation, all roles together.
         settings: the bounds.
         has_parent: without a parent generation recall is 1.0 by definition and its gate is not asked.
+        rhi_min: a role's Reward Health Index must be above this, where it has one; None does not ask.
     """
     by_name = {(score.role, score.eval): score for score in scores}
     gates = GATES if has_parent else tuple(gate for gate in GATES if gate != "recall")
@@ -82,7 +88,23 @@ def judge(scores: Iterable[EvalRecord], settings: GateSettings, *, has_parent: b
         for gate in gates
         if (problem := gate_problem(gate, by_name.get((role, gate)), settings)) is not None
     ]
+    failures += [
+        GateFailure(role, "rhi", f"{role} {RHI}: {problem}")
+        for role in ROLES
+        if (problem := health_problem(by_name.get((role, RHI)), rhi_min)) is not None
+    ]
     return Judgement(tuple(failures))
+
+
+def health_problem(score: EvalRecord | None, rhi_min: float | None) -> str | None:
+    """What keeps a role's index from passing, with its weakest component; ``None`` if it passes or is not asked."""
+    if score is None or rhi_min is None or score.value > rhi_min:
+        return None
+    components: dict[str, float] = score.details.get("components", {})
+    if not components:
+        return f"{score.value:.3f} is not above {rhi_min:.2f}"
+    name, value = min(components.items(), key=lambda item: item[1])
+    return f"{score.value:.3f} is not above {rhi_min:.2f}, weakest {name.upper()} {value:.2f}"
 
 
 def gate_bound(gate: Gate, settings: GateSettings) -> float:

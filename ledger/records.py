@@ -123,7 +123,7 @@ class GenerationRow(Record):
         return self
 
 
-EvalMethod = Literal["exact", "choice", "mixed", "phrases", "pairs"]
+EvalMethod = Literal["exact", "choice", "mixed", "phrases", "pairs", "measured"]
 
 
 class EvalRecord(Record):
@@ -137,15 +137,15 @@ class EvalRecord(Record):
     """What was measured: a gate's name (``recall``), ``agl_accuracy``, ``tool_syntax`` and so on."""
     method: EvalMethod
     """How: ``exact`` match, ``choice`` by likelihood among four, ``mixed`` (both in one set), ``phrases``,
-    ``pairs``: the preferred of two answers must be the likelier one."""
+    ``pairs``: the preferred of two answers must be the likelier one; ``measured``: no share of items (health)."""
     value: Fraction
     """Share of items that succeed; for ``style_drift`` the share with a corporate phrase."""
     n: int = Field(ge=0)
     """Number of items; 0 only for a score set by definition (recall of a generation without parent)."""
     low: Fraction
-    """Lower end of the 95 % Wilson interval."""
+    """Lower end of the 95 % Wilson interval; the value itself where it was ``measured``."""
     high: Fraction
-    """Upper end of the 95 % Wilson interval."""
+    """Upper end of the 95 % Wilson interval; the value itself where it was ``measured``."""
     details: dict[str, Any] = Field(default_factory=dict)
     """Whatever explains the score, for instance one accuracy per puzzle family. JSON values only."""
 
