@@ -123,6 +123,7 @@ class GenerationRun:
                 channels=self.settings.channels,
                 preference_file=self._mixed_file("pref_sha"),
                 rewards_file=self._mixed_file("rewards_sha"),
+                health=self.settings.health,
             )
             for placement in placements
         }
@@ -130,12 +131,16 @@ class GenerationRun:
         done = self.rig.train(jobs, self.base, self.settings, watcher.on_progress, watcher.stop, watcher.say)
         roles: Payload = {}
         for role, (placement, outcome, whole) in outcomes_by_role(done).items():
+            if outcome.held:
+                held = ", ".join(f"{count} × {action}" for action, count in sorted(outcome.held.items()))
+                watcher.say(f"{role}: the health gate held updates back: {held}")
             roles[role] = {
                 "sha": outcome.adapter_sha,
                 "steps": outcome.steps,
                 "examples": outcome.examples,
                 "loss_start": outcome.loss_start,
                 "loss_end": outcome.loss_end,
+                "held": dict(outcome.held),
                 "seconds": whole.seconds,
                 "placement": placement.name,
                 "facts": whole.facts,

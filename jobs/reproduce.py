@@ -65,6 +65,7 @@ def reproduce(home: Home, gen_id: int) -> dict[Role, tuple[str, str]]:
                 channels=settings.channels,
                 preference_file=str(home.data_file(rows[0].pref_sha)) if rows[0].pref_sha else None,
                 rewards_file=str(home.data_file(rows[0].rewards_sha)) if rows[0].rewards_sha else None,
+                health=settings.health,
             )
             trained = engine.train(job, tell_now_and_then, lambda: False).roles
             for row in own:

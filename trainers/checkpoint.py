@@ -21,15 +21,15 @@ from trainers.trio import TrioJob
 
 def fingerprint(job: TrioJob, facts: dict[str, Any]) -> str:
     """SHA-256 over all that decides the bytes: the job, its data files' content, the engine's facts."""
-    plain = dataclasses.replace(job, train=None, lora=None, channels=None)  # type: ignore[arg-type]
+    plain = dataclasses.replace(job, train=None, lora=None, channels=None, health=None)  # type: ignore[arg-type]
     fields = dataclasses.asdict(plain)
-    for apart in ("train_file", "adapters_dir", "run_dir", "channels", "preference_file", "rewards_file"):
+    for apart in ("train_file", "adapters_dir", "run_dir", "channels", "preference_file", "rewards_file", "health"):
         del fields[apart]
     settings = [job.train.model_dump(exclude={"checkpoint_every_steps"}), job.lora.model_dump()]
     whole: list[Any] = [fields, settings, sha256_file(Path(job.train_file)), facts]
     if job.channels.mode == "dual":  # Training on examples alone keeps the fingerprint that it always had.
         files = [sha256_file(Path(file)) if file else None for file in (job.preference_file, job.rewards_file)]
-        whole += [job.channels.model_dump(), files]
+        whole += [job.channels.model_dump(), files, job.health.model_dump() if job.rewards_file else None]
     return sha256_json(whole)
 
 

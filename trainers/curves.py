@@ -11,7 +11,8 @@ from trainers.trio import Channel
 
 
 class LossCurves:
-    """Writes `loss/<role>` events under `folder`, with two channels `loss_sft/<role>` and `loss_dpo/<role>` too.
+    """Writes `loss/<role>` events under `folder`, with two channels `loss_sft/<role>` and `loss_dpo/<role>` too, and
+    `health_partial/<role>` where the online gate measures.
 
     A resumed run hides what it repeats.
 
@@ -34,11 +35,13 @@ class LossCurves:
         step: int,
         losses: Mapping[Role, float],
         channels: Mapping[Channel, Mapping[Role, float]] | None = None,
+        partials: Mapping[Role, float] | None = None,
     ) -> None:
-        """One point a role and curve."""
+        """One point a role and curve. `partials` is DCS + GVS of the roles that were measured in this step."""
         if self.writer is None:
             return
         curves = {"loss": losses, **{f"loss_{channel}": own for channel, own in (channels or {}).items()}}
+        curves["health_partial"] = partials or {}
         for name, own in curves.items():
             for role, loss in own.items():
                 self.writer.add_scalar(f"{name}/{role}", loss, step)

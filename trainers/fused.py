@@ -20,6 +20,7 @@ from torch import Tensor
 
 from curriculum.example import Example
 from curriculum.preferences import Preference
+from curriculum.scores import read_scores
 from ledger.roles import ROLES, Role
 from trainers import runtime
 from trainers.adapters import initial_adapter, interpolate, read_adapter, write_adapter
@@ -31,9 +32,11 @@ from trainers.curves import LossCurves
 from trainers.data import RoleData, read_role_data
 from trainers.dual import PairRows, cut_pairs, pack_pairs, reference_margins
 from trainers.generator import LeanGenerator
+from trainers.health_gate import Action
 from trainers.lanes import Lanes
 from trainers.lean import LeanModel
 from trainers.objective import learning_rate
+from trainers.online_health import OnlineHealth, Probe, scored_examples
 from trainers.packing import Group, Row, cut, pack, token_count
 from trainers.step import StepLosses, StepParts, TrioStep
 from trainers.tokens import rows_of_step, tokenise, tokenise_pair
@@ -79,7 +82,7 @@ class FusedEngine:
                     run.save()
                     raise Paused(f"training stopped at step {run.step} of {job.steps}; the next run goes on there.")
                 latest = run.advance()
-                curves.add(run.step, latest.total, latest.channels)
+                curves.add(run.step, latest.total, latest.channels, run.partials)
                 on_progress(_progress(run, first, time.perf_counter() - start))
                 if run.step % job.train.checkpoint_every_steps == 0 and run.step < job.steps:
                     run.save()
@@ -128,6 +131,10 @@ class FusedEngine:
         return run
 
 
+_BEFORE = "before."
+"""Prefix, in a checkpoint, of the state before the latest update."""
+
+
 @dataclass(frozen=True)
 class _Latest:
     """The losses of one step by role, for roles that took it."""
@@ -153,22 +160,30 @@ class _Run:
         self.rows: dict[str, Row] = {}
         self.shares = torch.tensor([data.shares[role] for role in job.roles], device=engine.device).t()
         self.pairs = self._pairs_with_reference()
+        self.health = self._online_health()
+        self.partials: dict[Role, float] = {}
         self.fingerprint = fingerprint(job, engine.facts)
 
     def advance(self) -> _Latest:
         """One optimizer step of every role that has steps left; returns their losses."""
         found = self.trio.channel_gradients(self._parts())
         self._stop_if_not_finite(found)
-        # The step's losses and gradients are known and nothing has moved: a rule that refuses an update belongs here.
-        self._move(found)
+        actions, self.partials = self.health.decide(self.engine, self.bank, self.step, self._alive())
+        self._move(found, actions)
         return self._count(found)
 
-    def _move(self, found: StepLosses) -> None:
-        self.trio.move([self._rate(role) for role in self.job.roles], self.job.train.clip, found.norms)
+    def _move(self, found: StepLosses, actions: Mapping[Role, Action]) -> None:
+        """Make the updates that the health gate lets through, and take back those that it wants undone."""
+        if undone := [slot for slot, role in enumerate(self.job.roles) if actions.get(role) == "roll_back"]:
+            self.trio.restore(self.health.before or {}, undone)
+        due = self.health.is_due(self.step + 1)
+        self.health.before = {name: value.clone() for name, value in self.trio.state().items()} if due else None
+        rates = [None if role in actions else self._rate(role) for role in self.job.roles]
+        self.trio.move(rates, self.job.train.clip, found.norms)
 
     def _count(self, found: StepLosses) -> _Latest:
         """Note the losses of the roles that took this step, and go on to the next."""
-        alive = [role for role in self.job.roles if self.step < self.job.train.steps_of(role)]
+        alive = self._alive()
 
         def of(losses: Tensor, roles: Sequence[Role]) -> dict[Role, float]:
             by_role = dict(zip(self.job.roles, losses.tolist(), strict=True))
@@ -185,6 +200,10 @@ class _Run:
             self.losses[role].append(loss)
         self.step += 1
         return latest
+
+    def _alive(self) -> list[Role]:
+        """The roles that take the present step."""
+        return [role for role in self.job.roles if self.step < self.job.train.steps_of(role)]
 
     def _rate(self, role: Role) -> float | None:
         """The learning rate of the role's present step; None when it has taken all of its steps."""
@@ -241,6 +260,17 @@ class _Run:
             for (name, pair), margin in zip(found.items(), margins, strict=True)
         }
 
+    def _online_health(self) -> OnlineHealth:
+        """The gate over the roles' scored examples; one over nothing where no reward model had a say."""
+        job, probes = self.job, dict[Role, Probe]()
+        if job.channels.mode == "dual" and job.rewards_file and job.health.online_every:
+            scores = read_scores(job.rewards_file)
+            for slot, role in enumerate(job.roles):
+                found = scored_examples(self.data.examples[role], scores, job.health.online_rows)
+                if found is not None:
+                    probes[role] = Probe(slot, [self._row(example) for example in found[0]], found[1])
+        return OnlineHealth(job.health, probes)
+
     def _stop_if_not_finite(self, found: StepLosses) -> None:
         for slot, role in enumerate(self.job.roles):
             if not (torch.isfinite(found.total[slot]) and torch.isfinite(found.norms[slot])):
@@ -260,13 +290,16 @@ class _Run:
             sha = write_adapter(
                 Path(self.job.adapters_dir), self.bank.state(slot), self.job.lora, self.engine.base.source
             )
-            outcomes[role] = RoleOutcome.of(self.job, role, sha, len(self.data.examples[role]), self.losses[role])
+            outcomes[role] = RoleOutcome.of(
+                self.job, role, sha, len(self.data.examples[role]), self.losses[role], self.health.held.get(role)
+            )
         return outcomes
 
     def save(self) -> None:
-        """Checkpoint: masters, both Adam moments, step, losses."""
-        record = {"fingerprint": self.fingerprint, "losses": self.losses}
-        save_checkpoint(Path(self.job.run_dir), self.step, self.trio.state(), record)
+        """Checkpoint: masters, both Adam moments, step, losses, what the health gate remembers."""
+        record = {"fingerprint": self.fingerprint, "losses": self.losses, "health": self.health.record()}
+        before = {f"{_BEFORE}{name}": value for name, value in (self.health.before or {}).items()}
+        save_checkpoint(Path(self.job.run_dir), self.step, {**self.trio.state(), **before}, record)
 
     def resume(self) -> None:
         """Take over the newest checkpoint of this job, if there is one."""
@@ -274,7 +307,10 @@ class _Run:
         if found is None:
             return
         tensors, record = found
+        before = {name.removeprefix(_BEFORE): tensors[name] for name in tensors if name.startswith(_BEFORE)}
         self.trio.restore(tensors)
+        if "health" in record:
+            self.health.restore(record["health"], before or None)
         self.step = record["step"]
         self.losses = {role: record["losses"][role] for role in self.job.roles}
 

@@ -57,6 +57,10 @@ class HealthSettings(BaseModel):
     """The last update is taken back below this."""
     freeze_below: float = Field(0.20, ge=0, le=2)
     """Training is frozen below this."""
+    online_every: int = Field(10, ge=0)
+    """Steps from one online measurement to the next in a run of two channels with a reward model; 0: none."""
+    online_rows: int = Field(10, ge=4)
+    """Scored examples of a role that are asked online."""
     falling_runs: int = Field(3, ge=2)
     """Runs over which a falling index asks for smaller steps."""
     reduce_factor: float = Field(0.5, gt=0, lt=1)
@@ -130,6 +134,11 @@ def alignments(gradients: Tensor) -> Tensor:
     return (unit @ unit.t()).clamp(-1, 1)
 
 
+def varying_dimensions(rewards: Tensor) -> list[int]:
+    """Which of the D columns of (M, D) rewards vary at all."""
+    return [i for i in range(rewards.shape[1]) if float(rewards[:, i].std(correction=0)) > _FLAT]
+
+
 def dimensional_coherence(rows: Tensor, rewards: Tensor, names: Sequence[str]) -> Measured:
     """DCS = 2 / (N (N - 1)) Σ_{i<j} max(0, GDA(i, j)) over the N dimensions whose rewards vary.
 
@@ -137,7 +146,7 @@ def dimensional_coherence(rows: Tensor, rewards: Tensor, names: Sequence[str]) -
     is nothing to learn from, and it is 0.
     """
     rows, rewards = rows.double(), rewards.double()
-    kept = [i for i in range(rewards.shape[1]) if float(rewards[:, i].std(correction=0)) > _FLAT]
+    kept = varying_dimensions(rewards)
     if len(kept) < 2:
         return Measured(0.0, {"dimensions": [names[i] for i in kept]})
     cosines = alignments(dimension_gradients(rows, rewards[:, kept]))

@@ -123,15 +123,15 @@ class TrioStep:
                 tensors[f"{slot}.{name}"] = value
         return tensors
 
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over what :meth:`state` gave."""
-        with torch.no_grad():
-            self.bank.master.copy_(tensors["master"])
-        self.bank.round_to_compute()
-        for slot, (optimizer, parameter) in enumerate(zip(self._optimizers, self._parameters, strict=True)):
+    def restore(self, tensors: Mapping[str, Tensor], slots: Sequence[int] | None = None) -> None:
+        """Take over what :meth:`state` gave, of these slots only; none: all."""
+        for slot in range(self.bank.slots) if slots is None else slots:
+            with torch.no_grad():
+                self.bank.master[slot].copy_(tensors["master"][slot])
             prefix = f"{slot}."
-            optimizer.state[parameter] = {
+            self._optimizers[slot].state[self._parameters[slot]] = {
                 name.removeprefix(prefix): value.to(self.model.device)
                 for name, value in tensors.items()
                 if name.startswith(prefix)
             }
+        self.bank.round_to_compute()

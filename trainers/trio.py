@@ -12,6 +12,7 @@ from ledger.roles import Role
 from trainers.base import Base
 from trainers.config import ChannelSettings, LoraSettings, TrainSettings
 from trainers.generator import Generator
+from trainers.health import HealthSettings
 
 Channel = Literal["sft", "dpo"]
 
@@ -39,7 +40,10 @@ class TrioJob:
     preference_file: str | None = None
     """Parquet of the preference pairs to train on, all roles in one file; read in `dual` mode only."""
     rewards_file: str | None = None
-    """Parquet of a reward model's scores of examples (`curriculum.scores`); their weights are in `train_file`."""
+    """Parquet of a reward model's scores of examples (`curriculum.scores`); their weights are in `train_file`. The
+    online gate of a dual run asks the scored examples."""
+    health: HealthSettings = field(default_factory=HealthSettings)
+    """The online gate's bounds."""
 
     @property
     def steps(self) -> int:
@@ -81,9 +85,19 @@ class RoleOutcome:
     """Mean over the first up to ten steps of what is minimised: nats a token, or both channels together."""
     loss_end: float
     """Mean over the last up to ten steps."""
+    held: Mapping[str, int] = field(default_factory=dict)
+    """Updates that the online health gate did not let through, by what was done instead."""
 
     @classmethod
-    def of(cls, job: TrioJob, role: Role, adapter_sha: str, available: int, losses: Sequence[float]) -> RoleOutcome:
+    def of(
+        cls,
+        job: TrioJob,
+        role: Role,
+        adapter_sha: str,
+        available: int,
+        losses: Sequence[float],
+        held: Mapping[str, int] | None = None,
+    ) -> RoleOutcome:
         """The outcome of a finished job: `available` examples of the role were there, `losses` has every step's."""
         first, last = losses[:10], losses[-10:]
         return cls(
@@ -93,6 +107,7 @@ class RoleOutcome:
             examples=min(job.train.steps_of(role) * job.train.rows_of(role), available),
             loss_start=sum(first) / len(first),
             loss_end=sum(last) / len(last),
+            held=dict(held or {}),
         )
 
 
