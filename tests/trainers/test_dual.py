@@ -82,8 +82,8 @@ def test_a_slots_preference_loss_is_the_weighted_mean_over_its_own_pairs():
     batch = pack_pairs([rows(0, [4, 5], [6], 1.0), rows(0, [7], [8, 9], 3.0, 1.0), rows(2, [4], [5], 0.5)], CPU)
     log_probs = torch.tensor([-1.0, -2.0, -4.0, -1.0, -2.0, -3.0, -0.5, -0.25])
     assert margins(log_probs, batch).tolist() == [1.0, 4.0, -0.25]
-    assert pair_weight(batch, 3).tolist() == [4.0, 0.0, 0.5]
-    found = preference_losses(log_probs, batch, 3, pair_weight(batch, 3), beta=0.5)
+    assert pair_weight([batch], 3, CPU).tolist() == [4.0, 0.0, 0.5]
+    found = preference_losses(log_probs, batch, 3, pair_weight([batch], 3, CPU), beta=0.5)
     first, second, other = (math.log(1 + math.exp(-0.5 * m)) for m in (1.0, 3.0, -0.25))
     assert found.tolist() == pytest.approx([(first + 3 * second) / 4, 0.0, other], abs=1e-6)
 
