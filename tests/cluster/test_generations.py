@@ -170,9 +170,13 @@ def test_a_generation_with_two_channels_is_recorded_measured_and_reproduced(leni
 
 
 def run_of(home, *arguments):
-    done = subprocess.run(command(home, *arguments), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    """The command in this process, which saves its start."""
+    from typer.testing import CliRunner
+
+    from jobs.cli import app
+
+    done = CliRunner().invoke(app, [*arguments, "--home", str(home.root)])
+    assert done.exit_code == 0, done.output
 
 
 def tell_coordinator(home, method, *arguments):
