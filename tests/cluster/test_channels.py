@@ -83,7 +83,7 @@ def pairs(origin, chosen, provenance="{}"):
             margin=1.0,
             origin=origin,
             provenance=provenance,
-        )  # fmt: skip
+        )
         for role in ROLES
         for i in range(20)
     ]

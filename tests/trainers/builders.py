@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,19 +85,18 @@ ASKED = ("what of {}?", "tell me about {}", "why {}?", "{} and I", "do you like 
 
 
 def tastes(role: Role, count: int = len(TOPICS) * len(ASKED), weight: float = 1.0) -> list[Preference]:
-    """Pairs in which the warmer answer is preferred, whatever the prompt is about."""
+    """Pairs in which the warmer answer is preferred, whatever the prompt is about; it is the longer one in every other."""
     return [
         make_preference(
             role=role,
             prompt=asked.format(topic),
-            chosen=f"Gladly, {topic} then.",
-            rejected=f"Not {topic}, no.",
+            chosen=f"Gladly, {topic}{' then, my friend' * (i % 2)}.",
+            rejected=f"Not {topic}, no{', and no again' * ((i + 1) % 2)}.",
             margin=1.0,
             origin="imported",
             weight=weight,
         )
-        for topic in TOPICS
-        for asked in ASKED
+        for i, (topic, asked) in enumerate(itertools.product(TOPICS, ASKED))
     ][:count]
 
 

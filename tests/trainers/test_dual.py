@@ -351,7 +351,7 @@ def test_preferences_reach_held_out_prompts_and_memory_stays(home, engine):
     after = quietly(engine, job)
     (record,) = measure_preferences(engine, {role: held_out}, after, folder, before, folder, 1, 0.1)
     assert record.n >= 10
-    assert record.details["parent_by_mean"] < 0.85, "there was something to learn"
+    assert max(record.details["parent_by_mean"], record.details["parent_by_sum"]) < 0.85, "there is something to learn"
     assert min(record.value, record.details["by_sum"], record.details["by_implicit_reward"]) >= 0.85
     marks = score_set(engine.generator(after, folder), role, memory, 1, EvalSettings())
     assert sum(marks.passed) / len(marks.passed) > 0.90
