@@ -85,7 +85,7 @@ ASKED = ("what of {}?", "tell me about {}", "why {}?", "{} and I", "do you like 
 
 
 def tastes(role: Role, count: int = len(TOPICS) * len(ASKED), weight: float = 1.0) -> list[Preference]:
-    """Pairs in which the warmer answer is preferred, whatever the prompt is about; it is the longer one in every other."""
+    """Pairs in which the warm answer is preferred, whatever the prompt is about; every other time it is the longer."""
     return [
         make_preference(
             role=role,
