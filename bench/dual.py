@@ -46,6 +46,7 @@ WEIGHTS = ((1.0, 0.0), (0.8, 0.2), (0.5, 0.5), (0.2, 0.8), (0.0, 1.0))
 """(w_sft, w_pref) of the children."""
 
 TOPICS = ("rain", "bread", "trains", "moss", "clocks", "salt", "doors", "kites", "ink", "wool", "stones", "bells")
+WARM, CURT = ("Gladly", "Warmly", "Kindly"), ("Coldly", "Hardly", "Rudely")
 ASKED = ("what of {}?", "tell me about {}", "why {}?", "{} and I", "do you like {}?")
 
 
@@ -128,13 +129,13 @@ def measure(base: str, preferences: Path | None, beta: float) -> Path:
 
 
 def made_pairs() -> list[Preference]:
-    """Sixty prompts for each role, a warm answer preferred to a curt one; it is the longer one in every other pair."""
+    """Sixty prompts for each role, a warm answer preferred to a curt one of the same length."""
     return [
         make_preference(
             role=role,
             prompt=asked.format(topic),
-            chosen=f"Gladly, {topic}{' then, my friend' * (i % 2)}.",
-            rejected=f"Not {topic}, no{', and no again' * ((i + 1) % 2)}.",
+            chosen=f"{WARM[i % 3]}, {topic}.",
+            rejected=f"{CURT[i // 3 % 3]}, {topic}.",
             margin=1.0,
             origin="imported",
         )

@@ -81,17 +81,18 @@ def sums(role: Role, count: int, offset: int = 0) -> list[Example]:
 
 
 TOPICS = ("rain", "bread", "trains", "moss", "clocks", "salt", "doors", "kites", "ink", "wool", "stones", "bells")
+WARM, CURT = ("Gladly", "Warmly", "Kindly"), ("Coldly", "Hardly", "Rudely")
 ASKED = ("what of {}?", "tell me about {}", "why {}?", "{} and I", "do you like {}?")
 
 
 def tastes(role: Role, count: int = len(TOPICS) * len(ASKED), weight: float = 1.0) -> list[Preference]:
-    """Pairs in which the warm answer is preferred, whatever the prompt is about; every other time it is the longer."""
+    """Pairs in which the warm answer is preferred, whatever the prompt is about; both answers are equally long."""
     return [
         make_preference(
             role=role,
             prompt=asked.format(topic),
-            chosen=f"Gladly, {topic}{' then, my friend' * (i % 2)}.",
-            rejected=f"Not {topic}, no{', and no again' * ((i + 1) % 2)}.",
+            chosen=f"{WARM[i % 3]}, {topic}.",
+            rejected=f"{CURT[i // 3 % 3]}, {topic}.",
             margin=1.0,
             origin="imported",
             weight=weight,
