@@ -11,13 +11,10 @@ from cluster.request import GenerationRequest
 from curriculum.example import Example
 from curriculum.parquet import read_examples
 from curriculum.preference_sources import split_by_prompt
-from curriculum.preferences import Preference, freeze_preferences, read_preference_set
+from curriculum.preferences import Preference, freeze_preferences, provenance_of, read_preference_set
 from curriculum.reward import RewardOutput, example_weight
 from curriculum.scores import freeze_scores
 from ledger.home import Home
-
-_LABELLED = ("teacher", "rules")
-"""Origins of pairs whose weight a judge's own label gave."""
 
 Scorer = Callable[[Sequence[tuple[str, str]]], list[RewardOutput]]
 """Judges (prompt, answer) pairs."""
@@ -75,7 +72,7 @@ def is_judged(example: Example) -> bool:
 
 def weighed_pairs(pairs: Sequence[Preference], scorer: Scorer) -> list[Preference]:
     """Each pair with its weight times that of its chosen answer; pairs of labels have it already."""
-    asked = [pair for pair in pairs if pair.origin not in _LABELLED]
+    asked = [pair for pair in pairs if "teacher" not in provenance_of(pair)]
     scores = dict(zip((p.id for p in asked), scorer([(p.prompt, p.chosen) for p in asked]), strict=True))
     return [
         dataclasses.replace(pair, weight=pair.weight * example_weight(s.reward_intensity, s.safety_score))

@@ -138,5 +138,11 @@ def earlier_examples(home: Home, ledger: Ledger, lineage: str, head: int | None)
     """What the head's line was trained on as new data, for recall; None before the first accepted generation."""
     if head is None:
         return None
-    shas = {row.data_delta_sha for row in _line(ledger, lineage, head)}
-    return unique(example for sha in sorted(shas) for example in read_examples(home.data_file(sha)))
+    found: list[Example] = []
+    for row in sorted(_line(ledger, lineage, head), key=lambda row: row.data_delta_sha):
+        new = read_examples(home.data_file(row.data_delta_sha))
+        if row.rewards_sha:  # What the reward model kept from training nobody can be asked to remember.
+            trained = {example.id for example in read_examples(home.data_file(row.train_sha))}
+            new = [example for example in new if example.id in trained]
+        found += new
+    return unique(found)

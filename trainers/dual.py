@@ -47,9 +47,11 @@ class PackedPairs:
     """n packed pairs: rows 2i and 2i + 1 of `rows` are the chosen and the rejected answer of pair i."""
 
     rows: Packed
+    lengths: tuple[int, ...]  # answer tokens of each of the 2n rows
     slots: Tensor  # (n,) int64
     weights: Tensor  # (n,) float64
     reference: Tensor  # (n,) float64, the reference's margins
+    slot_weights: dict[int, float]  # sum of the weights of each slot's pairs
 
 
 def cut_pairs(pairs: Sequence[PairRows], parts: int) -> list[list[PairRows]]:
@@ -66,22 +68,27 @@ def pack_pairs(pairs: Sequence[PairRows], device: torch.device) -> PackedPairs:
     def doubles(values: list[float]) -> Tensor:
         return torch.tensor(values, dtype=torch.float64, device=device)
 
+    rows = [row for pair in pairs for row in (pair.chosen, pair.rejected)]
+    slot_weights: dict[int, float] = {}
+    for pair in pairs:
+        slot_weights[pair.slot] = slot_weights.get(pair.slot, 0.0) + pair.weight
     return PackedPairs(
         rows=pack([Group(pair.slot, [pair.chosen, pair.rejected]) for pair in pairs], device),
+        lengths=tuple(len(row.tokens) - row.prompt_len for row in rows),
         slots=torch.tensor([pair.slot for pair in pairs], device=device),
         weights=doubles([pair.weight for pair in pairs]),
         reference=doubles([pair.reference for pair in pairs]),
+        slot_weights=slot_weights,
     )
 
 
 def margins(log_probs: Tensor, batch: PackedPairs) -> Tensor:
     """(n,) float64: log-likelihood of each chosen answer less that of its rejected one; `log_probs` is (T,).
 
-    In float64, since both sums run to hundreds of nats and their difference is what is learned from.
+    In float64, since both sums run to hundreds of nats and their difference is what is learned from; row by row, since
+    a GPU's scattered sums have no fixed order.
     """
-    rows = len(batch.rows.row_slots)
-    sums = torch.zeros(rows, dtype=torch.float64, device=log_probs.device)
-    sums = sums.index_add(0, batch.rows.target_row, log_probs.double()).view(-1, 2)
+    sums = torch.stack([row.sum() for row in log_probs.double().split(batch.lengths)]).view(-1, 2)
     return sums[:, 0] - sums[:, 1]
 
 
@@ -96,11 +103,10 @@ def preference_losses(log_probs: Tensor, batch: PackedPairs, slots: int, slot_we
     return (sums / slot_weight.clamp_min(torch.finfo(torch.float64).tiny)).float()
 
 
-def pair_weight(batch: PackedPairs, slots: int) -> Tensor:
-    """(slots,) float64: sum of the weights of each slot's pairs."""
-    return torch.zeros(slots, dtype=torch.float64, device=batch.weights.device).index_add_(
-        0, batch.slots, batch.weights
-    )
+def pair_weight(batches: Sequence[PackedPairs], slots: int, device: torch.device) -> Tensor:
+    """(slots,) float64: sum of the weights of each slot's pairs in all batches."""
+    sums = [sum(batch.slot_weights.get(slot, 0.0) for batch in batches) for slot in range(slots)]
+    return torch.tensor(sums, dtype=torch.float64, device=device)
 
 
 def reference_margins(model: LeanModel, bank: AdapterBank, lanes: Lanes, pairs: Sequence[PairRows]) -> list[float]:

@@ -156,7 +156,7 @@ class _Run:
         self.trio = TrioStep(engine.model, bank, engine.lanes, job.train.weight_decay, job.train.beta2)
         self.step = 0
         self.losses: dict[Role, list[float]] = {role: [] for role in job.roles}
-        self.latest = _Latest({}, {})
+        self.channels: dict[Channel, dict[Role, float]] = {}
         self.rows: dict[str, Row] = {}
         self.shares = torch.tensor([data.shares[role] for role in job.roles], device=engine.device).t()
         self.pairs = self._pairs_with_reference()
@@ -195,9 +195,10 @@ class _Run:
             channels["sft"] = of(found.sft, [role for role in alive if shares[role][0]])
             channels["dpo"] = of(found.dpo, [role for role in alive if shares[role][1]])
         latest = _Latest(of(found.total, alive), channels)
-        self.latest = _Latest({**self.latest.total, **latest.total}, _over(self.latest.channels, channels))
         for role, loss in latest.total.items():
             self.losses[role].append(loss)
+        for channel, own in channels.items():
+            self.channels[channel] = {**self.channels.get(channel, {}), **own}
         self.step += 1
         return latest
 
@@ -323,7 +324,7 @@ def _progress(run: _Run, first: int, seconds: float) -> TrioProgress:
         step=run.step,
         steps=job.steps,
         losses={role: losses[-1] for role, losses in run.losses.items()},
-        channels=run.latest.channels,
+        channels=dict(run.channels),
         examples_per_s=done / seconds,
         seconds_left=seconds / done * left,
         role_steps={role: min(run.step, train.steps_of(role)) for role in job.roles},
@@ -334,10 +335,3 @@ def _progress(run: _Run, first: int, seconds: float) -> TrioProgress:
 def _named(what: str, items: Sequence[Example] | Sequence[Preference]) -> list[str]:
     """`examples a, b`, by the first characters of their ids; nothing if there are none."""
     return [f"{what} {', '.join(item.id[:12] for item in items)}"] if items else []
-
-
-def _over(
-    before: Mapping[Channel, Mapping[Role, float]], after: Mapping[Channel, Mapping[Role, float]]
-) -> dict[Channel, dict[Role, float]]:
-    """What is known of each channel, the newer value where there are two."""
-    return {channel: {**before.get(channel, {}), **own} for channel, own in after.items()}

@@ -266,9 +266,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     b, heads, s, d = q.shape
     key_heads = k.shape[1]
     scores = torch.matmul(q.reshape(b, key_heads, heads // key_heads * s, d), k.transpose(-1, -2))
-    scores = scores.view(b, heads, s, -1).float() * d**-0.5
+    scores = scores.view(b, heads, s, k.shape[2]).float() * d**-0.5
     weights = torch.softmax(scores if mask is None else scores + mask, -1).to(q.dtype)
-    return torch.matmul(weights.view(b, key_heads, heads // key_heads * s, -1), v).view(b, heads, s, d)
+    return torch.matmul(weights.view(b, key_heads, heads // key_heads * s, k.shape[2]), v).view(b, heads, s, d)
 
 
 class PackedAttention:

@@ -78,11 +78,9 @@ class TrioStep:
         slots, device = self.bank.slots, self.model.device
         while len(self._banks) < parts.lanes:
             self._banks.append(self.bank.beside())
-        tokens, pairs = torch.zeros(slots, device=device), torch.zeros(slots, dtype=torch.float64, device=device)
+        tokens, pairs = torch.zeros(slots, device=device), pair_weight(parts.pairs, slots, device)
         for batch in parts.sft:
             tokens += completion_weight(batch, slots)
-        for pair_batch in parts.pairs:
-            pairs += pair_weight(pair_batch, slots)
         shares = torch.ones(2, slots, device=device) if parts.shares is None else parts.shares
         work: list[Packed | PackedPairs] = [*parts.sft, *parts.pairs]
 

@@ -73,9 +73,17 @@ def a_request(home, preferences="", mode="dual"):
     return GenerationRequest(settings=settings, base=base, data=(), preferences=preferences)
 
 
-def pairs(origin, chosen):
+def pairs(origin, chosen, provenance="{}"):
     return [
-        make_preference(role=role, prompt=f"Question {i}?", chosen=chosen, rejected="No.", margin=1.0, origin=origin)
+        make_preference(
+            role=role,
+            prompt=f"Question {i}?",
+            chosen=chosen,
+            rejected="No.",
+            margin=1.0,
+            origin=origin,
+            provenance=provenance,
+        )
         for role in ROLES
         for i in range(20)
     ]
@@ -122,7 +130,11 @@ def test_an_unsafe_example_leaves_the_training_set_as_it_would_be_without_it(wit
 
 def test_pairs_are_split_by_prompt_weighed_and_frozen(with_model):
     home = with_model
-    every = [*pairs("imported", " ".join(KIND)), *pairs("valence", " ".join(HARSH)), *pairs("rules", "Yes.")]
+    every = [
+        *pairs("imported", " ".join(KIND)),
+        *pairs("valence", " ".join(HARSH)),
+        *pairs("rules", "Yes.", '{"teacher": "rules"}'),
+    ]
     delta_sha = freeze(even_numbers(0, 2), home)
     found = prepare_channels(home, a_request(home, freeze_preferences(every, home)), delta_sha, quiet)
     train, held_out = (read_preference_set(home.data_file(found.record[n])) for n in ("pref_sha", "pref_holdout_sha"))

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from curriculum.parquet import write_examples
+from curriculum.preferences import read_preference_set
 from ledger.errors import LunaError
 from ledger.home import Home
 from ledger.store import Ledger
@@ -136,6 +137,55 @@ def test_two_generations_are_judged_recorded_and_reproduced(lenient):
     assert len(list(home.adapters_dir.iterdir())) == 6
     assert not list(home.runs_dir.rglob("checkpoint-*"))
     assert list(home.runs_dir.rglob("events.out.tfevents*"))
+
+
+def test_a_generation_with_two_channels_is_recorded_measured_and_reproduced(lenient, tmp_path):
+    """Pairs of a file, of rule-made labels in the home, and of a correction; by the command, as a user would."""
+    from jobs.reproduce import reproduce
+    from tests.ledger.test_conversations import AT, a_turn
+
+    home = lenient
+    write_examples(home.inbox_dir, even_numbers(0, 150))
+    run_of(home, "teach", "label", "--teacher", "rules", "--limit", "40")
+    pairs = tmp_path / "pairs.jsonl"
+    lines = [{"prompt": f"{i} odd?", "chosen": "⊥", "rejected": "certainly"} for i in range(40)]
+    pairs.write_text("\n".join(map(json.dumps, lines)))
+    tell_coordinator(home, "add_turn", a_turn(1).model_dump())
+    tell_coordinator(home, "add_label", a_turn(1).id, {"correction": "a better answer", "at": AT})
+    run_of(home, "generation", "run", "--channels", "dual", "--preferences", str(pairs))
+    with Ledger.open(home) as ledger:
+        rows, evals = ledger.generation(0), ledger.evals(0)
+    train, held_out = (read_preference_set(home.data_file(sha)) for sha in (rows[0].pref_sha, rows[0].pref_holdout_sha))
+    assert {pair.origin for pair in train} == {"imported", "rules", "correction"}
+    assert not {pair.prompt for pair in train} & {pair.prompt for pair in held_out}
+    measured = {score.role: score for score in evals if score.eval == "preference_accuracy"}
+    for row in rows:
+        assert measured[row.role].n == sum(pair.role == row.role and pair.weight > 0 for pair in held_out)
+        assert measured[row.role].method == "pairs"
+    assert verify(home) == []
+    for recorded, found in reproduce(home, 0).values():
+        assert recorded == found
+    curves = "".join(path.read_bytes().decode(errors="ignore") for path in home.runs_dir.rglob("events.out.tfevents*"))
+    assert "loss_dpo/logical" in curves
+
+
+def run_of(home, *arguments):
+    """The command in this process, which saves its start."""
+    from typer.testing import CliRunner
+
+    from jobs.cli import app
+
+    done = CliRunner().invoke(app, [*arguments, "--home", str(home.root)])
+    assert done.exit_code == 0, done.output
+
+
+def tell_coordinator(home, method, *arguments):
+    from cluster.calls import answer
+    from cluster.coordinator import coordinator_for
+    from cluster.rig import connect
+
+    connect()
+    answer(getattr(coordinator_for(home), method).remote(*arguments))
 
 
 def test_a_rejected_generation_leaves_the_head_where_it_was(lenient):

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 
 from curriculum.render import render_prompt  # noqa: E402
 from ledger.roles import ROLES  # noqa: E402
-from tests.trainers.builders import LORA, make_home, make_job, random_base, sums, tiny_base  # noqa: E402
+from tests.trainers.builders import LORA, make_home, make_job, random_base, sums, tastes, tiny_base  # noqa: E402
 from trainers.base import load_base  # noqa: E402
 from trainers.config import TrainSettings  # noqa: E402
 from trainers.fused import FusedEngine  # noqa: E402
@@ -118,3 +118,15 @@ def test_a_paused_run_resumed_in_a_fresh_engine_equals_an_unbroken_one(home, eng
         engine.train(job, lambda progress: seen.append(progress.step), lambda: len(seen) == 4)
     resumed, _ = train(FusedEngine(engine.base, BF16, LORA, GPU), job)
     assert resumed == whole
+
+
+def test_two_channels_give_equal_bytes_twice_and_after_a_pause(home, engine):
+    pairs = [pair for role in ROLES for pair in tastes(role, 6)]
+    how = {"steps": 6, "dtype": "bfloat16", "pairs": pairs}
+    whole, losses = train(engine, make_job(home, run="dual-once", **how))
+    assert all(math.isfinite(loss) for step in losses for loss in step.values())
+    assert train(FusedEngine(engine.base, BF16, LORA, GPU), make_job(home, run="dual-twice", **how))[0] == whole
+    job, count = make_job(home, run="dual-halves", **how), iter(range(100))
+    with pytest.raises(Paused, match="step 3 of 6"):
+        engine.train(job, lambda _: None, lambda: next(count) == 3)
+    assert train(FusedEngine(engine.base, BF16, LORA, GPU), job)[0] == whole

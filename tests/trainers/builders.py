@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -80,23 +81,23 @@ def sums(role: Role, count: int, offset: int = 0) -> list[Example]:
 
 
 TOPICS = ("rain", "bread", "trains", "moss", "clocks", "salt", "doors", "kites", "ink", "wool", "stones", "bells")
+WARM, CURT = ("Gladly", "Warmly", "Kindly"), ("Coldly", "Hardly", "Rudely")
 ASKED = ("what of {}?", "tell me about {}", "why {}?", "{} and I", "do you like {}?")
 
 
 def tastes(role: Role, count: int = len(TOPICS) * len(ASKED), weight: float = 1.0) -> list[Preference]:
-    """Pairs in which the warmer answer is preferred, whatever the prompt is about."""
+    """Pairs in which the warm answer is preferred, whatever the prompt is about; both answers are equally long."""
     return [
         make_preference(
             role=role,
             prompt=asked.format(topic),
-            chosen=f"Gladly, {topic} then.",
-            rejected=f"Not {topic}, no.",
+            chosen=f"{WARM[i % 3]}, {topic}.",
+            rejected=f"{CURT[i // 3 % 3]}, {topic}.",
             margin=1.0,
             origin="imported",
             weight=weight,
         )
-        for topic in TOPICS
-        for asked in ASKED
+        for i, (topic, asked) in enumerate(itertools.product(TOPICS, ASKED))
     ][:count]
 
 

@@ -35,7 +35,7 @@ from trainers.trio import NonFiniteError, Paused
 from trainers.trl_engine import TrlEngine
 
 SETTINGS = TrainSettings(dtype="float32")
-PAIRS = [pair for role in ROLES for pair in tastes(role, 10)]
+PAIRS = [pair for role in ROLES for pair in tastes(role, 6)]
 
 weights = st.floats(0, 10, allow_nan=False).filter(lambda w: w == 0 or w > 1e-6)
 
@@ -82,8 +82,8 @@ def test_a_slots_preference_loss_is_the_weighted_mean_over_its_own_pairs():
     batch = pack_pairs([rows(0, [4, 5], [6], 1.0), rows(0, [7], [8, 9], 3.0, 1.0), rows(2, [4], [5], 0.5)], CPU)
     log_probs = torch.tensor([-1.0, -2.0, -4.0, -1.0, -2.0, -3.0, -0.5, -0.25])
     assert margins(log_probs, batch).tolist() == [1.0, 4.0, -0.25]
-    assert pair_weight(batch, 3).tolist() == [4.0, 0.0, 0.5]
-    found = preference_losses(log_probs, batch, 3, pair_weight(batch, 3), beta=0.5)
+    assert pair_weight([batch], 3, CPU).tolist() == [4.0, 0.0, 0.5]
+    found = preference_losses(log_probs, batch, 3, pair_weight([batch], 3, CPU), beta=0.5)
     first, second, other = (math.log(1 + math.exp(-0.5 * m)) for m in (1.0, 3.0, -0.25))
     assert found.tolist() == pytest.approx([(first + 3 * second) / 4, 0.0, other], abs=1e-6)
 
@@ -141,10 +141,10 @@ def test_a_pair_keeps_one_prompt_for_both_answers_when_it_is_cut(engine):
 # -- training ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_without_weight_on_preferences_the_bytes_are_those_of_examples_alone(home, engine, parents, threads):
+@pytest.mark.parametrize(("threads", "rows"), [(1, 4), (2, 24)], ids=["whole", "in lanes"])
+def test_without_weight_on_preferences_the_bytes_are_those_of_examples_alone(home, engine, parents, threads, rows):
     own = FusedEngine(engine.base, SETTINGS.model_copy(update={"threads": threads}), LORA, CPU)
-    how = {"steps": 4, "rows": 24, "parents": parents, "threads": threads}
+    how = {"steps": 2, "rows": rows, "parents": parents, "threads": threads}
     alone = quietly(own, make_job(home, run=f"sft-{threads}", **how))
     both = make_job(home, run=f"dual-{threads}", pairs=PAIRS, channels={"w_sft": 0.3, "w_pref": 0.0}, **how)
     assert quietly(own, both) == alone
@@ -244,10 +244,10 @@ def test_both_channels_add_up_by_their_shares(home, engine, parents):
 def test_pairs_of_weight_zero_leave_the_bytes_as_they_are(home, engine, parents):
     unsafe = [pair for role in ROLES for pair in tastes(role, 60, weight=0.0)[40:]]
     mixed = sorted([*PAIRS, *unsafe], key=lambda pair: pair.id)
-    without = quietly(engine, make_job(home, steps=4, run="safe", parents=parents, pairs=sorted(PAIRS, key=_id)))
-    assert quietly(engine, make_job(home, steps=4, run="unsafe", parents=parents, pairs=mixed)) == without
-    only_unsafe = quietly(engine, make_job(home, steps=4, run="only-unsafe", parents=parents, pairs=unsafe))
-    assert only_unsafe == quietly(engine, make_job(home, steps=4, run="no-pairs", parents=parents))
+    without = quietly(engine, make_job(home, steps=2, run="safe", parents=parents, pairs=sorted(PAIRS, key=_id)))
+    assert quietly(engine, make_job(home, steps=2, run="unsafe", parents=parents, pairs=mixed)) == without
+    only_unsafe = quietly(engine, make_job(home, steps=2, run="only-unsafe", parents=parents, pairs=unsafe))
+    assert only_unsafe == quietly(engine, make_job(home, steps=2, run="no-pairs", parents=parents))
 
 
 def _id(pair):
@@ -288,15 +288,15 @@ def test_a_heavier_pair_pulls_harder(home, engine):
 
 
 def test_a_dual_run_stopped_and_resumed_in_a_fresh_engine_equals_an_unbroken_one(home, engine, parents):
-    whole = quietly(engine, make_job(home, steps=6, run="dual-whole", parents=parents, pairs=PAIRS))
-    job, count = make_job(home, steps=6, run="dual-halves", parents=parents, pairs=PAIRS), iter(range(100))
-    with pytest.raises(Paused, match="step 3 of 6"):
-        engine.train(job, lambda _: None, lambda: next(count) == 3)
+    whole = quietly(engine, make_job(home, steps=4, run="dual-whole", parents=parents, pairs=PAIRS))
+    job, count = make_job(home, steps=4, run="dual-halves", parents=parents, pairs=PAIRS), iter(range(100))
+    with pytest.raises(Paused, match="step 2 of 4"):
+        engine.train(job, lambda _: None, lambda: next(count) == 2)
     assert quietly(FusedEngine(engine.base, SETTINGS, LORA, CPU), job) == whole
 
 
 def test_parts_and_lanes_give_the_gradient_of_one_pass(home, engine, parents):
-    how = {"steps": 3, "parents": parents, "pairs": PAIRS, "channels": {"pairs": 7}}
+    how = {"steps": 2, "parents": parents, "pairs": PAIRS, "channels": {"pairs": 6}}
     one = quietly(engine, make_job(home, run="dual-one", **how))
     parts = quietly(engine, make_job(home, run="dual-parts", accumulation=3, **how))
     two = FusedEngine(engine.base, SETTINGS.model_copy(update={"threads": 2}), LORA, CPU)
@@ -316,7 +316,7 @@ def test_a_loss_that_is_not_finite_names_examples_and_pairs(home, engine, parent
     job = make_job(home, steps=2, run="nan", roles=("logical",), parents={"logical": "e" * 64}, pairs=PAIRS)
     with pytest.raises(NonFiniteError, match=r"examples \w{12}.* and preference pairs \w{12}") as caught:
         quietly(engine, job)
-    assert PAIRS[10].id[:12] in str(caught.value)
+    assert PAIRS[6].id[:12] in str(caught.value)
 
 
 def test_the_trl_engine_refuses_pairs_and_names_the_way_out(home, engine):
@@ -338,23 +338,23 @@ def test_pairs_do_not_touch_the_fingerprint_of_a_run_on_examples_alone(home):
 
 
 def test_preferences_reach_held_out_prompts_and_memory_stays(home, engine):
-    """The bar: chosen beats rejected by likelihood on 0.85 of held-out pairs, recall stays above 0.90."""
-    memory = [example for role in ROLES for example in sums(role, 24)]
-    before = quietly(engine, make_job(home, steps=150, run="memory", examples=memory, lr=5e-3, rows=8))
-    train, held_out = split_by_prompt([pair for role in ROLES for pair in tastes(role)], 20)
+    """The bar: chosen beats rejected by likelihood on 0.85 of held-out pairs, recall stays above 0.90.
+
+    One role, for time's sake; `python -m bench.dual` measures all three with several weights.
+    """
+    role, folder = "dialectical", home.adapters_dir
+    memory, how = sums(role, 20), {"roles": (role,), "rows": 8}
+    before = quietly(engine, make_job(home, steps=110, run="memory", examples=memory, lr=5e-3, **how))
+    train, held_out = split_by_prompt(tastes(role), 20)
     assert {pair.prompt for pair in train}.isdisjoint(pair.prompt for pair in held_out)
-    job = make_job(home, steps=60, run="bar", examples=memory, parents=before, pairs=train, lr=2e-3, rows=8)
+    job = make_job(home, steps=40, run="bar", examples=memory, parents=before, pairs=train, lr=2e-3, **how)
     after = quietly(engine, job)
-    generator = engine.generator(after, home.adapters_dir)
-    by_role = {role: [pair for pair in held_out if pair.role == role] for role in ROLES}
-    folder = home.adapters_dir
-    for record in measure_preferences(engine, by_role, after, folder, before, folder, 1, 0.1):
-        assert record.n >= 8
-        assert record.value >= 0.85, record
-        assert record.details["by_sum"] >= 0.85
-        assert record.details["by_implicit_reward"] >= 0.85
-        marks = score_set(generator, record.role, sums(record.role, 24), 1, EvalSettings())
-        assert sum(marks.passed) / len(marks.passed) > 0.90
+    (record,) = measure_preferences(engine, {role: held_out}, after, folder, before, folder, 1, 0.1)
+    assert record.n >= 10
+    assert max(record.details["parent_by_mean"], record.details["parent_by_sum"]) < 0.85, "there is something to learn"
+    assert min(record.value, record.details["by_sum"], record.details["by_implicit_reward"]) >= 0.85
+    marks = score_set(engine.generator(after, folder), role, memory, 1, EvalSettings())
+    assert sum(marks.passed) / len(marks.passed) > 0.90
 
 
 def test_preference_accuracy_counts_pairs_three_ways_and_ties_for_nobody():
