@@ -72,7 +72,9 @@ def read_regression_prompts(path: Path | None = None) -> list[RegressionPrompt]:
     found = []
     for name, table in tables.items():
         try:
-            found.append(RegressionPrompt.model_validate({**table, "id": name} if isinstance(table, dict) else table))
+            found.append(
+                RegressionPrompt.model_validate({**table, "id": name} if isinstance(table, dict) else {"id": name})
+            )
         except ValidationError as error:
             mistake = error.errors()[0]
             where = ".".join(map(str, (name, *mistake["loc"])))

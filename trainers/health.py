@@ -22,6 +22,9 @@ from ledger.records import Fraction
 WEIGHTS: dict[str, float] = {"dcs": 0.25, "gvs": 0.15, "mss": 0.25, "cdrs": 0.20, "lrps": 0.15}
 """Share of each component in the index."""
 
+_SMALL_LOSS = 0.05
+"""Nats a token below which an answer's curvature is not made larger by its loss being small."""
+
 _FLAT = 1e-6
 """A standard deviation below this is none: the values do not vary."""
 
@@ -35,22 +38,22 @@ class HealthSettings(BaseModel):
     """Whether a measured index decides over acceptance; off, it is measured and stored only."""
     rhi_min: Fraction = 0.70
     """The index of every role must be above this."""
-    prompts: int = Field(20, ge=10)
+    prompts: int = Field(15, ge=10)
     """Seed prompts that a candidate answers, spread evenly over their categories."""
-    answer_tokens: int = Field(24, ge=4)
+    answer_tokens: int = Field(20, ge=4)
     """Longest answer to a probe prompt."""
     seed: int = Field(20_260_301, ge=0)
     """Draws the prompts and the signs of the sketch; fixed, so that generations are asked the same."""
     sketch: int = Field(2048, ge=64)
     """Numbers that a row's gradient is reduced to; a cosine of two sketches is off by about 1 / sqrt(sketch)."""
-    micro_batches: int = Field(5, ge=2)
-    """Parts that the answers are dealt into for the gradient's variance."""
+    micro_batches: int = Field(15, ge=2)
+    """Parts that the answers are dealt into for the gradient's variance; 15 of 15 makes each answer one."""
     layer_share: float = Field(0.5, gt=0, le=1)
     """Depth of the states that are compared with the parent's: 0.5 is after half of the blocks."""
-    noise_half: float = Field(2.0, gt=0)
-    """Calibration of GVS: variance over squared norm of the micro-batches' gradient at which it is one half."""
-    curvature_half: float = Field(1.0, gt=0)
-    """Calibration of MSS: spread of the curvature over the mean loss at which its curvature part is one half."""
+    noise_half: float = Field(0.5, gt=0)
+    """Calibration of GVS: variance over squared mean norm of the micro-batches' gradients at which it is one half."""
+    curvature_half: float = Field(2.0, gt=0)
+    """Calibration of MSS: spread of the answers' relative curvatures at which its part is one half."""
     skip_below: float = Field(0.50, ge=0, le=2)
     """An update is skipped where DCS + GVS is below this; a frozen run goes on once it is reached again."""
     roll_back_below: float = Field(0.30, ge=0, le=2)
@@ -173,19 +176,20 @@ def micro_batch_gradients(rows: Tensor, batches: int) -> Tensor:
 
 
 def gradient_stability(batches: Tensor, noise_half: float) -> Measured:
-    """GVS = 1 / (1 + noise / noise_half), noise = mean_b |g_b - ḡ|² / |ḡ|², over micro-batch gradients (B, K).
+    """GVS = 1 / (1 + noise / noise_half), noise = mean_b |g_b - ḡ|² / (mean_b |g_b|)², over micro-batches (B, K).
 
-    The ratio is the gradient noise scale (McCandlish et al., 2018): whatever the size of gradients, 0 where all batches
-    agree and about B - 1 where they have nothing in common or one outweighs the rest. Not finite or all zero: 0.
+    The variance relative to the squared mean norm, whatever the gradients' size: 0 where all batches agree, just below
+    1 where they have nothing in common, and up to B - 1 where a few explode beside the rest. Not finite or all zero: 0.
     """
     batches = batches.double()
-    mean = batches.mean(0)
-    signal = float(mean.square().sum())
-    variance = float((batches - mean).square().sum(1).mean())
-    if not (math.isfinite(signal) and math.isfinite(variance)) or signal <= 0:
-        return Measured(0.0, {"noise": None, "mean_norm": None})
-    noise = variance / signal
-    return Measured(_unit(1 / (1 + noise / noise_half)), {"noise": noise, "mean_norm": math.sqrt(signal)})
+    norms = batches.norm(dim=1)
+    size = float(norms.mean()) ** 2
+    variance = float((batches - batches.mean(0)).square().sum(1).mean())
+    if not (math.isfinite(size) and math.isfinite(variance)) or size <= 0:
+        return Measured(0.0, {"noise": None, "mean_norm": None, "largest_norm": None})
+    noise = variance / size
+    found = {"noise": noise, "mean_norm": math.sqrt(size), "largest_norm": float(norms.max())}
+    return Measured(_unit(1 / (1 + noise / noise_half)), found)
 
 
 # -- MSS ---------------------------------------------------------------------------------------------------------
@@ -199,32 +203,31 @@ def dissimilarities(states: Tensor) -> Tensor:
     return 1 - (unit @ unit.t())[first, second]
 
 
-def manifold_stability(
-    before: Tensor, after: Tensor, curvatures: Tensor, losses: Tensor, curvature_half: float
-) -> Measured:
+def manifold_stability(before: Tensor, after: Tensor, losses: Sequence[Tensor], curvature_half: float) -> Measured:
     """MSS = sqrt(RDM correlation · curvature part).
 
     The first factor is the correlation (at least 0) between the dissimilarities of the probe prompts for the parent and
     for the child (Kriegeskorte et al., 2008). The second is 1 / (1 + (spread / curvature_half)²), spread the standard
-    deviation of the answers' curvatures along the way from parent to child over their mean loss.
+    deviation of the answers' relative curvatures along the straight way from parent to child.
 
     Args:
         before: (M, width) states of the parent.
         after: (M, width) states of the child.
-        curvatures: (M,) second difference of each answer's loss along the way, see `curvature`.
-        losses: (M,) the answers' losses for the child, nats a token.
+        losses: the answers' losses (M,) for the parent, half-way and for the child, nats a token.
     """
     kept = max(0.0, correlation(dissimilarities(before), dissimilarities(after)))
-    spread = float(curvatures.double().std(correction=0) / losses.double().mean().abs().clamp_min(1e-3))
+    spread = float(relative_curvature(*(loss.double() for loss in losses)).std(correction=0))
     smooth = 1 / (1 + (spread / curvature_half) ** 2) if math.isfinite(spread) else 0.0
     return Measured(
         _unit(math.sqrt(kept * smooth)), {"rdm_correlation": kept, "curvature_part": smooth, "curvature_spread": spread}
     )
 
 
-def curvature(parent: Tensor, middle: Tensor, child: Tensor) -> Tensor:
-    """Second difference of losses at 0, 1/2 and 1 of the straight way from parent to child: 4 (L0 - 2 L½ + L1)."""
-    return 4 * (parent - 2 * middle + child)
+def relative_curvature(parent: Tensor, middle: Tensor, child: Tensor) -> Tensor:
+    """(M,) second differences of losses at 0, 1/2 and 1 of the straight way from parent to child, 4 (L0 - 2 L½ + L1),
+    each over its answer's mean loss on that way: a few surprising answers do not outweigh the rest. In [-24, 12]."""
+    mean = (parent + middle + child) / 3
+    return 4 * (parent - 2 * middle + child) / mean.clamp_min(_SMALL_LOSS)
 
 
 # -- CDRS --------------------------------------------------------------------------------------------------------

@@ -34,7 +34,6 @@ from trainers.health import (
     HealthSettings,
     Measured,
     cross_domain_stability,
-    curvature,
     dimensional_coherence,
     gradient_stability,
     local_agreement,
@@ -51,7 +50,7 @@ PARENT, MIDDLE, CHILD = 0, 1, 2
 BEGINNINGS = (1 / 3, 2 / 3)
 """Shares of an answer's words whose rewards are the local ones."""
 
-_ROWS_AT_ONCE = 5
+_ROWS_AT_ONCE = 4
 """Answers whose gradients are taken in one backward, each in a slot of its own: more costs memory, fewer time."""
 
 
@@ -128,14 +127,14 @@ def measure_role(engine: FusedEngine, plan: HealthPlan, judge: Judge, settings: 
 
     judged = judge_answers(judge, [probe.text for probe in probes], answers)
     rows = [answer_row(engine.tokenizer, prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
-    gradients = row_gradients(engine, tensors[CHILD], rows, settings)
+    gradients, child_losses = row_gradients(engine, tensors[CHILD], rows, settings)
     states = [prompt_states(engine, bank, slot, prompts, settings.layer_share) for slot in (PARENT, CHILD)]
-    losses = [row_losses(engine.model, bank, slot, rows, engine.lanes) for slot in (PARENT, MIDDLE, CHILD)]
+    losses = [row_losses(engine.model, bank, slot, rows, engine.lanes) for slot in (PARENT, MIDDLE)]
 
     found: dict[str, Measured] = {
         "dcs": dimensional_coherence(gradients, judged.rewards, DIMENSIONS),
         "gvs": gradient_stability(micro_batch_gradients(gradients, settings.micro_batches), settings.noise_half),
-        "mss": manifold_stability(states[0], states[1], curvature(*losses), losses[2], settings.curvature_half),
+        "mss": manifold_stability(states[0], states[1], [*losses, child_losses], settings.curvature_half),
         "cdrs": cross_domain_stability(
             judged.rewards, judged.wholes, judged.again, [probe.category for probe in probes], judged.scalar_given
         ),
@@ -259,8 +258,8 @@ class Sketch:
 
 def row_gradients(
     engine: FusedEngine, adapter: Mapping[str, Tensor], rows: Sequence[Row], settings: HealthSettings
-) -> Tensor:
-    """(M, sketch): sketches of the gradients of each row's mean loss by the adapter's parameters."""
+) -> tuple[Tensor, Tensor]:
+    """Sketches (M, sketch) of the gradients of each row's mean loss by the adapter's numbers, and the losses (M,)."""
     at_once = min(_ROWS_AT_ONCE, len(rows))
     bank = engine_bank(engine, at_once, trainable=True)
     for slot in range(at_once):
@@ -270,20 +269,24 @@ def row_gradients(
     lanes = engine.lanes.count if len(chunks) > 1 else 1
     banks = [bank, *(bank.beside() for _ in range(lanes - 1))]
 
-    def lane(number: int) -> list[Tensor]:
+    def lane(number: int) -> list[tuple[Tensor, Tensor]]:
         return [_chunk_gradients(engine, banks[number], chunk, sketch) for chunk in chunks[number::lanes]]
 
     found = engine.lanes.map(lane, range(lanes))
-    return torch.cat([found[number % lanes][number // lanes] for number in range(len(chunks))])
+    in_order = [found[number % lanes][number // lanes] for number in range(len(chunks))]
+    return torch.cat([sketches for sketches, _ in in_order]), torch.cat([losses for _, losses in in_order])
 
 
-def _chunk_gradients(engine: FusedEngine, bank: AdapterBank, rows: Sequence[Row], sketch: Sketch) -> Tensor:
+def _chunk_gradients(
+    engine: FusedEngine, bank: AdapterBank, rows: Sequence[Row], sketch: Sketch
+) -> tuple[Tensor, Tensor]:
     """Each row in a slot of its own, with the same adapter, so that one backward keeps their gradients apart."""
     bank.grad.zero_()
     batch = pack([Group(slot, [row]) for slot, row in enumerate(rows)], engine.device)
     with torch.enable_grad():
-        (-_row_means(engine.model.log_probs(batch, bank), batch.target_row, len(rows))).sum().backward()
-    return sketch(bank.grad[: len(rows)])
+        losses = -_row_means(engine.model.log_probs(batch, bank), batch.target_row, len(rows))
+        losses.sum().backward()
+    return sketch(bank.grad[: len(rows)]), losses.detach().cpu()
 
 
 def _row_means(log_probs: Tensor, target_row: Tensor, rows: int) -> Tensor:
