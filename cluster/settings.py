@@ -10,11 +10,13 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from curriculum.teacher_settings import TeacherSettings
+from ledger.cadence import CadenceSettings
 from ledger.errors import LunaError
 from ledger.files import sha256_json, write_atomic
 from ledger.gates import GateSettings
 from ledger.home import Home
 from ledger.interpolation import InterpolationSettings
+from ledger.karma import KarmaSettings
 from ledger.stop_rule import StopRuleSettings
 from serving.settings import ServingSettings
 from trainers.config import BaseSettings, LoraSettings, RewardSettings, TrainSettings
@@ -54,10 +56,13 @@ class Settings(BaseModel):
     reward: RewardSettings = RewardSettings()
     serving: ServingSettings = ServingSettings()
     teacher: TeacherSettings = TeacherSettings()
+    karma: KarmaSettings = KarmaSettings()
+    cadence: CadenceSettings = CadenceSettings()
 
     def sha(self) -> str:
-        """The ledger's `config_sha`: of what decides a generation, which teacher, reward model and serving do not."""
-        return sha256_json(self.model_dump(mode="json", exclude={"reward", "serving", "teacher"}))
+        """The ledger's `config_sha`: of what decides a generation, which the tables left out here do not."""
+        beside = {"reward", "serving", "teacher", "karma", "cadence"}
+        return sha256_json(self.model_dump(mode="json", exclude=beside))
 
 
 def profiles() -> list[str]:

@@ -62,14 +62,14 @@ def init(
 
 @app.command()
 def status(json_: bool = JSON_OPTION, home: Path | None = HOME_OPTION) -> None:
-    """Head, age, the last generation's gates, and what runs now."""
+    """Head, age, karma, what is new, the last generation's gates, and what runs now."""
     from jobs.show import print_status
-    from jobs.status import running_now
+    from jobs.status import growth, running_now
 
     with friendly_errors():
         place = resolve_home(home)
         running, dashboard = running_now(place)
-        print_status(place, running, dashboard, out, json_)
+        print_status(place, running, dashboard, growth(place), out, json_)
 
 
 @app.command()
