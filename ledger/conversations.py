@@ -136,7 +136,7 @@ class Conversations(Database):
             settle(connection, turn_id, karma, label.at)
 
     def add_scores(self, scores: Sequence[Score], karma: KarmaSettings = KarmaSettings()) -> None:
-        """Store what a reward model made of answers, and what they earn by it. Answers deleted meanwhile are left out."""
+        """Store what a reward model made of answers, and what they earn. Answers deleted meanwhile are left out."""
         with self._writing() as connection:
             for score in scores:
                 insert_score(connection, score)
@@ -146,7 +146,7 @@ class Conversations(Database):
         """Whole answers without a score, oldest first, at most so many."""
         with self._reading() as connection:
             rows = connection.execute(
-                f"SELECT {', '.join(_TURN_FIELDS)} FROM turns WHERE finish_reason != 'aborted' AND trim(answer) != '' "
+                f"SELECT {', '.join(_TURN_FIELDS)} FROM turns WHERE {_WHOLE} "
                 "AND id NOT IN (SELECT turn_id FROM scores) ORDER BY number LIMIT ?",
                 (most,),
             ).fetchall()
@@ -166,8 +166,8 @@ class Conversations(Database):
         """Whole answers of a lineage's voices since its newest generation was accepted, oldest first."""
         with self._reading() as connection:
             rows = connection.execute(
-                f"{_SELECT} WHERE lineage = ? AND turns.number > ? AND role != 'base' AND finish_reason != 'aborted' "
-                "AND trim(answer) != '' ORDER BY turns.number",
+                f"{_SELECT} WHERE lineage = ? AND turns.number > ? AND role != 'base' AND {_WHOLE} "
+                "ORDER BY turns.number",
                 (lineage, last_acceptance(connection, lineage)[0]),
             ).fetchall()
         return [_labelled(row) for row in rows]
@@ -199,6 +199,7 @@ class Conversations(Database):
             return int(connection.execute("SELECT count(*) FROM turns").fetchone()[0])
 
 
+_WHOLE = "finish_reason != 'aborted' AND trim(answer, char(9, 10, 11, 12, 13, 32)) != ''"
 _SELECTED = ", ".join(
     [
         *(f"turns.{name}" for name in _TURN_FIELDS),

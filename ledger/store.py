@@ -102,7 +102,8 @@ class Ledger(RunJournal, Conversations):
     ) -> None:
         """Record a judged generation, its scores, the head's move and a stop: in one transaction, or nothing.
 
-        An accepted generation that becomes the head sets karma back to 0. Then the CSV is derived. Recording the same generation again, as a restart may, adds nothing.
+        An accepted generation that becomes the head sets karma back to 0. Then the CSV is derived. Recording the same
+        generation again, as a restart may, adds nothing.
 
         Raises:
             LunaError: if the judgement does not fit the lineage, or the disk refuses.

@@ -23,10 +23,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from ledger.clock import utc_now
-from ledger.conversations import Heading, Label, LabelledTurn, Level, Turn, TurnId, Voice
+from ledger.conversations import Heading, Label, LabelledTurn, Level, Turn, Voice
 from ledger.errors import LunaError
 from ledger.gates import GateSettings
 from ledger.home import Home
+from ledger.records import TurnId
 from ledger.scores import Score
 from ledger.store import Ledger
 from serving.engine import Sampling

@@ -111,9 +111,7 @@ def reward_answer(judged: Judged) -> RewardAnswer:
 def score_of(turn_id: str, judged: Judged) -> Score:
     """A judgement as it is stored."""
     values = judged.reward.model_dump()
-    return Score(
-        turn_id=turn_id, model=judged.model, **values, gate=gate(judged.reward.safety_score), at=utc_now()
-    )
+    return Score(turn_id=turn_id, model=judged.model, **values, gate=gate(judged.reward.safety_score), at=utc_now())
 
 
 def worth_scoring(turn: Turn) -> bool:

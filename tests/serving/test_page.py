@@ -159,8 +159,8 @@ def test_a_label_and_a_correction_are_saved_at_once_and_shown_after_a_reload(pag
     page.reload()
     answer = page.locator("article")
     expect(answer.get_by_role("radio", name="+1, good")).to_be_checked()
-    expect(answer.locator("summary")).to_contain_text("arousal high, social broadcast low, corrected")
-    answer.locator("summary").click()
+    expect(answer.locator(".label summary")).to_contain_text("arousal high, social broadcast low, corrected")
+    answer.locator(".label summary").click()
     expect(answer.get_by_role("group", name=re.compile("^Arousal")).get_by_role("radio", name="high")).to_be_checked()
     expect(answer.get_by_label("What it should have said")).to_have_value("Hello,\nyou.")
 
@@ -177,7 +177,7 @@ def test_markup_is_shown_as_text_and_never_executed(page, served):
     page.unroute("**/generate")
     assert page.locator(".said .text").text_content() == MARKUP
     assert answer.locator(".text").text_content() == MARKUP
-    answer.locator("summary").click()
+    answer.locator(".label summary").click()
     answer.get_by_label("What it should have said").fill(MARKUP)
     answer.get_by_role("button", name="Save correction").click()
     expect(answer.get_by_role("status")).to_have_text("Saved")
