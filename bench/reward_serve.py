@@ -3,7 +3,8 @@
     luna serve && python -m bench.reward_serve [--seconds 10] [--turns 3]
 
 In turns: pairs scored in batches as the settings say, one after another (batches of one), and eight pairs to a request.
-The clients run on the same machine. The home needs a reward model (`luna reward train`).
+The clients run on the same machine. The home needs a reward model (`luna reward train`), and [serving]
+requests_per_minute = 1000000.
 """
 
 from __future__ import annotations
@@ -30,10 +31,13 @@ from serving import app
 
 CLIENTS, TOKENS, MANY = 16, 128, 8
 WARM_S = 2.0
-WORDS = (
-    "I hear that you are worried and you could write to her tonight or wait until she feels ready what would help "
-    "now maybe the silence means anger or only an empty battery nobody can know so leave some room and stay kind"
-).split()
+SENTENCES = (
+    "I hear that you are worried.",
+    "You could write to her tonight, or wait until she feels ready.",
+    "What would help now?",
+    "Maybe the silence means anger, or only an empty battery; nobody can know.",
+    "Leave some room and stay kind.",
+)
 
 
 @dataclass
@@ -86,7 +90,7 @@ def answers(home: Home) -> Iterator[str]:
     tokenizer = AutoTokenizer.from_pretrained(current_model(home) / ENCODER_FOLDER)
     draw, found = random.Random(1), []
     while len(found) < 256:
-        ids = tokenizer(" ".join(draw.choices(WORDS, k=160)), add_special_tokens=False)["input_ids"][:TOKENS]
+        ids = tokenizer(" ".join(draw.choices(SENTENCES, k=40)), add_special_tokens=False)["input_ids"][:TOKENS]
         found.append(tokenizer.decode(ids))
     return itertools.cycle(found)
 
@@ -132,8 +136,10 @@ def report(cases: list[Case], arguments: argparse.Namespace) -> None:
         )
     ratio = statistics.median(cases[0].rates) / statistics.median(cases[1].rates)
     notes = [
-        f"POST /reward by {CLIENTS} clients on the same machine, answers of {TOKENS} tokens and a prompt of 12, "
-        f"{arguments.turns} turns of {arguments.seconds:g} s each after {WARM_S:g} s",
+        (
+            f"POST /reward by {CLIENTS} clients on the same machine, answers of {TOKENS} tokens and a prompt of 12, "
+            f"{arguments.turns} turns of {arguments.seconds:g} s each after {WARM_S:g} s"
+        ),
         f"batching: {ratio:.2f} times the pairs a second of batches of 1",
     ]
     header = ["", "pairs/s, median", "range", "request ms, p50", "p95", "p99"]
