@@ -9,13 +9,16 @@ from rich.console import Console
 
 from jobs.context import resolve_home
 from jobs.demo import print_closing
+from jobs.demo_reward import print_reward
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "demo.svg"
 
 
 def main() -> None:
     console = Console(record=True, width=118, file=io.StringIO(), highlight=False)
-    print_closing(resolve_home(None), None, console)
+    home = resolve_home(None)
+    print_reward(home, console)
+    print_closing(home, None, console)
     console.save_svg(str(TARGET), title="luna demo")
     print(f"wrote {TARGET}")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from jobs import curriculum, reward, teach
+from jobs import age_up, curriculum, reward, teach
 from jobs.context import ADDRESS_OPTION, HOME_OPTION, JSON_OPTION, friendly_errors, gen_number, out, resolve_home, say
 from ledger.errors import LunaError
 
@@ -84,6 +84,9 @@ def submit(
 
     with friendly_errors():
         raise typer.Exit(submit_job(job, arguments or [], address, resolve_home(home)))
+
+
+app.command("age-up")(age_up.main)
 
 
 @app.command()

@@ -5,6 +5,8 @@
     G2  what each role is for: what-ifs, arguments, synthesis, tools, warmth
     G3  answers in a corporate voice, which the style gate must reject
 
+At the end a reward model is distilled from the offline teacher and looks at an answer before and after.
+
 Every step is an ordinary generation through the coordinator, so an interrupted demo goes on where it was, and a
 finished one shows its record.
 """
@@ -51,6 +53,7 @@ def run_demo(home: Home, profile: str, address: str | None, fresh: bool) -> None
     Raises:
         LunaError: the home belongs to another profile, or a generation could not finish.
     """
+    from jobs.demo_reward import print_reward, raise_reward_model
     from jobs.generation import raise_generation
     from jobs.start import make_home
 
@@ -68,6 +71,8 @@ def run_demo(home: Home, profile: str, address: str | None, fresh: bool) -> None
         say(f"G{result['gen_id']}: {result['verdict']} ({result['reason']})")
         if result["stopped"]:
             say(result["stopped"])
+    raise_reward_model(home)
+    print_reward(home, out)
     print_closing(home, time.monotonic() - started)
 
 

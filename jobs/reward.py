@@ -40,19 +40,11 @@ def train(
     home: Path | None = HOME_OPTION,
 ) -> None:
     """Train a reward model on labels, with a fifth of the prompts held out, and put it to use."""
-    from trainers.reward_model import make_current
-    from trainers.reward_train import train_reward_model
-
     with friendly_errors():
         place = resolve_home(home)
         settings = _settings(place, {"encoder": encoder} if encoder else {})
-        rows, notes = _rows(place, settings, labels, preferences)
-        chosen_seed = settings.seed if seed is None else seed
-        run_dir = place.run_dir(f"reward-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{chosen_seed}")
-        started = time.monotonic()
-        folder = train_reward_model(rows, settings.reward, chosen_seed, place.rewards_dir, run_dir, notes, say)
-        make_current(place, folder)
-        say(f"trained in {time.monotonic() - started:.0f} s; curves: tensorboard --logdir {run_dir}")
+        rows, notes = rows_of(place, settings, labels, preferences)
+        folder = train_here(place, settings, rows, notes, settings.seed if seed is None else seed)
         _print_validation(json.loads((folder / "METADATA.json").read_text(encoding="utf-8"))["validation"])
         out.print(folder.name, soft_wrap=True)
         _serve_it(place)
@@ -123,7 +115,7 @@ def evaluate(
         pin_threads(settings.reward.threads)
         device = default_device()
         reward_model = load_reward_model(_model_folder(place, model), device)
-        rows, _ = _rows(place, settings, labels, preferences)
+        rows, _ = rows_of(place, settings, labels, preferences)
         made_with = reward_model.metadata["settings"]
 
         def baseline() -> Encoder:
@@ -181,6 +173,23 @@ def probe(
         else:
             for line in _probe_lines(found, value):
                 out.print(line, markup=False, soft_wrap=True)
+
+
+def train_here(home: Home, settings: Settings, rows: RewardRows, notes: dict[str, Any], seed: int) -> Path:
+    """Train a model on the rows and put it to use in this home; returns its folder.
+
+    Raises:
+        LunaError: as `trainers.reward_train.train_reward_model`.
+    """
+    from trainers.reward_model import make_current
+    from trainers.reward_train import train_reward_model
+
+    run_dir = home.run_dir(f"reward-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{seed}")
+    started = time.monotonic()
+    folder = train_reward_model(rows, settings.reward, seed, home.rewards_dir, run_dir, notes, say)
+    make_current(home, folder)
+    say(f"trained in {time.monotonic() - started:.0f} s; curves: tensorboard --logdir {run_dir}")
+    return folder
 
 
 def report_lines(found: dict[str, Any]) -> list[str]:
@@ -277,7 +286,7 @@ def _serve_it(home: Home) -> None:
         say(f"the server scores with {served[:12]}" if served else "nothing is being served now")
 
 
-def _rows(
+def rows_of(
     home: Home, settings: Settings, labels: list[Path] | None, preferences: list[Path] | None
 ) -> tuple[RewardRows, dict[str, Any]]:
     """The rows of all files, and what was found out of range or unreadable in them; that is also said."""

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from curriculum.preferences import JudgedTurn
+from ledger.cadence import Cadence, CadenceSettings, cadence
 from ledger.conversations import LabelledTurn
 from ledger.home import Home
+from ledger.karma import KarmaState, karma_state
 from ledger.store import Ledger
 
 
@@ -52,25 +54,33 @@ def join_running_ray() -> bool:
 def growth(home: Home) -> dict[str, Any]:
     """Karma, and what is new since the newest generation was accepted (DESIGN section 8)."""
     from cluster.settings import settings_of
-    from curriculum.preferences import correction_pairs, merge, valence_pairs
-    from ledger.cadence import cadence
-    from ledger.karma import karma_state
 
-    with Ledger.open(home) as ledger:
-        lineage, age = ledger.current_lineage(), ledger.age()
-        karma, turns = karma_state(ledger.karma_earned(lineage), age or 0), ledger.new_turns(lineage)
-    judged = judged_turns(turns)
-    pairs = merge(correction_pairs(judged), valence_pairs(judged))
     settings = settings_of(home).cadence
-    now = cadence(len(turns), len(pairs), time.localtime().tm_hour, settings)
+    with Ledger.open(home) as ledger:
+        karma, turns = karma_of(ledger), ledger.new_turns(ledger.current_lineage())
+    now, pairs = cadence_of(turns, settings)
     return {
         "karma": {"earned": karma.earned, "threshold": karma.threshold, "progress": karma.progress, "due": karma.due},
         "cadence": {
             "conversation_pairs": len(turns), "conversation_pairs_needed": settings.memory_pairs,
-            "preference_pairs": len(pairs), "preference_pairs_needed": settings.reward_pairs,
+            "preference_pairs": pairs, "preference_pairs_needed": settings.reward_pairs,
             "due": now.due, "quiet": now.quiet,
         },
     }  # fmt: skip
+
+
+def karma_of(ledger: Ledger) -> KarmaState:
+    """The current lineage's karma."""
+    return karma_state(ledger.karma_earned(ledger.current_lineage()), ledger.age() or 0)
+
+
+def cadence_of(turns: list[LabelledTurn], settings: CadenceSettings) -> tuple[Cadence, int]:
+    """(where the home stands at this hour, preference pairs that users' labels give)."""
+    from curriculum.preferences import correction_pairs, merge, valence_pairs
+
+    judged = judged_turns(turns)
+    pairs = len(merge(correction_pairs(judged), valence_pairs(judged)))
+    return cadence(len(turns), pairs, time.localtime().tm_hour, settings), pairs
 
 
 def judged_turns(turns: list[LabelledTurn]) -> list[JudgedTurn]:
