@@ -88,7 +88,7 @@ def answers(home: Home) -> Iterator[str]:
     from trainers.reward_model import ENCODER_FOLDER, current_model
 
     tokenizer = AutoTokenizer.from_pretrained(current_model(home) / ENCODER_FOLDER)
-    draw, found = random.Random(1), []
+    draw, found = random.Random(1), list[str]()
     while len(found) < 256:
         ids = tokenizer(" ".join(draw.choices(SENTENCES, k=40)), add_special_tokens=False)["input_ids"][:TOKENS]
         found.append(tokenizer.decode(ids))

@@ -56,15 +56,16 @@ def follow_reward(home: Home) -> str | None:
     return str(deployment.everywhere(handle, "take_over")["model"])
 
 
-def score_turns(turns: list[Turn]) -> list[dict[str, Any]]:
+def score_turns(home: Home, turns: list[Turn]) -> list[dict[str, Any]]:
     """What the served reward model makes of stored answers, as the coordinator stores it.
 
     Raises:
-        LunaError: no reward model is served.
+        LunaError: no reward model is served, or the server works for another home.
     """
     from serving.reward import score_of
 
-    handle = app.reward_running() if app.running() is not None else None
+    deployment.state(home)
+    handle = app.reward_running()
     if handle is None:
         raise LunaError("no reward model is being served; train one (`luna reward train`), then `luna serve`.")
     judged = deployment.asked_one(handle, "score", [(turn.message, turn.answer) for turn in turns])

@@ -87,7 +87,7 @@ def score_conversations(
             connect(address)
             coordinator = coordinator_for(place)
         for start in range(0, len(turns), ANSWERS_AT_ONCE):
-            scores = score_turns(turns[start : start + ANSWERS_AT_ONCE])
+            scores = score_turns(place, turns[start : start + ANSWERS_AT_ONCE])
             answer(coordinator.add_scores.remote(scores))
         out.print(f"{len(turns)} answers scored")
 

@@ -9,7 +9,10 @@ import time
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
+from jobs import reward
+from ledger.store import Ledger
 from tests.serving.builders import PROMPTS, free_port, make_home, use_reward_model
 
 openai = pytest.importorskip("openai", reason="comes with vLLM")
@@ -106,9 +109,19 @@ def test_the_first_reward_model_is_served_when_it_is_there_and_a_new_one_is_take
     answer = httpx.post(f"{url}/reward", json=pair())
     assert (answer.status_code, follow_reward(home)) == (503, None)
     assert "no reward model yet" in answer.json()["error"]["message"]
+    body = {"message": "Why?", "role": "logical", "max_tokens": 8, "temperature": 0}
+    turns = [httpx.post(f"{url}/generate", json=body | {"message": f"Why {n}?"}, timeout=60).json() for n in range(4)]
     encoder = home.root / "encoder"
     first = use_reward_model(home, encoder, seed=1)
     assert follow_reward(home) == first
+    done = CliRunner().invoke(reward.app, ["score-conversations", "--home", str(home.root)])
+    assert done.exit_code == 0, done.output
+    whole = [turn for turn in turns if turn["answer"].strip()]
+    assert whole
+    with Ledger.open(home) as ledger:
+        assert ledger.unscored(10) == []
+        found = [ledger.conversation(turn["conversation"])[0] for turn in whole]
+    assert all(turn.score.model == first and turn.karma is not None for turn in found)
     stop, problems, models = threading.Event(), [], []
 
     def ask():
