@@ -25,7 +25,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help explain setup demo check test test-gpu bench-train bench-forgetting bench-gpu bench-curriculum \
-        bench-serving \
+        bench-serving bench-reward-serve \
         format lock clean
 
 help:
@@ -37,6 +37,7 @@ help:
 	@echo "make bench-train       training speed against TRL"
 	@echo "make bench-forgetting  recall with replay and without"
 	@echo "make bench-serving     Luna's serving beside bare vLLM; needs a home that luna serve serves"
+	@echo "make bench-reward-serve  POST /reward by sixteen clients; needs a home with a reward model that luna serve serves"
 	@echo "make bench-gpu         the trio trainer on a GPU against three plain PEFT loops"
 	@echo "make bench-curriculum  how fast the curriculum is made"
 	@echo "make format            ruff's formatter and safe fixes"
@@ -83,6 +84,9 @@ bench-forgetting: ready
 
 bench-serving: ready
 	$(BIN)/python -m bench.serving
+
+bench-reward-serve: ready
+	$(BIN)/python -m bench.reward_serve
 
 bench-curriculum: ready
 	$(BIN)/python -m bench.curriculum

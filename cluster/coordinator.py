@@ -21,6 +21,7 @@ from cluster.deployment import follow_head
 from cluster.generation import GenerationRun, Watcher
 from cluster.request import GenerationRequest
 from cluster.rig import NAMESPACE
+from cluster.settings import settings_of
 from cluster.trio_rig import TrioRig
 from ledger.clock import utc_now
 from ledger.conversations import Label, Turn
@@ -28,7 +29,10 @@ from ledger.errors import LunaError
 from ledger.files import sha256_json
 from ledger.home import Home
 from ledger.journal import RunState, Step
+from ledger.karma import KarmaSettings
+from ledger.metadata import update_karma
 from ledger.records import HeadMove
+from ledger.scores import Score
 from ledger.store import Ledger
 from trainers.trio import NonFiniteError, Paused, TrioProgress
 
@@ -46,6 +50,7 @@ class Coordinator:
         self._ledger = _open_when_free(self._home)
         self._rig = TrioRig()
         self._guard = threading.Lock()
+        self._metadata_guard = threading.Lock()
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
         self._run: RunState | None = None
@@ -133,6 +138,7 @@ class Coordinator:
         self._refuse_while_running("move the head")
         head = self._ledger.head()
         self._ledger.move_head(HeadMove(from_gen=head, to_gen=gen_id, reason="rollback", at=utc_now()))
+        self._tell_karma()
         return {"from_gen": head, "to_gen": gen_id, **follow_head(self._home, gen_id)}
 
     def add_turn(self, turn: dict[str, Any]) -> None:
@@ -145,7 +151,13 @@ class Coordinator:
         Raises:
             LunaError: there is no such answer.
         """
-        self._ledger.add_label(turn_id, Label.model_validate(label))
+        self._ledger.add_label(turn_id, Label.model_validate(label), self._karma)
+        self._tell_karma()
+
+    def add_scores(self, scores: list[dict[str, Any]]) -> None:
+        """Store what the reward model made of answers; they earn karma by it."""
+        self._ledger.add_scores([Score.model_validate(score) for score in scores], self._karma)
+        self._tell_karma()
 
     def release(self) -> None:
         """Give the trainers' devices back until the next generation."""
@@ -159,6 +171,21 @@ class Coordinator:
         self._ledger.close()
 
     # -- inside ----------------------------------------------------------------------------------------------
+
+    @property
+    def _karma(self) -> KarmaSettings:
+        """As the settings stand now."""
+        return settings_of(self._home).karma if self._home.settings_file.exists() else KarmaSettings()
+
+    def _tell_karma(self) -> None:
+        """Let the head's adapters say in their METADATA.json what has been earned."""
+        head, age = self._ledger.head(), self._ledger.age()
+        if head is None or age is None:
+            return
+        with self._metadata_guard:
+            earned = self._ledger.karma_earned(self._ledger.current_lineage())
+            for row in self._ledger.generation(head):
+                update_karma(self._home.adapter_dir(row.child_sha), earned, age)
 
     def _start(self, run: RunState) -> None:
         self._pause_marker(run).unlink(missing_ok=True)

@@ -27,6 +27,7 @@ def start(home: Home) -> dict[str, Any]:
         LunaError: nothing to serve, or the app cannot be started.
     """
     from cluster.coordinator import coordinator_for  # which imports this module
+    from cluster.served_reward import loader  # likewise
 
     whole = settings_of(home)
     coordinator_for(home)  # will store what is said; it also brings an older home's database up to date
@@ -43,7 +44,7 @@ def start(home: Home) -> dict[str, Any]:
                 f"Luna is served at {found['host']}:{found['port']} already; `luna serve --stop` first, to change "
                 "the address."
             )
-    handle = app.run(home, base_sha, settings, whole.gates, partial(coordinator_for, home))
+    handle = app.run(home, base_sha, settings, whole.gates, partial(coordinator_for, home), loader(home))
     return {**_result(handle.state.remote()), "url": app.url(settings)}
 
 
@@ -78,20 +79,25 @@ def _found(home: Home) -> tuple[Any, dict[str, Any]]:
 def deploy(home: Home, gen: int) -> dict[str, Any]:
     """Serve a recorded generation as the current one, in every replica: none switches before all are ready."""
     handle = serving(home)
-    loaded = _everywhere(handle, "load", gen)
-    return {**_everywhere(handle, "switch", gen), "load_s": loaded["load_s"]}
+    loaded = everywhere(handle, "load", gen)
+    return {**everywhere(handle, "switch", gen), "load_s": loaded["load_s"]}
 
 
 def load(home: Home, gen: int, shas: Mapping[Role, str] | None = None) -> None:
     """Serve a generation under its own number only: a recorded one, or a candidate by its adapters."""
-    _everywhere(serving(home), "load", gen, shas)
+    everywhere(serving(home), "load", gen, shas)
 
 
 def retire_candidate(home: Home, gen: int) -> None:
     """Serve a candidate no longer, where a server runs; the current names never need it."""
     if app.running() is not None:
         with suppress(LunaError):  # a server of another home, or one that is being replaced: it does not hold it
-            _everywhere(serving(home), "retire", gen)
+            everywhere(serving(home), "retire", gen)
+
+
+def asked_one(handle: Any, method: str, *arguments: Any) -> Any:
+    """What one replica answers."""
+    return _result(getattr(handle, method).remote(*arguments))
 
 
 def asker(home: Home) -> Callable[..., Any]:
@@ -115,7 +121,7 @@ def follow_head(home: Home, head: int | None) -> dict[str, Any]:
     return {"served": True, "generation": head}
 
 
-def _everywhere(handle: Any, method: str, *arguments: Any) -> dict[str, Any]:
+def everywhere(handle: Any, method: str, *arguments: Any) -> dict[str, Any]:
     """What a replica answers; all that live are asked. One that starts reads from disk what the others serve."""
     from ray.exceptions import RayActorError
 
@@ -129,7 +135,7 @@ def _everywhere(handle: Any, method: str, *arguments: Any) -> dict[str, Any]:
 
     answers: list[dict[str, Any]] = _asked(ask)
     if not answers:
-        raise LunaError("no replica of the engine is ready; it starts by itself, try again in a minute.")
+        raise LunaError("no replica is ready; it starts by itself, try again in a minute.")
     return answers[-1]
 
 

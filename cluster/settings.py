@@ -10,11 +10,13 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from curriculum.teacher_settings import TeacherSettings
+from ledger.cadence import CadenceSettings
 from ledger.errors import LunaError
 from ledger.files import sha256_json, write_atomic
 from ledger.gates import GateSettings
 from ledger.home import Home
 from ledger.interpolation import InterpolationSettings
+from ledger.karma import KarmaSettings
 from ledger.stop_rule import StopRuleSettings
 from serving.settings import ServingSettings
 from trainers.config import BaseSettings, ChannelSettings, LoraSettings, RewardSettings, TrainSettings
@@ -57,15 +59,19 @@ class Settings(BaseModel):
     health: HealthSettings = HealthSettings()
     serving: ServingSettings = ServingSettings()
     teacher: TeacherSettings = TeacherSettings()
+    karma: KarmaSettings = KarmaSettings()
+    cadence: CadenceSettings = CadenceSettings()
 
     def sha(self) -> str:
-        """The ledger's `config_sha`: of what decides a generation, which teacher, reward model and serving do not.
+        """The ledger's `config_sha`: of what decides a generation, which the tables left out here do not.
 
         With examples alone the channels decide nothing, and the SHA is what it was before there were any. Health may
         then decide the verdict, never the bytes; its settings stand in the details of the score itself.
         """
-        apart = {"reward", "serving", "teacher"} | ({"channels", "health"} if self.channels.mode == "sft" else set())
-        return sha256_json(self.model_dump(mode="json", exclude=apart))
+        beside = {"reward", "serving", "teacher", "karma", "cadence"}
+        if self.channels.mode == "sft":
+            beside |= {"channels", "health"}
+        return sha256_json(self.model_dump(mode="json", exclude=beside))
 
     @model_validator(mode="after")
     def _check_engine(self) -> Self:

@@ -6,11 +6,12 @@ answer, a bad one drops it. What nobody labelled counts by its reward, if it has
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from curriculum.example import Example, make_example, unique
-from curriculum.reward import RewardOutput, example_weight, gate
+from curriculum.reward import example_weight
 from ledger.conversations import LabelledTurn
+from ledger.scores import Score
 
 CATEGORY = "conversation"
 
@@ -21,23 +22,19 @@ VALENCE_WEIGHTS = {1: 0.5, 2: 1.0}
 """Weight of an answer that its user liked, by valence."""
 
 
-def conversation_examples(turns: Sequence[LabelledTurn], scores: Mapping[str, RewardOutput]) -> list[Example]:
+def conversation_examples(turns: Sequence[LabelledTurn]) -> list[Example]:
     """The examples of these turns, oldest first, without duplicates.
 
-    Args:
-        scores: judgement of the reward model by turn id; turns may be missing.
-
-    Returns:
-        One example for each answer that teaches: of the role that gave it, in the context that it had. Broken-off
-        answers, the base's, and those that nobody called good are left out.
+    One example for each answer that teaches: of the role that gave it, in the context that it had. Broken-off answers,
+    the base's, and those that nobody called good are left out.
     """
-    return unique(example for turn in turns if (example := _example(turn, scores.get(turn.id))) is not None)
+    return unique(example for turn in turns if (example := _example(turn)) is not None)
 
 
-def _example(turn: LabelledTurn, score: RewardOutput | None) -> Example | None:
+def _example(turn: LabelledTurn) -> Example | None:
     if turn.role == "base":
         return None
-    output, weight, source = _lesson(turn, score)
+    output, weight, source = _lesson(turn, turn.score)
     if not weight or not output.strip():
         return None
     return make_example(
@@ -54,7 +51,7 @@ def _example(turn: LabelledTurn, score: RewardOutput | None) -> Example | None:
     )
 
 
-def _lesson(turn: LabelledTurn, score: RewardOutput | None) -> tuple[str, float, str]:
+def _lesson(turn: LabelledTurn, score: Score | None) -> tuple[str, float, str]:
     """What should have been said, how strongly to learn it (0: not at all), and who says so."""
     label = turn.label
     if label is not None and label.correction:
@@ -62,8 +59,8 @@ def _lesson(turn: LabelledTurn, score: RewardOutput | None) -> tuple[str, float,
     if turn.finish_reason == "aborted":
         return turn.answer, 0.0, ""
     if label is not None and label.valence is not None:
-        safe = 1.0 if score is None else gate(score.safety_score)  # liked or not, what is unsafe is not learned
+        safe = 1.0 if score is None else score.gate  # liked or not, what is unsafe is not learned
         return turn.answer, VALENCE_WEIGHTS.get(label.valence, 0.0) * safe, "conversation/valence"
-    if score is None or score.scalar_preference is None or score.scalar_preference <= LEAST_SCALAR:
+    if score is None or score.scalar_preference <= LEAST_SCALAR:
         return turn.answer, 0.0, ""
     return turn.answer, example_weight(score.reward_intensity, score.safety_score), "conversation/reward"

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from curriculum.reward import VALUES
 from jobs.context import gen_number
 from ledger.conversations import AXES
 from ledger.errors import LunaError
@@ -137,6 +138,26 @@ def compare(
         answers.append(_completion(home, body))
     table.add_row(*map(Text, answers))
     out.print(table)
+    if home.reward_pointer.exists():
+        out.print(_reward_table(who, _rewards(home, prompt, answers)))
+
+
+def _rewards(home: Home, prompt: str, answers: Sequence[str]) -> list[dict[str, Any] | None]:
+    """What the served reward model makes of each answer; None for an empty one, which cannot be judged."""
+    pairs = [{"prompt": prompt, "response": answer} for answer in answers if answer.strip()]
+    if not pairs:
+        return [None] * len(answers)
+    with _post(home, "/reward", pairs) as answer:
+        judged = iter(answer.json())
+    return [next(judged) if answer.strip() else None for answer in answers]
+
+
+def _reward_table(who: Sequence[str], rewards: Sequence[dict[str, Any] | None]) -> Table:
+    """One column for each answer: its reward vector, intensity and safety, and one number for the whole."""
+    table = Table("reward", *who)
+    for name in (*VALUES, "scalar_preference"):
+        table.add_row(name, *(f"{one['reward'][name]:+.2f}" if one else "" for one in rewards))
+    return table
 
 
 def _voice(role: str) -> str:
@@ -164,7 +185,7 @@ def _completion(home: Home, body: dict[str, Any]) -> str:
 
 
 @contextmanager
-def _post(home: Home, path: str, body: dict[str, Any]) -> Iterator[Any]:
+def _post(home: Home, path: str, body: Any) -> Iterator[Any]:
     """A request's response, its body still to be read.
 
     Raises:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from jobs import curriculum, generation, reward, teach
+from jobs import age_up, curriculum, generation, reward, teach
 from jobs.context import ADDRESS_OPTION, HOME_OPTION, JSON_OPTION, friendly_errors, gen_number, out, resolve_home, say
 from ledger.errors import LunaError
 
@@ -62,14 +62,14 @@ def init(
 
 @app.command()
 def status(json_: bool = JSON_OPTION, home: Path | None = HOME_OPTION) -> None:
-    """Head, age, the last generation's gates, and what runs now."""
+    """Head, age, karma, what is new, the last generation's gates, and what runs now."""
     from jobs.show import print_status
-    from jobs.status import running_now
+    from jobs.status import growth, running_now
 
     with friendly_errors():
         place = resolve_home(home)
         running, dashboard = running_now(place)
-        print_status(place, running, dashboard, out, json_)
+        print_status(place, running, dashboard, growth(place), out, json_)
 
 
 @app.command()
@@ -84,6 +84,9 @@ def submit(
 
     with friendly_errors():
         raise typer.Exit(submit_job(job, arguments or [], address, resolve_home(home)))
+
+
+app.command("age-up")(age_up.main)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""`luna reward`: train the reward model on labels, measure it, look into its judgements."""
+"""`luna reward`: train the reward model on labels, measure it, look into its judgements, put it to use."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from jobs.context import HOME_OPTION, JSON_OPTION, friendly_errors, out, resolve_home, say
+from jobs.context import ADDRESS_OPTION, HOME_OPTION, JSON_OPTION, friendly_errors, out, resolve_home, say
 from jobs.health import health
 from jobs.reward_plot import plot
 from ledger.errors import LunaError
@@ -30,6 +30,7 @@ PREFERENCES_OPTION = typer.Option(
     None, "--preferences", help="JSONL files of preference pairs; default the pairs that the labels imply."
 )
 MODEL_OPTION = typer.Option(None, "--model", help="First characters of a model's SHA; default the one in use.")
+ANSWERS_AT_ONCE = 64
 SHOWN_PROBLEMS = 5
 SHOWN_SPANS = 8
 
@@ -50,6 +51,49 @@ def train(
         folder = train_here(place, settings, rows, notes, settings.seed if seed is None else seed)
         _print_validation(json.loads((folder / "METADATA.json").read_text(encoding="utf-8"))["validation"])
         out.print(folder.name, soft_wrap=True)
+        _serve_it(place)
+
+
+@app.command()
+def use(
+    sha: str = typer.Argument(..., help="First characters of a model's SHA."), home: Path | None = HOME_OPTION
+) -> None:
+    """Put a trained model to use; a running server takes it over without a pause."""
+    from trainers.reward_model import load_reward_model, make_current
+
+    with friendly_errors():
+        place = resolve_home(home)
+        folder = _model_folder(place, sha)
+        load_reward_model(folder)  # which refuses a changed one
+        make_current(place, folder)
+        out.print(folder.name, soft_wrap=True)
+        _serve_it(place)
+
+
+@app.command("score-conversations")
+def score_conversations(
+    most: int = typer.Option(1000, min=1, help="Score at most so many answers, oldest first."),
+    home: Path | None = HOME_OPTION,
+    address: str | None = ADDRESS_OPTION,
+) -> None:
+    """Score stored answers that have no score yet, with the model that is being served."""
+    from cluster.calls import answer
+    from cluster.coordinator import coordinator_for
+    from cluster.rig import connect
+    from cluster.served_reward import score_turns
+    from ledger.store import Ledger
+
+    with friendly_errors():
+        place = resolve_home(home)
+        with Ledger.open(place) as ledger:
+            turns = ledger.unscored(most)
+        if turns:
+            connect(address)
+            coordinator = coordinator_for(place)
+        for start in range(0, len(turns), ANSWERS_AT_ONCE):
+            scores = score_turns(place, turns[start : start + ANSWERS_AT_ONCE])
+            answer(coordinator.add_scores.remote(scores))
+        out.print(f"{len(turns)} answers scored")
 
 
 @app.command("eval")
@@ -228,6 +272,22 @@ def _model_folder(home: Home, sha: str | None) -> Path:
     if len(found) != 1:
         raise LunaError(f"{sha!r} names {len(found)} models under {home.rewards_dir}; give more of the SHA.")
     return found[0]
+
+
+def _serve_it(home: Home) -> None:
+    """Have a server that may be running score with the home's current model; what goes wrong there is only said."""
+    from jobs.status import join_running_ray
+
+    if not home.serving_file.exists() or not join_running_ray():
+        return
+    from cluster.served_reward import follow_reward
+
+    try:
+        served = follow_reward(home)
+    except LunaError as error:
+        say(f"the server does not score with it: {error}")
+    else:
+        say(f"the server scores with {served[:12]}" if served else "nothing is being served now")
 
 
 def rows_of(

@@ -24,6 +24,8 @@ def serve(home: Home, address: str | None, out: Console) -> None:
     out.print(f"Luna is at {url} after {time.monotonic() - began:.0f} s ({state['engine']}): {_names(state)}")
     for gen, problem in state["problems"].items():
         out.print(f"{gen} is not served: {problem}", markup=False, soft_wrap=True)
+    if home.reward_pointer.exists():
+        out.print("answers are scored by the reward model, which may take a few seconds more to start")
     out.print(f"the page: {url}/ · the API for OpenAI's clients: {url}/v1", soft_wrap=True)
     out.print(
         f"  curl {url}/v1/chat/completions -H 'content-type: application/json' \\\n"

@@ -75,8 +75,15 @@ def steps_text(rows: Sequence[GenerationRow]) -> str:
     return " / ".join(str(row.steps) for row in rows) if len({row.steps for row in rows}) > 1 else str(rows[0].steps)
 
 
-def print_status(home: Home, running: dict[str, Any] | None, dashboard: str, out: Console, as_json: bool) -> None:
-    """Head, age, the last generation's gates, and what runs now."""
+def print_status(
+    home: Home,
+    running: dict[str, Any] | None,
+    dashboard: str,
+    grown: dict[str, Any],
+    out: Console,
+    as_json: bool,
+) -> None:
+    """Head, age, karma and cadence (`jobs.status.growth`), the last generation's gates, and what runs now."""
     with Ledger.open(home) as ledger:
         lineage, head, age = ledger.current_lineage(), ledger.head(), ledger.age()
         rows, stop, open_run = ledger.rows(), ledger.stop_of(), ledger.open_run(ledger.current_lineage())
@@ -88,12 +95,14 @@ def print_status(home: Home, running: dict[str, Any] | None, dashboard: str, out
             "age_name": None if age is None else age_name(age),
             "last": [_plain(row) for row in last], "stopped": stop.reason if stop else None,
             "open_run": open_run.run_id if open_run else None, "running": running, "dashboard": dashboard,
-            "inbox_files": len(waiting),
+            "inbox_files": len(waiting), **grown,
         }  # fmt: skip
         out.print_json(json.dumps(content))
         return
     out.print(f"home {home.root}, lineage {lineage}", soft_wrap=True)
     out.print("head: none yet" if head is None else f"head: [bold]G{head}[/], age {age} ({age_name(age or 0)})")
+    for line in _growth_lines(grown):
+        out.print(line, soft_wrap=True)
     if last:
         out.print(f"last judged: G{last[0].gen_id} {_verdict(last[0])}: {last[0].reason}")
         out.print(generations_table([last], head))
@@ -108,6 +117,18 @@ def print_status(home: Home, running: dict[str, Any] | None, dashboard: str, out
     else:
         out.print("running: nothing")
     out.print(f"inbox: {len(waiting)} files" + (f"; dashboard {dashboard}" if dashboard else ""))
+
+
+def _growth_lines(grown: dict[str, Any]) -> list[str]:
+    karma, new = grown["karma"], grown["cadence"]
+    due = "enough to learn from" if new["due"] else "not yet enough to learn from"
+    return [
+        f"karma: {karma['earned']:.1f} of {karma['threshold']} ({karma['progress']:.0%})"
+        + (": the next age is due" if karma["due"] else ""),
+        f"new since: {new['conversation_pairs']} of {new['conversation_pairs_needed']} conversation pairs, "
+        f"{new['preference_pairs']} of {new['preference_pairs_needed']} preference pairs: {due}"
+        + (", quiet hours now" if new["quiet"] else ""),
+    ]
 
 
 def print_summary(summary: Summary, out: Console) -> None:

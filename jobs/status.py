@@ -1,33 +1,94 @@
-"""What runs now, asked without starting anything."""
+"""What runs now, asked without starting anything, and what has grown since the last generation."""
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 from typing import Any
 
+from curriculum.preferences import JudgedTurn
+from ledger.cadence import Cadence, CadenceSettings, cadence
+from ledger.conversations import LabelledTurn
 from ledger.home import Home
+from ledger.karma import KarmaState, karma_state
 from ledger.store import Ledger
 
 
 def running_now(home: Home) -> tuple[dict[str, Any] | None, str]:
     """(the coordinator's state, dashboard URL); (None, "") when no Ray runs here or it works for another home."""
     Ledger.open(home).close()
-    if not Path("/tmp/ray/ray_current_cluster").exists():  # Ray's own note of a local cluster; spares 5 s of import
+    if not join_running_ray():
         return None, ""
-    import ray
-
     from cluster.calls import answer
     from cluster.coordinator import find_coordinator
-    from cluster.rig import NAMESPACE, describe, forget_dead_cluster
+    from cluster.rig import describe
 
-    forget_dead_cluster()
-    try:
-        ray.init(address="auto", namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
-    except ConnectionError:
-        return None, ""
     rig = describe(started=False)
     actor = find_coordinator()
     if actor is None or answer(actor.home.remote(), 10) != str(home.root.resolve()):
         return None, rig.dashboard
     state: dict[str, Any] = answer(actor.state.remote(), 10)
     return state, rig.dashboard
+
+
+def join_running_ray() -> bool:
+    """Join the Ray cluster of this machine (or RAY_ADDRESS) if there is one; none is started."""
+    # Ray's own note of a local cluster; without one 5 s of import are spared.
+    if not Path("/tmp/ray/ray_current_cluster").exists() and "RAY_ADDRESS" not in os.environ:
+        return False
+    import ray
+
+    from cluster.rig import NAMESPACE, forget_dead_cluster
+
+    if ray.is_initialized():
+        return True
+    forget_dead_cluster()
+    try:
+        ray.init(address="auto", namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
+    except ConnectionError:
+        return False
+    return True
+
+
+def growth(home: Home) -> dict[str, Any]:
+    """Karma, and what is new since the newest generation was accepted (DESIGN section 8)."""
+    from cluster.settings import settings_of
+
+    settings = settings_of(home).cadence
+    with Ledger.open(home) as ledger:
+        karma, turns = karma_of(ledger), ledger.new_turns(ledger.current_lineage())
+    now, pairs = cadence_of(turns, settings)
+    return {
+        "karma": {"earned": karma.earned, "threshold": karma.threshold, "progress": karma.progress, "due": karma.due},
+        "cadence": {
+            "conversation_pairs": len(turns), "conversation_pairs_needed": settings.memory_pairs,
+            "preference_pairs": pairs, "preference_pairs_needed": settings.reward_pairs,
+            "due": now.due, "quiet": now.quiet,
+        },
+    }  # fmt: skip
+
+
+def karma_of(ledger: Ledger) -> KarmaState:
+    """The current lineage's karma."""
+    return karma_state(ledger.karma_earned(ledger.current_lineage()), ledger.age() or 0)
+
+
+def cadence_of(turns: list[LabelledTurn], settings: CadenceSettings) -> tuple[Cadence, int]:
+    """(where the home stands at this hour, preference pairs that users' labels give)."""
+    from curriculum.preferences import correction_pairs, merge, valence_pairs
+
+    judged = judged_turns(turns)
+    pairs = len(merge(correction_pairs(judged), valence_pairs(judged)))
+    return cadence(len(turns), pairs, time.localtime().tm_hour, settings), pairs
+
+
+def judged_turns(turns: list[LabelledTurn]) -> list[JudgedTurn]:
+    """The answers of a role that a user has judged, as preference pairs are made of them."""
+    return [
+        JudgedTurn(
+            turn.id, turn.role, turn.message, turn.answer, turn.context, turn.label.valence, turn.label.correction
+        )
+        for turn in turns
+        if turn.role != "base" and turn.label is not None
+    ]

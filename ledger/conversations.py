@@ -6,14 +6,17 @@ learns from them is frozen in its delta.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self, get_args
+from collections.abc import Sequence
+from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
 from ledger.database import Database
 from ledger.errors import LunaError
-from ledger.records import Record, Sha256, Timestamp
+from ledger.karma import KarmaSettings, KarmaTerms
+from ledger.records import Record, Sha256, Timestamp, TurnId
 from ledger.roles import Role
+from ledger.scores import SCORE_FIELDS, Score, events_of, insert_score, karma_since, last_acceptance, settle
 
 Level = Literal["high", "low"]
 Axis = Literal["arousal", "discrepancy", "prospect", "reflection", "broadcast"]
@@ -22,8 +25,6 @@ AXES: tuple[Axis, ...] = get_args(Axis)
 ahead, whether it looks back, whether one would tell others of it."""
 
 Voice = Role | Literal["base"]
-
-TurnId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
 
 class Label(Record):
@@ -80,9 +81,13 @@ class Turn(Record):
 
 
 class LabelledTurn(Turn):
-    """A turn with the label that is in force."""
+    """A turn with the label that is in force, its newest score, and what it earned by both."""
 
     label: Label | None = None
+    score: Score | None = None
+    """None until the reward model has judged it."""
+    karma: float | None = None
+    """None as long as nothing was earned or lost by it."""
 
 
 class Heading(Record):
@@ -112,8 +117,10 @@ class Conversations(Database):
                 values,
             )
 
-    def add_label(self, turn_id: str, label: Label) -> None:
+    def add_label(self, turn_id: str, label: Label, karma: KarmaSettings = KarmaSettings()) -> None:
         """Let this label be the one in force for a turn; those before it are kept. An empty one takes a label back.
+
+        Where the turn is scored, its karma follows.
 
         Raises:
             LunaError: there is no such turn.
@@ -126,14 +133,50 @@ class Conversations(Database):
                 f"VALUES (:turn_id, {', '.join(':' + name for name in _LABEL_FIELDS)})",
                 {"turn_id": turn_id, **label.model_dump()},
             )
+            settle(connection, turn_id, karma, label.at)
+
+    def add_scores(self, scores: Sequence[Score], karma: KarmaSettings = KarmaSettings()) -> None:
+        """Store what a reward model made of answers, and what they earn. Answers deleted meanwhile are left out."""
+        with self._writing() as connection:
+            for score in scores:
+                insert_score(connection, score)
+                settle(connection, score.turn_id, karma, score.at)
+
+    def unscored(self, most: int) -> list[Turn]:
+        """Whole answers without a score, oldest first, at most so many."""
+        with self._reading() as connection:
+            rows = connection.execute(
+                f"SELECT {', '.join(_TURN_FIELDS)} FROM turns WHERE {_WHOLE} "
+                "AND id NOT IN (SELECT turn_id FROM scores) ORDER BY number LIMIT ?",
+                (most,),
+            ).fetchall()
+        return [Turn(**dict(zip(_TURN_FIELDS, row, strict=True))) for row in rows]
+
+    def karma_earned(self, lineage: str) -> float:
+        """Karma that a lineage's answers earned since its newest generation was accepted."""
+        with self._reading() as connection:
+            return karma_since(connection, lineage, last_acceptance(connection, lineage)[1])
+
+    def karma_events(self, turn_id: str) -> list[tuple[float, KarmaTerms]]:
+        """An answer's karma events, oldest first: the amount, and the terms of the state that it led to."""
+        with self._reading() as connection:
+            return events_of(connection, turn_id)
+
+    def new_turns(self, lineage: str) -> list[LabelledTurn]:
+        """Whole answers of a lineage's voices since its newest generation was accepted, oldest first."""
+        with self._reading() as connection:
+            rows = connection.execute(
+                f"{_SELECT} WHERE lineage = ? AND turns.number > ? AND role != 'base' AND {_WHOLE} "
+                "ORDER BY turns.number",
+                (lineage, last_acceptance(connection, lineage)[0]),
+            ).fetchall()
+        return [_labelled(row) for row in rows]
 
     def conversation(self, conversation: str, most: int | None = None) -> list[LabelledTurn]:
         """The turns of a conversation, oldest first; the last `most` of them. Empty if there is none of this id."""
         with self._reading() as connection:
             rows = connection.execute(
-                f"SELECT {_SELECTED} FROM turns LEFT JOIN labels ON labels.number = "
-                "(SELECT max(number) FROM labels WHERE turn_id = turns.id) "
-                "WHERE conversation = ? ORDER BY turns.number DESC LIMIT ?",
+                f"{_SELECT} WHERE conversation = ? ORDER BY turns.number DESC LIMIT ?",
                 (conversation, -1 if most is None else most),
             ).fetchall()
         return [_labelled(row) for row in reversed(rows)]
@@ -165,16 +208,36 @@ class Conversations(Database):
             return int(connection.execute("SELECT count(*) FROM turns").fetchone()[0])
 
 
+_WHOLE = "finish_reason != 'aborted' AND trim(answer, char(9, 10, 11, 12, 13, 32)) != ''"
 _SELECTED = ", ".join(
-    [*(f"turns.{name}" for name in _TURN_FIELDS), "labels.number", *(f"labels.{name}" for name in _LABEL_FIELDS)]
+    [
+        *(f"turns.{name}" for name in _TURN_FIELDS),
+        "labels.number",
+        *(f"labels.{name}" for name in _LABEL_FIELDS),
+        "scores.number",
+        *(f"scores.{name}" for name in SCORE_FIELDS),
+        "(SELECT sum(amount) FROM karma_events WHERE turn_id = turns.id)",
+    ]
+)
+_SELECT = (
+    f"SELECT {_SELECTED} FROM turns "
+    "LEFT JOIN labels ON labels.number = (SELECT max(number) FROM labels WHERE turn_id = turns.id) "
+    "LEFT JOIN scores ON scores.number = (SELECT max(number) FROM scores WHERE turn_id = turns.id)"
 )
 
 
 def _labelled(row: tuple[Any, ...]) -> LabelledTurn:
-    turn = dict(zip(_TURN_FIELDS, row, strict=False))
-    number, *said = row[len(_TURN_FIELDS) :]
-    label = None if number is None else Label.model_validate(dict(zip(_LABEL_FIELDS, said, strict=True)))
-    return LabelledTurn(**turn, label=None if label is None or label.is_empty else label)
+    rest = iter(row)
+    turn = {name: next(rest) for name in _TURN_FIELDS}
+    label_number, said = next(rest), {name: next(rest) for name in _LABEL_FIELDS}
+    score_number, judged = next(rest), {name: next(rest) for name in SCORE_FIELDS}
+    label = None if label_number is None else Label(**said)
+    return LabelledTurn(
+        **turn,
+        label=None if label is None or label.is_empty else label,
+        score=None if score_number is None else Score(**judged),
+        karma=next(rest),
+    )
 
 
 def _shortened(message: str, length: int = 80) -> str:

@@ -23,6 +23,11 @@ class Home:
         return self.root / "luna.db"
 
     @property
+    def serving_file(self) -> Path:
+        """What is or was last served; missing where nothing ever was."""
+        return self.root / "serving.json"
+
+    @property
     def lock(self) -> Path:
         """Held by the one writer of the ledger."""
         return self.root / "luna.lock"
@@ -42,6 +47,11 @@ class Home:
     @property
     def rewards_dir(self) -> Path:
         return self.root / "models" / "reward"
+
+    @property
+    def reward_pointer(self) -> Path:
+        """Holds the SHA of the reward model in use; missing where there is none."""
+        return self.rewards_dir / "current"
 
     @property
     def data_dir(self) -> Path:

@@ -97,8 +97,7 @@ def build_metadata(
         age: accepted ancestors of this generation.
         karma_earned: karma since the last age-up.
     """
-    karma = karma_state(karma_earned, age)
-    total = row.n_delta + row.n_replay
+    growth, total = _growth(karma_earned, age), row.n_delta + row.n_replay
     return {
         "generation": row.gen_id,
         "lineage": row.lineage,
@@ -112,12 +111,35 @@ def build_metadata(
             "data_delta_sha": row.data_delta_sha,
             "train_sha": row.train_sha,
         },
-        "karma": {"earned": karma.earned, "threshold": karma.threshold, "progress": karma.progress},
+        "karma": growth["karma"],
         "capabilities": passed,
         "trained_at": row.trained_at,
         "age": {"number": age, "name": age_name(age)},
+        "next_age_up": growth["next_age_up"],
+    }
+
+
+def _growth(karma_earned: float, age: int) -> dict[str, Any]:
+    """What changes while an adapter is in use."""
+    karma = karma_state(karma_earned, age)
+    return {
+        "karma": {"earned": karma.earned, "threshold": karma.threshold, "progress": karma.progress},
         "next_age_up": {"name": age_name(age + 1), "karma_missing": karma.missing},
     }
+
+
+def update_karma(folder: Path, karma_earned: float, age: int) -> None:
+    """Let an adapter say how much karma has been earned since it was accepted. One without metadata is left alone.
+
+    Raises:
+        LunaError: its metadata cannot be read, or the disk refuses.
+    """
+    if not (folder / METADATA_FILE).is_file():
+        return
+    metadata = read_metadata(folder)
+    changed = metadata | _growth(karma_earned, age)
+    if changed != metadata:
+        write_metadata(folder, changed)
 
 
 def write_metadata(folder: Path, metadata: Mapping[str, Any]) -> None:

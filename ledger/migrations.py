@@ -115,7 +115,70 @@ def m003_conversations(connection: sqlite3.Connection) -> None:
     connection.execute("CREATE INDEX labels_by_turn ON labels (turn_id, number)")
 
 
-MIGRATIONS: tuple[Migration, ...] = (m001_entries, m002_run_journal, m003_conversations)
+def m004_scores_and_karma(connection: sqlite3.Connection) -> None:
+    """The reward model's scores, what answers earned, and where conversations stood when a generation was accepted.
+
+    They go with the turn they are about. Generations accepted before this step are found in the chain; the times that
+    place them among the turns are whole seconds, which is near enough for what is counted from there.
+    """
+    connection.execute(
+        """
+        CREATE TABLE scores (
+            number              INTEGER PRIMARY KEY AUTOINCREMENT,
+            turn_id             TEXT NOT NULL REFERENCES turns (id) ON DELETE CASCADE,
+            model               TEXT NOT NULL,
+            empathy             REAL NOT NULL,
+            social_coherence    REAL NOT NULL,
+            agency_support      REAL NOT NULL,
+            epistemic_integrity REAL NOT NULL,
+            harm_avoidance      REAL NOT NULL,
+            narrative_alignment REAL NOT NULL,
+            curiosity           REAL NOT NULL,
+            reward_intensity    REAL NOT NULL,
+            safety_score        REAL NOT NULL,
+            scalar_preference   REAL NOT NULL,
+            gate                REAL NOT NULL,
+            at                  TEXT NOT NULL,
+            UNIQUE (turn_id, model)
+        )
+        """
+    )
+    connection.execute(
+        """
+        CREATE TABLE karma_events (
+            number  INTEGER PRIMARY KEY AUTOINCREMENT,
+            turn_id TEXT NOT NULL REFERENCES turns (id) ON DELETE CASCADE,
+            lineage TEXT NOT NULL,
+            amount  REAL NOT NULL,
+            terms   TEXT NOT NULL,
+            at      TEXT NOT NULL
+        )
+        """
+    )
+    connection.execute("CREATE INDEX karma_events_by_turn ON karma_events (turn_id)")
+    connection.execute("CREATE INDEX karma_events_by_lineage ON karma_events (lineage, number)")
+    connection.execute(
+        """
+        CREATE TABLE acceptances (
+            number     INTEGER PRIMARY KEY AUTOINCREMENT,
+            lineage    TEXT NOT NULL,
+            gen_id     INTEGER NOT NULL,
+            last_turn  INTEGER NOT NULL,
+            last_event INTEGER NOT NULL
+        )
+        """
+    )
+    connection.execute(
+        """
+        INSERT INTO acceptances (lineage, gen_id, last_turn, last_event)
+        SELECT lineage, gen_id,
+               (SELECT coalesce(max(number), 0) FROM turns WHERE turns.at <= json_extract(entries.body, '$.at')), 0
+        FROM entries WHERE kind = 'head' AND json_extract(body, '$.reason') = 'accepted' ORDER BY seq
+        """
+    )
+
+
+MIGRATIONS: tuple[Migration, ...] = (m001_entries, m002_run_journal, m003_conversations, m004_scores_and_karma)
 """In order; the version of a database is the number of steps applied to it."""
 
 NEWEST = len(MIGRATIONS)

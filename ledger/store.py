@@ -15,6 +15,7 @@ from ledger.home import Home
 from ledger.journal import RunJournal
 from ledger.judgement import already_judged, check_head_move, check_judgement
 from ledger.records import EvalRecord, GenerationRow, HeadMove, Lineage, Stop, generation_verdict
+from ledger.scores import note_acceptance
 from ledger.stop_rule import GenerationScores, generation_scores
 
 _LINEAGE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -101,7 +102,8 @@ class Ledger(RunJournal, Conversations):
     ) -> None:
         """Record a judged generation, its scores, the head's move and a stop: in one transaction, or nothing.
 
-        Then the CSV is derived. Recording the same generation again, as a restart may, adds nothing.
+        An accepted generation that becomes the head sets karma back to 0. Then the CSV is derived. Recording the same
+        generation again, as a restart may, adds nothing.
 
         Raises:
             LunaError: if the judgement does not fit the lineage, or the disk refuses.
@@ -120,6 +122,8 @@ class Ledger(RunJournal, Conversations):
                     queries.append_record(connection, "eval", name, score, gen_id, score.role)
                 if head_move:
                     queries.append_record(connection, "head", name, head_move, head_move.to_gen)
+                    if head_move.to_gen == gen_id:
+                        note_acceptance(connection, name, gen_id)
                 if stop:
                     queries.append_record(connection, "stop", name, stop, gen_id)
         self.derive_csv()

@@ -1,6 +1,7 @@
-"""The Ray Serve apps: `luna` is the gateway at `/`, `luna-engine` the engine at `/v1`.
+"""The Ray Serve apps: `luna` is the gateway at `/`, `luna-engine` the engine at `/v1`, `luna-reward` the reward model.
 
-They are two so that a token of /v1 passes no second process, and the page stays up while an engine is replaced.
+They are several so that a token of /v1 passes no second process, the page stays up while an engine is replaced, and
+answers can be given where nothing can be scored. The reward model has no route: the gateway asks it.
 """
 
 from __future__ import annotations
@@ -9,19 +10,23 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ledger.conversations import Label, Turn
 from ledger.errors import LunaError
 from ledger.gates import GateSettings
 from ledger.home import Home
+from ledger.scores import Score
 from serving.engine import App, Piece, Sampling
 from serving.engine_app import EngineReplica, Started
 from serving.gateway import OPEN_PATHS, build
 from serving.guard import Refused, guarded, is_loopback
 from serving.settings import ServingSettings
+
+if TYPE_CHECKING:
+    from serving.reward_app import Load
 
 APP = "luna"
 ENGINE_APP = "luna-engine"
@@ -40,11 +45,15 @@ class Gateway:
     def __init__(
         self, root: str, settings: dict[str, Any], gates: dict[str, Any], key: str | None, coordinator: Coordinator
     ):
+        from serving.reward_app import RemoteJudge
+
+        home = Home(Path(root))
         self._settings, self._key = ServingSettings.model_validate(settings), key
         self._app = build(
-            Home(Path(root)),
+            home,
             RemoteEngine(),
             RemoteKeeper(coordinator),
+            RemoteJudge(home),
             self._settings,
             GateSettings.model_validate(gates),
         )
@@ -106,6 +115,9 @@ class RemoteKeeper:
     async def add_label(self, turn: str, label: Label) -> None:
         await self._ask("add_label", turn, label.model_dump(mode="json"))
 
+    async def add_scores(self, scores: Sequence[Score]) -> None:
+        await self._ask("add_scores", [score.model_dump(mode="json") for score in scores])
+
     async def _ask(self, method: str, *arguments: Any) -> None:
         from ray.exceptions import RayActorError, RayError
 
@@ -144,8 +156,20 @@ def _refusal(error: Exception) -> Refused:
     )
 
 
-def run(home: Home, base_sha: str, settings: ServingSettings, gates: GateSettings, coordinator: Coordinator) -> Any:
+def run(
+    home: Home,
+    base_sha: str,
+    settings: ServingSettings,
+    gates: GateSettings,
+    coordinator: Coordinator,
+    load: Load | None = None,
+) -> Any:
     """Start the apps on the cluster that this process has joined, or replace running ones; returns the engine's handle.
+
+    The reward model's start is not waited for.
+
+    Args:
+        load: loads the reward model; None where the home has none yet.
 
     Raises:
         LunaError: another address than loopback without LUNA_API_KEY, a port that is taken, or a start that failed.
@@ -166,6 +190,8 @@ def run(home: Home, base_sha: str, settings: ServingSettings, gates: GateSetting
     # The key as an argument: environment variables of an actor are shown in Ray's dashboard.
     engine = _engine_deployment(settings).bind(str(home.root), base_sha, plain, key)
     gateway = _gateway_deployment(settings).bind(str(home.root), plain, gates.model_dump(mode="json"), key, coordinator)
+    if load is not None:
+        run_reward(settings, load, wait=False)
     try:
         handles = serve.run_many(
             [
@@ -176,6 +202,32 @@ def run(home: Home, base_sha: str, settings: ServingSettings, gates: GateSetting
     except RuntimeError as error:
         raise LunaError(f"the engine did not start: {last_line(error)}") from error
     return handles[0]
+
+
+def run_reward(settings: ServingSettings, load: Load, wait: bool = True) -> None:
+    """Start the reward model's app beside the others, or replace it.
+
+    Raises:
+        LunaError: it was waited for, and did not start.
+    """
+    from ray import serve
+
+    from serving.reward_app import REWARD_APP, reward_app
+
+    target = serve.RunTarget(reward_app(settings, load), name=REWARD_APP, route_prefix=None)
+    try:
+        serve.run_many([target], wait_for_applications_running=wait)
+    except RuntimeError as error:
+        raise LunaError(f"the reward model did not start: {last_line(error)}") from error
+
+
+def reward_running() -> Any | None:
+    """The handle of the reward model's app, where it runs; Ray Serve must run."""
+    from ray import serve
+
+    from serving.reward_app import REWARD_APP
+
+    return serve.get_app_handle(REWARD_APP) if REWARD_APP in serve.status().applications else None
 
 
 def _engine_deployment(settings: ServingSettings) -> Any:

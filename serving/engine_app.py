@@ -294,7 +294,7 @@ class EngineReplica:
 
     @property
     def _file(self) -> Path:
-        return self._home.root / "serving.json"
+        return self._home.serving_file
 
     def _take(self, table: Table) -> None:
         """On disk first, then in one assignment for every request that comes."""

@@ -1,13 +1,14 @@
-"""The HTTP gateway: conversations, labels, the lineage and the page. /v1 is the engine's own.
+"""The HTTP gateway: conversations, labels, scores, the lineage and the page. /v1 is the engine's own.
 
-`build` makes the FastAPI application over two protocols (who answers, who stores), `serving.app` runs it on Ray Serve.
+`build` makes the FastAPI application over three protocols (who answers, who stores, who judges), `serving.app` runs it
+on Ray Serve.
 """
 
 from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, cast
@@ -22,16 +23,19 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from ledger.clock import utc_now
-from ledger.conversations import Heading, Label, LabelledTurn, Level, Turn, TurnId, Voice
+from ledger.conversations import Heading, Label, LabelledTurn, Level, Turn, Voice
 from ledger.errors import LunaError
 from ledger.gates import GateSettings
 from ledger.home import Home
+from ledger.records import TurnId
+from ledger.scores import Score
 from ledger.store import Ledger
 from serving.engine import Sampling
 from serving.engine_app import Started
 from serving.exchange import Event, Question, Record, Said, Voices, all_voices, last_exchanges, one_voice
 from serving.guard import Refused, error_body
 from serving.lineage import lineage_state, loss_curves
+from serving.reward import Background, Judge, Text, add_reward
 from serving.settings import ServingSettings
 
 PAGE = Path(__file__).parent / "page"
@@ -48,10 +52,6 @@ _PAGE_HEADERS = {
     "referrer-policy": "no-referrer",
     "cache-control": "no-cache",
 }
-
-_NO_REWARD = (
-    "there is no reward model yet, so nothing can be scored; labels that users give are stored and will train one."
-)
 
 
 class Engine(Voices, Protocol):
@@ -79,8 +79,16 @@ class Keeper(Record, Protocol):
         """
         ...
 
+    async def add_scores(self, scores: Sequence[Score]) -> None:
+        """Store what the reward model made of answers.
 
-Message = Annotated[str, Field(min_length=1, max_length=20_000, examples=["Is 7 an even number?"])]
+        Raises:
+            Refused: they could not be stored.
+        """
+        ...
+
+
+Message = Annotated[Text, Field(examples=["Is 7 an even number?"])]
 
 
 class _Body(BaseModel):
@@ -124,13 +132,6 @@ class FeedbackAnswer(_Body):
     turn: str
     label: Label | None
     """None: the label was taken back."""
-
-
-class RewardRequest(_Body):
-    """An answer to score."""
-
-    prompt: Message
-    response: Message
 
 
 class ErrorAnswer(BaseModel):
@@ -179,7 +180,9 @@ class Measured:
         self.seconds.labels(turn.role).observe(turn.seconds)
 
 
-def build(home: Home, engine: Engine, keeper: Keeper, settings: ServingSettings, gates: GateSettings) -> FastAPI:
+def build(
+    home: Home, engine: Engine, keeper: Keeper, judge: Judge, settings: ServingSettings, gates: GateSettings
+) -> FastAPI:
     """The application. It still needs the guard before it (:func:`serving.guard.guarded`)."""
     app = FastAPI(
         title="Luna",
@@ -191,11 +194,12 @@ def build(home: Home, engine: Engine, keeper: Keeper, settings: ServingSettings,
         responses=_ERRORS,
     )
     measured = Measured()
+    scoring = Background(judge, keeper.add_scores, settings.reward_queue, measured.registry)
 
     @app.post("/generate", response_model=LabelledTurn, responses=_EVENTS, summary="Ask one voice")
     async def generate(request: GenerateRequest) -> Any:
         question = _question(home, request, settings)
-        events = _measured(one_voice(engine, keeper, question, request.role), measured)
+        events = _noted(one_voice(engine, keeper, question, request.role), measured, scoring)
         if request.stream:
             return await _stream(events)
         async with aclosing(cast(Any, events)):
@@ -211,7 +215,7 @@ def build(home: Home, engine: Engine, keeper: Keeper, settings: ServingSettings,
     )
     async def dialogue(request: DialogueRequest) -> Any:
         question = _question(home, request, settings)
-        return await _stream(_measured(all_voices(engine, keeper, question), measured))
+        return await _stream(_noted(all_voices(engine, keeper, question), measured, scoring))
 
     @app.post("/feedback", summary="Label or correct an answer")
     async def feedback(request: FeedbackRequest) -> FeedbackAnswer:
@@ -220,9 +224,7 @@ def build(home: Home, engine: Engine, keeper: Keeper, settings: ServingSettings,
         measured.labels.inc()
         return FeedbackAnswer(turn=request.turn, label=None if label.is_empty else label)
 
-    @app.post("/reward", summary="Score an answer")
-    async def reward(request: RewardRequest) -> Response:
-        raise Refused(503, _NO_REWARD)
+    add_reward(app, judge)
 
     @app.get("/conversations", summary="The latest conversations")
     def conversations() -> list[Heading]:
@@ -342,11 +344,13 @@ def _question(home: Home, request: DialogueRequest, settings: ServingSettings) -
     )
 
 
-async def _measured(events: AsyncIterator[Event], measured: Measured) -> AsyncIterator[Event]:
+async def _noted(events: AsyncIterator[Event], measured: Measured, scoring: Background) -> AsyncIterator[Event]:
+    """The events; whole answers are counted and have themselves scored."""
     async with aclosing(cast(Any, events)):
         async for event in events:
             if isinstance(event, LabelledTurn):
                 measured.turn(event)
+                scoring.take(event)
             yield event
 
 

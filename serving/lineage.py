@@ -30,14 +30,14 @@ def lineage_state(home: Home, gates: GateSettings, served: dict[str, Any] | None
         base_sha = next(entry.base_sha for entry in ledger.lineages() if entry.name == name)
         rows = ledger.rows()
         evals = {gen: ledger.evals(gen) for gen in dict.fromkeys(row.gen_id for row in rows)}
-    # No karma is paid before a reward model exists; users' labels are kept until then.
-    karma = karma_state(0.0, age or 0)
+        karma = karma_state(ledger.karma_earned(name), age or 0)
     return {
         "lineage": name,
         "base_sha": base_sha,
         "head": head,
         "age": None if age is None else {"number": age, "name": age_name(age)},
         "karma": {"earned": karma.earned, "threshold": karma.threshold, "progress": karma.progress},
+        "reward_model": home.reward_pointer.read_text().strip() if home.reward_pointer.exists() else None,
         "stop": stop.reason if stop else None,
         "served": served and {name: served[name] for name in ("current", "previous", "generations")},
         "generations": [

@@ -49,5 +49,15 @@ class ServingSettings(BaseModel):
     """Measure a new generation through this server, where it is up, instead of on the trainers' model."""
     gpu_share: float = Field(0.4, gt=0, le=1)
     """Share of a GPU's memory for serving; training takes the rest."""
+    reward_replicas: int = Field(1, ge=1)
+    """Copies of the reward model."""
+    reward_batch: int = Field(16, ge=1)
+    """Pairs that a copy scores together at most."""
+    reward_wait_ms: float = Field(5.0, ge=0)
+    """How long the first pair of a batch waits for others, in milliseconds."""
+    reward_batches: int = Field(2, ge=1)
+    """Batches that a copy scores side by side, each on one thread."""
+    reward_queue: int = Field(256, ge=1)
+    """Answers that may wait for their score in the background; more are left unscored and counted."""
     cpu_cache_gib: int = Field(1, ge=1)
     """Key-value cache on a CPU; on a GPU vLLM takes its share of the card."""

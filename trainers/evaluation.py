@@ -10,6 +10,7 @@ import random
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -20,7 +21,9 @@ from ledger.errors import LunaError
 from ledger.intervals import wilson_interval
 from ledger.records import EvalMethod, EvalRecord
 from ledger.roles import Role
-from trainers.generator import BASE, Generator, Voice
+
+if TYPE_CHECKING:  # imports torch, which whoever only reads settings can do without
+    from trainers.generator import Generator, Voice
 
 
 class EvalSettings(BaseModel):
@@ -91,7 +94,7 @@ def evaluate_role(generator: Generator, plan: RolePlan, gen_id: int, settings: E
             marks = score_set(generator, role, items, plan.seed, settings)
             records.append(marks.record(gen_id, role, name))
             if name in plan.base_extras:
-                marks = score_set(generator, role, items, plan.seed, settings, voice=BASE)
+                marks = score_set(generator, role, items, plan.seed, settings, voice="base")
                 records.append(marks.record(gen_id, role, f"base_{name}"))
     return records
 

@@ -31,8 +31,6 @@ HEADS = (*VALUES, "scalar_preference")
 HEADS_FILE = "heads.safetensors"
 CONFIG_FILE = "reward_config.json"
 ENCODER_FOLDER = "encoder"
-CURRENT_FILE = "current"
-"""Beside the model folders: the name of the one in use."""
 
 FAR = 4.0
 """Inputs further from the middle than this many standard deviations count as this far: beyond lies what training never
@@ -207,7 +205,7 @@ def current_model(home: Home) -> Path:
     Raises:
         LunaError: the home has none yet.
     """
-    pointer = home.rewards_dir / CURRENT_FILE
+    pointer = home.reward_pointer
     if not pointer.exists():
         raise LunaError(f"{home.root} has no reward model yet; run `luna reward train --labels FILE`.")
     return home.reward_dir(pointer.read_text(encoding="utf-8").strip())
@@ -215,4 +213,4 @@ def current_model(home: Home) -> Path:
 
 def make_current(home: Home, folder: Path) -> None:
     """Have the home use this model from now on."""
-    write_atomic(home.rewards_dir / CURRENT_FILE, folder.name + "\n")
+    write_atomic(home.reward_pointer, folder.name + "\n")

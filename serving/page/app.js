@@ -4,7 +4,7 @@
 //   #c/<id>          a stored one
 //   #lineage[/<n>]   the tree of generations, and one of them
 
-import { openConversation, openId, startChat } from "./chat.js";
+import { expectScores, openConversation, openId, startChat } from "./chat.js";
 import { ApiError, get } from "./api.js";
 import { $, failure, h, number, time } from "./dom.js";
 import { showLineage } from "./lineage.js";
@@ -105,6 +105,7 @@ async function refresh() {
 }
 
 function showState(lineage) {
+  if (lineage) expectScores(lineage.reward_model !== null);
   const current = lineage?.served?.current ?? null;
   if (lineage === null) setText("answering", "State unknown");
   else setText("answering", current === null ? "No generation is served" : `G${current} answers`);

@@ -3,13 +3,20 @@
 import { ApiError, events, get, request } from "./api.js";
 import { $, VOICES, announce, failure, h, number } from "./dom.js";
 import { labelControls } from "./labels.js";
+import { rewardDetails, whenScored } from "./reward.js";
 
 const log = $("log");
 
 const state = {
   conversation: null, // id; null until the server has stored the first answer of a new one
   running: null, // AbortController of the answer that streams in
+  scores: false, // whether a reward model will score what is said
 };
+
+/** Whether the server scores answers. */
+export function expectScores(expected) {
+  state.scores = expected;
+}
 
 /** @param onstored called with the conversation's id when the server has stored an answer */
 export function startChat(onstored) {
@@ -186,13 +193,19 @@ function addAnswer(answers, start, dialogue) {
     role: start.role,
     title,
     write: (piece) => following(() => text.append(piece)), // append makes a text node of a string
-    store: (turn) => following(() => {
+    /** @param fresh whether it has just been said */
+    store: (turn, fresh = true) => following(() => {
       text.textContent = turn.answer;
       if (!turn.answer.trim()) text.replaceChildren(h("em", {}, "An empty answer."));
       facts.textContent = `${number(turn.answer_tokens)} tokens in ${number(turn.seconds)} s${ENDED[turn.finish_reason] ?? ""}`;
-      element.append(labelControls(turn));
+      const label = labelControls(turn);
+      element.append(label);
       element.removeAttribute("aria-busy");
       element.classList.remove("broken");
+      if (turn.score) label.before(rewardDetails(turn));
+      else if (fresh && state.scores && turn.finish_reason !== "aborted") {
+        whenScored(turn).then((scored) => scored && following(() => label.before(rewardDetails(scored))));
+      }
     }),
     breakOff() {
       element.removeAttribute("aria-busy");
@@ -229,7 +242,7 @@ function showStored(turns) {
   log.replaceChildren();
   for (const group of grouped(turns)) {
     const exchange = addExchange(group[0].message);
-    for (const turn of group) exchange.begin(turn, turn.kind === "dialogue").store(turn);
+    for (const turn of group) exchange.begin(turn, turn.kind === "dialogue").store(turn, false);
   }
   toEnd();
 }

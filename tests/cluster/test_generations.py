@@ -22,6 +22,8 @@ from ledger.home import Home
 from ledger.store import Ledger
 from ledger.verify import verify
 from tests.cluster.builders import even_numbers
+from tests.ledger.test_conversations import AT, a_turn
+from tests.ledger.test_growth import a_score
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -82,6 +84,16 @@ def coordinator_state():
         return ray.get(coordinator.state.remote(), timeout=30)
     except ray.exceptions.RayActorError:
         return {"running": True, "progress": None, "pid": None}
+
+
+def tell_coordinator(method, *arguments):
+    import ray
+
+    from cluster.coordinator import find_coordinator
+    from cluster.rig import connect
+
+    connect()
+    ray.get(getattr(find_coordinator(), method).remote(*arguments), timeout=30)
 
 
 def wait_for_step(number, timeout_s=180):
@@ -385,6 +397,7 @@ def test_status_show_list_and_export_speak_json(lenient, tmp_path):
 
     status = ask("status")
     assert (status["head"], status["age"], status["open_run"]) == (0, 0, None)
+    assert status["karma"] == {"earned": 0.0, "threshold": 100, "progress": 0.0, "due": False}
     assert len(ask("generation", "list")[0]) == 3
     assert {score["eval"] for score in ask("generation", "show", "G0")["evals"]} >= {
         "recall",
@@ -396,6 +409,17 @@ def test_status_show_list_and_export_speak_json(lenient, tmp_path):
     target = tmp_path / "out.csv"
     subprocess.run(command(home, "ledger", "export", str(target)), check=True, capture_output=True)
     assert target.read_text().startswith("GEN_ID,parent_sha,child_sha,data_delta_sha,steps,lr,walltime_min,loss_start")
+    turn = a_turn()
+    tell_coordinator("add_turn", turn.model_dump())
+    tell_coordinator("add_scores", [a_score(turn).model_dump()])
+    tell_coordinator("add_label", turn.id, {"valence": 2, "correction": "Not at all.", "at": AT})
+    status = ask("status")
+    new = status["cadence"]
+    assert (new["conversation_pairs"], new["preference_pairs"], new["due"]) == (1, 1, False)
+    for sha in adapters(home, 0).values():
+        metadata = json.loads((home.adapter_dir(sha) / "METADATA.json").read_text())
+        assert metadata["karma"]["earned"] == status["karma"]["earned"] > 1
+    assert verify(home) == []
 
 
 def test_a_flipped_byte_in_an_adapter_is_found_and_named_by_the_command(lenient):

@@ -6,13 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curriculum.conversations import conversation_examples
-from curriculum.reward import DIMENSIONS, RewardOutput
+from curriculum.reward import DIMENSIONS, gate
 from ledger.conversations import Label, LabelledTurn
+from ledger.scores import Score
 
 AT = "2026-01-01T00:00:00Z"
 
 
-def a_turn(number=1, label=None, **changes):
+def a_turn(number=1, label=None, score=None, **changes):
     values = {
         "id": f"{number:032x}", "conversation": "1" * 32, "kind": "generate", "lineage": "main", "role": "logical",
         "generation": 2, "adapter_sha": "a" * 64, "message": f"question {number}", "context": "user: hi",
@@ -20,21 +21,22 @@ def a_turn(number=1, label=None, **changes):
         "temperature": 0.7, "seed": None, "at": AT,
     }  # fmt: skip
     said = None if label is None else Label(**label, at=AT)
-    return LabelledTurn(**values | changes, label=said)
+    return LabelledTurn(**values | changes, label=said, score=score)
 
 
 def a_score(scalar=0.5, intensity=0.8, safety=1.0):
-    return RewardOutput(
-        **dict.fromkeys(DIMENSIONS, 0.0), reward_intensity=intensity, safety_score=safety, scalar_preference=scalar
-    )
+    return Score(
+        turn_id="1" * 32, model="b" * 64, **dict.fromkeys(DIMENSIONS, 0.0), reward_intensity=intensity,
+        safety_score=safety, scalar_preference=scalar, gate=gate(safety), at=AT,
+    )  # fmt: skip
 
 
-def taught(turn, score=None):
-    return [(e.output, e.weight) for e in conversation_examples([turn], {turn.id: score} if score else {})]
+def taught(turn):
+    return [(e.output, e.weight) for e in conversation_examples([turn])]
 
 
 def test_a_correction_is_learned_in_place_of_the_answer():
-    (example,) = conversation_examples([a_turn(label={"valence": -2, "correction": "Better."})], {})
+    (example,) = conversation_examples([a_turn(label={"valence": -2, "correction": "Better."})])
     assert (example.role, example.input, example.context) == ("logical", "question 1", "user: hi")
     assert (example.output, example.weight, example.source) == ("Better.", 1.0, "conversation/correction")
     assert (example.stage, example.created_at) == ("conversations", AT)
@@ -43,14 +45,16 @@ def test_a_correction_is_learned_in_place_of_the_answer():
 def test_liked_answers_are_learned_by_how_much_they_were_liked_and_disliked_ones_are_not():
     assert taught(a_turn(label={"valence": 2})) == [("answer 1", 1.0)]
     assert taught(a_turn(label={"valence": 1})) == [("answer 1", 0.5)]
-    assert taught(a_turn(label={"valence": 0})) == taught(a_turn(label={"valence": -1}), a_score()) == []
+    assert taught(a_turn(label={"valence": 0})) == taught(a_turn(label={"valence": -1}, score=a_score())) == []
 
 
 def test_what_nobody_labelled_counts_by_its_reward():
     assert taught(a_turn()) == []
-    assert taught(a_turn(), a_score()) == [("answer 1", 0.8)]
-    assert taught(a_turn(), a_score(scalar=-0.1)) == []
-    assert taught(a_turn(label={"arousal": "high"}), a_score()) == [("answer 1", 0.8)], "says nothing about good or bad"
+    assert taught(a_turn(score=a_score())) == [("answer 1", 0.8)]
+    assert taught(a_turn(score=a_score(scalar=-0.1))) == []
+    assert taught(a_turn(label={"arousal": "high"}, score=a_score())) == [("answer 1", 0.8)], (
+        "says nothing about good or bad"
+    )
 
 
 def test_broken_off_answers_and_those_of_the_base_teach_nothing_but_a_correction_of_one_does():
@@ -62,9 +66,9 @@ def test_broken_off_answers_and_those_of_the_base_teach_nothing_but_a_correction
 
 @given(st.floats(-1, -0.5), st.sampled_from([None, {"valence": 2}]))
 def test_an_unsafe_answer_is_never_learned_however_well_it_was_liked(safety, label):
-    assert taught(a_turn(label=label), a_score(safety=safety)) == []
+    assert taught(a_turn(label=label, score=a_score(safety=safety))) == []
 
 
 def test_the_same_answer_to_the_same_question_is_learned_once():
     twice = [a_turn(1, label={"valence": 1}), a_turn(2, label={"valence": 1}, message="question 1", answer="answer 1")]
-    assert len(conversation_examples(twice, {})) == 1
+    assert len(conversation_examples(twice)) == 1

@@ -11,10 +11,13 @@ from ledger.home import Home
 from ledger.roles import ROLES
 from ledger.store import Ledger
 from tests.ledger.builders import by_role, make_move, make_row
-from tests.trainers.builders import CPU, LORA, tiny_base
+from tests.trainers.builders import CPU, LORA, reward_labels, tiny_base, tiny_encoder
 from trainers.adapters import initial_adapter, write_adapter
 from trainers.base import load_base
+from trainers.config import RewardSettings
 from trainers.lean import LeanModel
+from trainers.reward_model import make_current
+from trainers.reward_train import pairs_of_labels, reward_rows, train_reward_model
 
 PROMPTS = ("Hello there.", "7 is even?", "What if the sun were blue?")
 TOKENS = 10
@@ -75,6 +78,17 @@ def add_adapters(ledger: Ledger, gen: int, parent: int | None, shas, base_sha: s
         for role in ROLES
     ]
     ledger.record_judgement(rows, [], make_move(ledger.head(), gen), None)
+
+
+def use_reward_model(home: Home, folder: Path, seed: int = 1) -> str:
+    """Train a small reward model that tells kind from harsh answers, put it to use, and return its SHA."""
+    encoder = folder if folder.exists() else tiny_encoder(folder)
+    settings = RewardSettings(encoder=str(encoder), blocks=(1,), steps=20, hidden=16, threads=1)
+    labels = reward_labels(prompts=20)
+    rows = reward_rows(labels, pairs_of_labels(labels))
+    saved = train_reward_model(rows, settings, seed, home.rewards_dir, home.run_dir(f"reward-{seed}"), {}, device=CPU)
+    make_current(home, saved)
+    return saved.name
 
 
 def end_coordinator() -> None:

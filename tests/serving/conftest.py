@@ -9,7 +9,7 @@ import pytest
 
 from ledger.roles import ROLES
 from ledger.store import Ledger
-from tests.serving.builders import PROMPTS, TOKENS, free_port, make_home, whole
+from tests.serving.builders import PROMPTS, TOKENS, free_port, make_home, use_reward_model, whole
 from tests.trainers.builders import CPU, LORA, tiny_base
 from trainers.config import TrainSettings
 from trainers.trl_engine import TrlEngine
@@ -47,7 +47,7 @@ class Served:
 
 @pytest.fixture(scope="session")
 def served(ray_head, tmp_path_factory):
-    """Three generations, two adapters to a batch, so that the third name in use pushes another out of its slot."""
+    """Three generations and a reward model; two adapters to a batch, so that a third name in use pushes one out."""
     from cluster.deployment import serving, start
     from cluster.rig import connect
     from serving import app
@@ -57,6 +57,7 @@ def served(ray_head, tmp_path_factory):
         f'profile = "tiny"\n[serving]\nport = {free_port()}\ndtype = "float32"\nadapters_in_batch = 2\n'
         "max_num_seqs = 8\nanswer_tokens = 16\nrequests_per_minute = 100000\n"
     )
+    use_reward_model(home, tmp_path_factory.mktemp("encoder") / "tiny")
     connect()
     state = start(home)
     assert state["problems"] == {}

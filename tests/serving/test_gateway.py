@@ -12,9 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis.strategies import data
 
 from curriculum.render import dialogue_context, render_prompt
+from curriculum.reward import gate
 from ledger.roles import ROLES
 from ledger.store import Ledger
 from tests.serving.builders import TOKENS, whole
+from tests.trainers.builders import HARSH, KIND
+from trainers.reward_model import current_model, load_reward_model
 
 pytest.importorskip("vllm", reason="vLLM cannot be installed on this platform")
 schemathesis = pytest.importorskip("schemathesis")
@@ -42,6 +45,14 @@ def stored(served, turn):
         return next(one for one in ledger.conversation(turn["conversation"]) if one.id == turn["id"])
 
 
+def scored(served, turn):
+    """The stored turn once it has its score."""
+    deadline = time.monotonic() + 30
+    while (found := stored(served, turn)).score is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return found
+
+
 def test_an_answer_is_the_roles_own_greedy_text_and_is_stored_as_given(served, http):
     answer = http.post("/generate", json={"message": "Hello.", "role": "logical", **GREEDY})
     assert answer.status_code == 200, answer.text
@@ -52,7 +63,8 @@ def test_an_answer_is_the_roles_own_greedy_text_and_is_stored_as_given(served, h
     assert (turn["answer_tokens"], turn["finish_reason"]) == (TOKENS, "length")
     assert turn["prompt_tokens"] > 0
     assert turn["seconds"] > 0
-    assert stored(served, turn).model_dump(mode="json") == turn
+    later = {"score": None, "karma": None}
+    assert stored(served, turn).model_dump(mode="json") | later == turn
 
 
 def test_a_stream_says_who_answers_then_the_text_and_the_stored_turn_last(served, http):
@@ -120,7 +132,10 @@ def test_labels_and_corrections_are_kept_with_the_answer_they_are_about(served, 
         ("/generate", {"message": "x " * 5000}, 400, "at most 1023"),
         ("/generate", {"message": "x", "path": "/etc/passwd"}, 422, "path"),
         ("/dialogue", {"message": "x", "temperature": 9}, 422, "temperature"),
-        ("/reward", {"prompt": "x", "response": "y"}, 503, "no reward model yet"),
+        ("/reward", {"prompt": "x", "response": ""}, 422, "response"),
+        ("/reward", [], 422, "at least 1"),
+        ("/reward", [{"prompt": "x", "response": "y"}] * 129, 422, "at most 128"),
+        ("/reward", {"prompt": "x", "response": "y" * 300_000}, 413, "KiB"),
         ("/nowhere", {}, 404, "/nowhere"),
     ],
 )
@@ -150,6 +165,43 @@ def test_the_lineage_shows_every_generation_with_its_roles(served, http):
     gone = http.get("/lineage/2/loss")
     assert gone.status_code == 404, "builders train nothing, so there is no run folder"
     assert "run" in gone.json()["error"]["message"]
+
+
+def test_an_answer_or_a_list_of_them_is_scored_as_the_model_itself_does(served, http):
+    folder = current_model(served.home)
+    pairs = [{"prompt": "Why?", "response": text} for text in (KIND[0], HARSH[0], KIND[1], HARSH[1])]
+    wanted = load_reward_model(folder).score(["Why?"] * 4, [pair["response"] for pair in pairs])
+    many = http.post("/reward", json=pairs)
+    assert many.status_code == 200, many.text
+    assert {one["model"] for one in many.json()} == {folder.name}
+    for found, reward in zip(many.json(), wanted, strict=True):
+        assert found["reward"] == pytest.approx(reward.model_dump(), abs=1e-4)
+        assert found["gate"] == pytest.approx(gate(reward.safety_score), abs=1e-4)
+        assert found["example_weight"] == pytest.approx(found["reward"]["reward_intensity"] * found["gate"])
+    assert http.post("/reward", json=pairs[0]).json()["reward"] == pytest.approx(many.json()[0]["reward"], abs=1e-4)
+
+
+def test_every_answer_is_scored_after_it_was_given_and_earns_karma(served, http):
+    before = http.get("/lineage").json()
+    assert before["reward_model"] == current_model(served.home).name
+    seen = events(http.post("/dialogue", json={"message": "What is kind?", **GREEDY}).text)
+    turns = [scored(served, data) for name, data in seen if name == "turn" and data["answer"].strip()]
+    assert turns
+    for turn in turns:
+        reward = http.post("/reward", json={"prompt": turn.message, "response": turn.answer}).json()
+        assert turn.score.model == reward["model"]
+        assert turn.score.scalar_preference == pytest.approx(reward["reward"]["scalar_preference"], abs=1e-4)
+        assert turn.karma < turn.score.scalar_preference, "tokens and time cost something"
+    liked = turns[0]
+    http.post("/feedback", json={"turn": liked.id, "valence": 2})
+    assert stored(served, liked.model_dump()).karma > liked.karma
+    shown = http.get(f"/conversations/{liked.conversation}").json()[0]
+    assert shown["score"]["model"] == liked.score.model
+    metrics = http.get("/metrics").text
+    assert _value(metrics, 'luna_scores_total{outcome="stored"}') >= len(turns)
+    with Ledger.open(served.home) as ledger:
+        earned = ledger.karma_earned("main")
+    assert http.get("/lineage").json()["karma"]["earned"] == pytest.approx(earned, abs=5)
 
 
 def test_health_and_metrics_tell_what_happened(http):
@@ -192,7 +244,7 @@ def test_another_generation_can_be_asked_by_number_and_a_swap_moves_the_default(
     assert (now["generation"], now["answer"]) == (1, old["answer"])
 
 
-@pytest.mark.parametrize("path", ["/generate", "/dialogue", "/feedback"])
+@pytest.mark.parametrize("path", ["/generate", "/dialogue", "/feedback", "/reward"])
 def test_nothing_that_can_be_sent_makes_the_server_fail(served, path):
     """Schemathesis makes requests from the OpenAPI document, right and wrong ones."""
     schema = schemathesis.openapi.from_url(f"{served.url}/openapi.json").include(path=path, method="POST")

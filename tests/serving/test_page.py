@@ -159,10 +159,27 @@ def test_a_label_and_a_correction_are_saved_at_once_and_shown_after_a_reload(pag
     page.reload()
     answer = page.locator("article")
     expect(answer.get_by_role("radio", name="+1, good")).to_be_checked()
-    expect(answer.locator("summary")).to_contain_text("arousal high, social broadcast low, corrected")
-    answer.locator("summary").click()
+    expect(answer.locator(".label summary")).to_contain_text("arousal high, social broadcast low, corrected")
+    answer.locator(".label summary").click()
     expect(answer.get_by_role("group", name=re.compile("^Arousal")).get_by_role("radio", name="high")).to_be_checked()
     expect(answer.get_by_label("What it should have said")).to_have_value("Hello,\nyou.")
+
+
+def test_an_answers_reward_is_shown_once_it_is_scored(page, served):
+    for number in range(5):  # random weights may give an empty answer, which nobody scores
+        answer = ask(page, f"How are you, {number}?").last
+        if stored(served, page)[-1]["answer"].strip():
+            break
+    reward = answer.locator(".reward")
+    expect(reward.locator("summary")).to_have_text(re.compile(r"Reward [+-]?\d\.\d\d, karma [+-]?\d\.\d\d"))
+    reward.locator("summary").click()
+    rows = reward.get_by_role("row")
+    expect(rows).to_have_count(9)
+    score = stored(served, page)[-1]["score"]
+    shown = rows.filter(has_text="Empathy").get_by_role("cell").first
+    assert float(shown.text_content()) == pytest.approx(score["empathy"], abs=0.0051)
+    page.reload()
+    expect(page.locator("article .reward").last).to_be_visible()
 
 
 def test_markup_is_shown_as_text_and_never_executed(page, served):
@@ -177,7 +194,7 @@ def test_markup_is_shown_as_text_and_never_executed(page, served):
     page.unroute("**/generate")
     assert page.locator(".said .text").text_content() == MARKUP
     assert answer.locator(".text").text_content() == MARKUP
-    answer.locator("summary").click()
+    answer.locator(".label summary").click()
     answer.get_by_label("What it should have said").fill(MARKUP)
     answer.get_by_role("button", name="Save correction").click()
     expect(answer.get_by_role("status")).to_have_text("Saved")

@@ -18,6 +18,7 @@ import pytest
 from rich.console import Console
 
 from curriculum.render import render_prompt
+from curriculum.reward import VALUES
 from ledger.errors import LunaError
 from ledger.metadata import MODEL_FILE
 from ledger.roles import ROLES
@@ -143,6 +144,7 @@ def test_compare_shows_generations_and_the_base_side_by_side(served):
     compare(served.home, "Why?", ["G0", "G2", "base"], "logical", TOKENS, None, page)
     shown = page.file.getvalue()
     assert all(name in shown.splitlines()[2] for name in ("G0", "G2", "base"))
+    assert all(name in shown for name in (*VALUES, "scalar_preference")), "the rewards stand beside the answers"
     for gen in (0, 2):
         words = re.findall("[A-Za-z0-9]+", served.text(f"luna-logical-g{gen}", render_prompt("logical", "Why?")))
         assert all(word in shown for word in words)

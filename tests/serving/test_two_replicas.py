@@ -9,8 +9,11 @@ import time
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
-from tests.serving.builders import PROMPTS, free_port, make_home
+from jobs import reward
+from ledger.store import Ledger
+from tests.serving.builders import PROMPTS, free_port, make_home, use_reward_model
 
 openai = pytest.importorskip("openai", reason="comes with vLLM")
 
@@ -35,6 +38,10 @@ def twice(ray_head, tmp_path_factory):
     start(home)
     yield home, f"http://127.0.0.1:{port}", serving(home)
     app.stop()
+
+
+def pair(response="I hear you."):
+    return {"prompt": "Why?", "response": response}
 
 
 def states(handle):
@@ -93,3 +100,51 @@ def test_when_one_replica_is_killed_no_client_fails_and_it_comes_back_with_the_s
     assert len(answers) > 20
     assert len(set(answers)) == 1, "every answer is G0's own greedy text"
     assert [state["current"] for state in states(handle)] == [0, 0]
+
+
+def test_the_first_reward_model_is_served_when_it_is_there_and_a_new_one_is_taken_over_without_a_failure(twice):
+    from cluster.served_reward import follow_reward
+
+    home, url, _ = twice
+    answer = httpx.post(f"{url}/reward", json=pair())
+    assert (answer.status_code, follow_reward(home)) == (503, None)
+    assert "no reward model yet" in answer.json()["error"]["message"]
+    body = {"message": "Why?", "role": "logical", "max_tokens": 8, "temperature": 0}
+    turns = [httpx.post(f"{url}/generate", json=body | {"message": f"Why {n}?"}, timeout=60).json() for n in range(4)]
+    encoder = home.root / "encoder"
+    first = use_reward_model(home, encoder, seed=1)
+    assert follow_reward(home) == first
+    done = CliRunner().invoke(reward.app, ["score-conversations", "--home", str(home.root)])
+    assert done.exit_code == 0, done.output
+    whole = [turn for turn in turns if turn["answer"].strip()]
+    assert whole
+    with Ledger.open(home) as ledger:
+        assert ledger.unscored(10) == []
+        found = [ledger.conversation(turn["conversation"])[0] for turn in whole]
+    assert all(turn.score.model == first and turn.karma is not None for turn in found)
+    stop, problems, models = threading.Event(), [], []
+
+    def ask():
+        with httpx.Client(base_url=url, timeout=30) as client:
+            while not stop.is_set():
+                answer = client.post("/reward", json=[pair(), pair("Stop whining.")])
+                if answer.status_code == 200:
+                    models.extend(one["model"] for one in answer.json())
+                else:
+                    problems.append(answer.text)
+
+    clients = [threading.Thread(target=ask) for _ in range(4)]
+    for client in clients:
+        client.start()
+    second = use_reward_model(home, encoder, seed=2)
+    before = len(models)
+    assert follow_reward(home) == second != first
+    after = len(models)
+    time.sleep(1)
+    stop.set()
+    for client in clients:
+        client.join(60)
+    assert problems == []
+    assert set(models) == {first, second}
+    assert after > before, "answers were given while the new model was loaded"
+    assert set(models[-8:]) == {second}

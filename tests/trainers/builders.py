@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from curriculum.example import Example, make_example
 from curriculum.parquet import freeze
 from curriculum.preferences import Preference, freeze_preferences, make_preference
+from curriculum.reward import DIMENSIONS, RewardOutput, TeacherLabel
 from ledger.home import Home
 from ledger.roles import ROLES, Role
 from ledger.weights import weights_sha
@@ -130,3 +132,49 @@ def make_job(
         else ChannelSettings(),
         preference_file=None if pairs is None else str(home.data_file(freeze_preferences(pairs, home))),
     )
+
+
+KIND = ["I hear you, that sounds heavy.", "You could choose a small step.", "What would help you now?"]
+HARSH = ["Stop whining.", "Nobody cares about you.", "You must get over it!"]
+
+
+def tiny_encoder(folder: Path) -> Path:
+    """A random BERT of two blocks over bytes, in Hugging Face's format."""
+    from transformers import BertConfig, BertModel
+
+    tokenizer = byte_tokenizer()
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=256,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        BertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def reward_labels(prompts: int = 40, answers: int = 3, seed: int = 1) -> list[TeacherLabel]:
+    """Answers of kind and harsh sentences; every value rises with the share of kind ones."""
+    draw = random.Random(seed)
+    found = []
+    for number in range(prompts):
+        for answer in range(answers):
+            kind = answer / (answers - 1)
+            sentences = [draw.choice(KIND if draw.random() < kind else HARSH) for _ in range(4)]
+            value = 2 * sum(sentence in KIND for sentence in sentences) / 4 - 1
+            reward = dict.fromkeys((*DIMENSIONS, "safety_score"), value) | {"reward_intensity": (value + 1) / 2}
+            found.append(
+                TeacherLabel(
+                    prompt_id=f"p{number}",
+                    category="agency",
+                    prompt=f"Question {number}: what now?",
+                    response=" ".join(sentences),
+                    reward=RewardOutput(**reward),
+                )
+            )
+    return found

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import random
 import shutil
 import threading
 
@@ -16,9 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from curriculum.reward import DIMENSIONS, RANGES, VALUES, RewardOutput, TeacherLabel, TeacherPreference
+from curriculum.reward import DIMENSIONS, RANGES, VALUES, TeacherPreference
 from ledger.errors import LunaError
 from ledger.home import Home
+from tests.trainers.builders import CPU, HARSH, KIND, tiny_encoder
+from tests.trainers.builders import reward_labels as labels
 from trainers.config import RewardSettings
 from trainers.reward_encoder import load_encoder
 from trainers.reward_eval import (
@@ -45,60 +46,16 @@ from trainers.reward_train import (
     rows_sha,
     train_reward_model,
 )
-from trainers.tiny import byte_tokenizer
-
-CPU = torch.device("cpu")
-KIND = ["I hear you, that sounds heavy.", "You could choose a small step.", "What would help you now?"]
-HARSH = ["Stop whining.", "Nobody cares about you.", "You must get over it!"]
 
 
 @pytest.fixture(scope="module")
 def encoder_folder(tmp_path_factory):
-    """A random BERT of two blocks over bytes, in Hugging Face's format."""
-    from transformers import BertConfig, BertModel
-
-    folder = tmp_path_factory.mktemp("encoder")
-    tokenizer = byte_tokenizer()
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        max_position_embeddings=256,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        BertModel(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return tiny_encoder(tmp_path_factory.mktemp("encoder"))
 
 
 @pytest.fixture(scope="module")
 def settings(encoder_folder):
     return RewardSettings(encoder=str(encoder_folder), blocks=(1,), steps=40, hidden=16, threads=1)
-
-
-def labels(prompts=40, answers=3, seed=1):
-    """Answers of kind and harsh sentences; every value rises with the share of kind ones."""
-    draw = random.Random(seed)
-    found = []
-    for number in range(prompts):
-        for answer in range(answers):
-            kind = answer / (answers - 1)
-            sentences = [draw.choice(KIND if draw.random() < kind else HARSH) for _ in range(4)]
-            value = 2 * sum(sentence in KIND for sentence in sentences) / 4 - 1
-            reward = dict.fromkeys((*DIMENSIONS, "safety_score"), value) | {"reward_intensity": (value + 1) / 2}
-            found.append(
-                TeacherLabel(
-                    prompt_id=f"p{number}",
-                    category="agency",
-                    prompt=f"Question {number}: what now?",
-                    response=" ".join(sentences),
-                    reward=RewardOutput(**reward),
-                )
-            )
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,72 @@
+"""The reward model behind the server: how it is loaded there, and how a new version is taken over."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cluster import deployment
+from cluster.settings import settings_of
+from ledger.conversations import Turn
+from ledger.errors import LunaError
+from ledger.home import Home
+from serving import app
+
+
+def loader(home: Home) -> Any | None:
+    """What loads the home's current reward model in a process of the server; None where there is none yet."""
+    return partial(load_scorer, str(home.root)) if home.reward_pointer.exists() else None
+
+
+def load_scorer(root: str) -> Any:
+    """The home's current reward model, ready to score on the CPU.
+
+    Raises:
+        LunaError: there is none, or its files were changed.
+    """
+    import torch
+
+    from serving.reward_app import Scorer
+    from trainers.reward_model import current_model, load_reward_model
+
+    torch.set_num_threads(1)  # batches run side by side instead
+    model = load_reward_model(current_model(Home(Path(root))))
+    return Scorer(model.metadata["sha"], model.score)
+
+
+def follow_reward(home: Home) -> str | None:
+    """Let the server, where one serves this home, score with its current reward model.
+
+    Returns:
+        The model's SHA, or None where nothing is served.
+
+    Raises:
+        LunaError: the server works for another home, or the model cannot be loaded; the one before goes on.
+    """
+    load = loader(home)
+    if load is None or app.running() is None:
+        return None
+    deployment.state(home)  # which refuses another home's server
+    handle = app.reward_running()
+    if handle is None:
+        app.run_reward(settings_of(home).serving, load)
+        handle = app.reward_running()
+        return str(deployment.asked_one(handle, "state")["model"])
+    return str(deployment.everywhere(handle, "take_over")["model"])
+
+
+def score_turns(home: Home, turns: list[Turn]) -> list[dict[str, Any]]:
+    """What the served reward model makes of stored answers, as the coordinator stores it.
+
+    Raises:
+        LunaError: no reward model is served, or the server works for another home.
+    """
+    from serving.reward import score_of
+
+    deployment.state(home)
+    handle = app.reward_running()
+    if handle is None:
+        raise LunaError("no reward model is being served; train one (`luna reward train`), then `luna serve`.")
+    judged = deployment.asked_one(handle, "score", [(turn.message, turn.answer) for turn in turns])
+    return [score_of(turn.id, one).model_dump(mode="json") for turn, one in zip(turns, judged, strict=True)]

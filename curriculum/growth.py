@@ -1,0 +1,34 @@
+"""When the next age is tried: pure rules over karma, cadence and what was tried before (DESIGN section 8)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+
+from ledger.cadence import Cadence
+from ledger.karma import KarmaState
+
+HEADROOM = 1.2
+"""The holdout's size is chance, since every example's hash decides its side; so much more makes it large enough."""
+
+
+def age_up_reason(karma: KarmaState, now: Cadence) -> str:
+    """Why a generation is due, or "" when it is not."""
+    if karma.due:
+        return f"karma {karma.earned:.0f} of {karma.threshold}"
+    if now.due:
+        return f"enough that is new: {now.memory:.0%} of the memory's share, {now.reward:.0%} of the reward's"
+    return ""
+
+
+def was_tried(lessons: Collection[str], tried: Collection[str]) -> bool:
+    """Whether a rejected generation has learned all of these lessons (by example id) already.
+
+    After a rejection karma stays, and the next try waits for new data.
+    """
+    return bool(tried) and set(lessons) <= set(tried)
+
+
+def examples_needed(min_items: int, holdout_percent: int) -> int:
+    """Examples of a role of which the held-out share is most likely at least `min_items`."""
+    return math.ceil(HEADROOM * min_items * 100 / holdout_percent)

@@ -1,0 +1,113 @@
+"""What the reward model makes of answers, and the karma that they earn by it.
+
+The functions work inside a transaction that the caller holds.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from ledger.files import canonical_json
+from ledger.karma import AnswerState, KarmaSettings, KarmaTerms, answer_karma
+from ledger.records import Fraction, Record, Sha256, Signed, Timestamp, TurnId
+
+
+class Score(Record):
+    """One model's judgement of one answer: the reward manifold's values (docs/reward-manifold.md)."""
+
+    turn_id: TurnId
+    model: Sha256
+    """The reward model's."""
+    empathy: Signed
+    social_coherence: Signed
+    agency_support: Signed
+    epistemic_integrity: Signed
+    harm_avoidance: Signed
+    narrative_alignment: Signed
+    curiosity: Signed
+    reward_intensity: Fraction
+    safety_score: Signed
+    scalar_preference: Signed
+    """One number for the whole."""
+    gate: Fraction
+    """Share of a weight that the safety score lets through."""
+    at: Timestamp
+
+
+SCORE_FIELDS = tuple(Score.model_fields)
+
+
+def insert_score(connection: sqlite3.Connection, score: Score) -> None:
+    """Store a score. A second one of the same model adds nothing, nor does one of a turn that was deleted meanwhile."""
+    connection.execute(
+        f"INSERT OR IGNORE INTO scores ({', '.join(SCORE_FIELDS)}) SELECT "
+        f"{', '.join(':' + name for name in SCORE_FIELDS)} WHERE EXISTS (SELECT 1 FROM turns WHERE id = :turn_id)",
+        score.model_dump(),
+    )
+
+
+def settle(connection: sqlite3.Connection, turn_id: str, settings: KarmaSettings, at: str) -> None:
+    """Bring an answer's karma up to its newest score and label, by one event over the difference.
+
+    The sum of an answer's events is the karma of its newest state. Before it is scored there is none, and the bare
+    base earns none.
+    """
+    state = _state(connection, turn_id)
+    if state is None:
+        return
+    lineage, answer = state
+    terms = answer_karma(answer, settings)
+    count, before = connection.execute(
+        "SELECT count(*), total(amount) FROM karma_events WHERE turn_id = ?", (turn_id,)
+    ).fetchone()
+    if count == 0 or abs(terms.karma - before) > 1e-9:
+        connection.execute(
+            "INSERT INTO karma_events (turn_id, lineage, amount, terms, at) VALUES (?, ?, ?, ?, ?)",
+            (turn_id, lineage, terms.karma - before, canonical_json(terms.model_dump()), at),
+        )
+
+
+def _state(connection: sqlite3.Connection, turn_id: str) -> tuple[str, AnswerState] | None:
+    """(lineage, what is known of the answer), or None where it earns nothing."""
+    row = connection.execute(
+        "SELECT lineage, scalar_preference, gate, answer_tokens, seconds, "
+        "(SELECT valence FROM labels WHERE turn_id = turns.id ORDER BY number DESC LIMIT 1) "
+        "FROM turns JOIN scores ON scores.turn_id = turns.id "
+        "WHERE turns.id = ? AND role != 'base' ORDER BY scores.number DESC LIMIT 1",
+        (turn_id,),
+    ).fetchone()
+    if row is None:
+        return None
+    lineage, preference, gate, tokens, seconds, valence = row
+    return lineage, AnswerState(preference=preference, gate=gate, valence=valence or 0, tokens=tokens, seconds=seconds)
+
+
+def events_of(connection: sqlite3.Connection, turn_id: str) -> list[tuple[float, KarmaTerms]]:
+    """An answer's karma events, oldest first: the amount, and the terms of the state that it led to."""
+    rows = connection.execute("SELECT amount, terms FROM karma_events WHERE turn_id = ? ORDER BY number", (turn_id,))
+    return [(amount, KarmaTerms.model_validate_json(terms)) for amount, terms in rows.fetchall()]
+
+
+def note_acceptance(connection: sqlite3.Connection, lineage: str, gen_id: int) -> None:
+    """From here on karma and new conversations of a lineage count anew."""
+    connection.execute(
+        "INSERT INTO acceptances (lineage, gen_id, last_turn, last_event) VALUES (?, ?, "
+        "(SELECT coalesce(max(number), 0) FROM turns), (SELECT coalesce(max(number), 0) FROM karma_events))",
+        (lineage, gen_id),
+    )
+
+
+def last_acceptance(connection: sqlite3.Connection, lineage: str) -> tuple[int, int]:
+    """(turn, karma event) after which a lineage's count began; zeros before the first acceptance."""
+    row = connection.execute(
+        "SELECT last_turn, last_event FROM acceptances WHERE lineage = ? ORDER BY number DESC LIMIT 1", (lineage,)
+    ).fetchone()
+    return (0, 0) if row is None else (row[0], row[1])
+
+
+def karma_since(connection: sqlite3.Connection, lineage: str, event: int) -> float:
+    """Karma of a lineage's events after one."""
+    (earned,) = connection.execute(
+        "SELECT total(amount) FROM karma_events WHERE lineage = ? AND number > ?", (lineage, event)
+    ).fetchone()
+    return float(earned)

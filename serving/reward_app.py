@@ -1,0 +1,147 @@
+"""The Ray Serve app `luna-reward`: the reward model, reached by handle only, in batches that Ray Serve makes.
+
+Serving does not know the trainers, so how a model is loaded is handed in by whoever starts the app.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from ray import serve
+from ray.exceptions import RayError
+
+from curriculum.reward import VALUES, RewardOutput
+from ledger.errors import LunaError
+from ledger.home import Home
+from serving.guard import Refused
+from serving.reward import NO_REWARD, Judged, Pair
+from serving.settings import ServingSettings
+
+REWARD_APP = "luna-reward"
+
+_ANSWER_S = 30
+_HEALTH_PAIR = ("Are you well?", "Yes, thank you.")
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A loaded reward model."""
+
+    sha: str
+    score: Callable[[Sequence[str], Sequence[str]], list[RewardOutput]]
+    """Prompts and answers to judgements; may be called from several threads."""
+
+
+Load = Callable[[], Scorer]
+"""Loads the home's current reward model; its libraries are imported only then."""
+
+
+class RewardReplica:
+    """One copy of the reward model."""
+
+    def __init__(self, load: Load, settings: dict[str, Any]):
+        chosen = ServingSettings.model_validate(settings)
+        self._load, self._scorer = load, load()
+        self._threads = ThreadPoolExecutor(chosen.reward_batches)
+        self._taking = asyncio.Lock()
+        self._one = serve.batch(
+            max_batch_size=chosen.reward_batch,
+            batch_wait_timeout_s=chosen.reward_wait_ms / 1000,
+            max_concurrent_batches=chosen.reward_batches,
+        )(self._batch)
+
+    async def score(self, pairs: Sequence[Pair]) -> list[Judged]:
+        """A judgement for each pair, in order. Pairs of several requests are scored together."""
+        return list(await asyncio.gather(*(self._one(pair) for pair in pairs)))
+
+    async def _batch(self, pairs: list[Pair]) -> list[Judged]:
+        scorer = self._scorer  # One batch has one model, whatever is taken over meanwhile.
+        found = await asyncio.get_running_loop().run_in_executor(self._threads, _scored, scorer, pairs)
+        return [Judged(scorer.sha, reward) for reward in found]
+
+    async def take_over(self) -> dict[str, Any]:
+        """Load the home's current model, then answer with it: requests meanwhile get the one before.
+
+        Raises:
+            LunaError: it cannot be loaded; the one before stays.
+        """
+        async with self._taking:
+            began = time.perf_counter()
+            self._scorer = await asyncio.to_thread(self._load)
+            return {**self.state(), "load_s": time.perf_counter() - began}
+
+    def set_batching(self, most: int, wait_ms: float) -> None:
+        """How many pairs are scored together at most, and how long the first of them waits for others."""
+        self._one.set_max_batch_size(most)
+        self._one.set_batch_wait_timeout_s(wait_ms / 1000)
+
+    def state(self) -> dict[str, Any]:
+        """Which model answers, in which process."""
+        return {"model": self._scorer.sha, "pid": os.getpid()}
+
+    async def check_health(self) -> None:
+        """Ray Serve replaces this replica when a judgement is missing or no number."""
+        (found,) = await self.score([_HEALTH_PAIR])
+        if not all(math.isfinite(getattr(found.reward, name)) for name in VALUES):
+            raise RuntimeError("the reward model's judgement holds no numbers")
+
+
+def _scored(scorer: Scorer, pairs: list[Pair]) -> list[RewardOutput]:
+    return scorer.score([prompt for prompt, _ in pairs], [answer for _, answer in pairs])
+
+
+class RemoteJudge:
+    """The reward model through its Ray handle."""
+
+    def __init__(self, home: Home):
+        self._home = home
+        self._known: Any = None
+
+    def exists(self) -> bool:
+        return self._home.reward_pointer.exists()
+
+    async def score(self, pairs: Sequence[Pair]) -> list[Judged]:
+        if not self.exists():
+            raise Refused(503, NO_REWARD)
+        try:
+            if self._known is None:
+                self._known = await asyncio.to_thread(serve.get_app_handle, REWARD_APP)
+            found: list[Judged] = await asyncio.wait_for(self._known.score.remote(list(pairs)), _ANSWER_S)
+            return found
+        except Exception as error:
+            self._known = None
+            raise _refusal(error) from error
+
+
+def _refusal(error: Exception) -> Refused:
+    """What a user is told when the reward model does not answer."""
+    cause = getattr(error, "cause", None)
+    if isinstance(error, RayError) and isinstance(cause, LunaError):
+        return Refused(400, str(cause))
+    return Refused(
+        503,
+        f"the reward model does not answer ({type(error).__name__}); it may be starting, or `luna serve` starts it.",
+        {"retry-after": "5"},
+    )
+
+
+def reward_app(settings: ServingSettings, load: Load) -> Any:
+    """The app, to be run under the name `REWARD_APP` without a route."""
+    deployment = serve.deployment(
+        RewardReplica,
+        name="reward",
+        num_replicas=settings.reward_replicas,
+        health_check_period_s=10,
+        health_check_timeout_s=30,
+        graceful_shutdown_timeout_s=10,
+        max_ongoing_requests=2 * settings.max_waiting + settings.reward_batch * settings.reward_batches,
+        ray_actor_options={"num_cpus": 0},
+    )
+    return deployment.bind(load, settings.model_dump(mode="json"))

@@ -1,0 +1,136 @@
+"""The age-up: when it is due, what it learns from, and when it waits."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.settings import Settings
+from curriculum.growth import age_up_reason, examples_needed, was_tried
+from curriculum.holdout import split_holdout
+from curriculum.parquet import freeze
+from curriculum.reward import DIMENSIONS
+from jobs.age_up import filling, lessons_due
+from ledger.cadence import Cadence
+from ledger.conversations import Label, Turn
+from ledger.errors import LunaError
+from ledger.home import Home
+from ledger.karma import karma_state
+from ledger.roles import ROLES
+from ledger.scores import Score
+from ledger.store import Ledger
+from tests.ledger.builders import add_generation, make_ledger, sha
+
+AT = "2026-01-01T00:00:00Z"
+SETTINGS = Settings()
+IDLE = Cadence(memory=0.1, reward=0.0, quiet=False)
+
+
+@pytest.fixture
+def home(tmp_path):
+    """A home whose lineage has one accepted generation, of age 0."""
+    place = Home(tmp_path / "home")
+    with make_ledger(place.root) as ledger:
+        empty = freeze([], place)
+        add_generation(ledger, 0, None, data_delta_sha=empty, holdout_sha=empty)
+    return place
+
+
+def talk(home, answers, valence=2, preference=1.0, first=0):
+    """So many answers, each liked and scored."""
+    with Ledger.create(home) as ledger:
+        for number in range(first, first + answers):
+            turn = Turn(
+                id=f"{number:032x}", conversation="1" * 32, kind="generate", lineage="main", role=ROLES[number % 3],
+                generation=0, adapter_sha=sha("a"), message=f"question {number}", context="", answer=f"answer {number}",
+                prompt_tokens=5, answer_tokens=3, seconds=0.1, finish_reason="stop", temperature=0.7, seed=None, at=AT,
+            )  # fmt: skip
+            ledger.add_turn(turn)
+            ledger.add_label(turn.id, Label(valence=valence, at=AT))
+            values = dict.fromkeys(DIMENSIONS, 0.5)
+            score = {"reward_intensity": 1.0, "safety_score": 1.0, "scalar_preference": preference, "gate": 1.0}
+            ledger.add_scores([Score(turn_id=turn.id, model=sha("reward"), **values, **score, at=AT)])
+
+
+def test_below_the_threshold_nothing_is_raised_and_the_count_is_told(home):
+    talk(home, 5)
+    assert lessons_due(home, SETTINGS, now=False) == ("not yet: karma 10.0 of 100, 5 new answers", [])
+
+
+def test_at_the_threshold_the_answers_that_were_liked_are_the_lessons(home):
+    talk(home, 55)
+    talk(home, 3, valence=-2, preference=0.1, first=55)
+    why, lessons = lessons_due(home, SETTINGS, now=False)
+    assert why.startswith("age-up: karma 107 of 100; 55 lessons from 58 answers")
+    assert {lesson.output for lesson in lessons} == {f"answer {i}" for i in range(55)}
+
+
+def test_asked_for_it_goes_on_what_there_is_and_says_when_there_is_nothing(home):
+    with pytest.raises(LunaError, match="nothing to learn from"):
+        lessons_due(home, SETTINGS, now=True)
+    talk(home, 2)
+    assert len(lessons_due(home, SETTINGS, now=True)[1]) == 2
+
+
+def test_in_quiet_hours_it_waits(home):
+    talk(home, 55)
+    always = Settings.model_validate({"cadence": {"quiet_hours": [0, 23]}})
+    almost = Settings.model_validate({"cadence": {"quiet_hours": [23, 0]}})
+    told = {lessons_due(home, one, now=False)[0] for one in (always, almost)}
+    assert any("quiet hours" in why for why in told)
+    assert any(why.startswith("age-up") for why in told)
+
+
+def test_after_a_rejection_the_next_try_waits_for_new_conversations(home):
+    talk(home, 55)
+    lessons = lessons_due(home, SETTINGS, now=False)[1]
+    with Ledger.create(home) as ledger:
+        tried = {"data_delta_sha": freeze(lessons, home), "holdout_sha": freeze([], home)}
+        add_generation(ledger, 1, 0, verdict="rejected", reason="recall", **tried)
+    why, again = lessons_due(home, SETTINGS, now=False)
+    assert not again
+    assert "G1 tried all of it and was rejected" in why
+    talk(home, 1, first=55)
+    assert len(lessons_due(home, SETTINGS, now=False)[1]) == 56, "karma stayed, and there is something new"
+
+
+def test_acceptance_takes_karma_back_to_nothing(home):
+    talk(home, 55)
+    with Ledger.create(home) as ledger:
+        empty = freeze([], home)
+        add_generation(ledger, 1, 0, data_delta_sha=empty, holdout_sha=empty)
+    assert lessons_due(home, SETTINGS, now=False)[0] == "not yet: karma 0.0 of 250, 0 new answers"
+
+
+def test_a_recipe_fills_every_role_to_what_the_gates_need_with_nothing_seen(home):
+    talk(home, 30)
+    lessons = lessons_due(home, SETTINGS, now=True)[1]
+    seen = filling(home, lessons, SETTINGS)
+    with Ledger.create(home) as ledger:
+        add_generation(ledger, 1, 0, data_delta_sha=freeze(seen, home), holdout_sha=freeze([], home))
+    more = filling(home, lessons, SETTINGS)
+    assert not {e.id for e in seen} & {e.id for e in more}
+    _, holdout = split_holdout([*lessons, *more], SETTINGS.data.holdout_percent)
+    for role in ROLES:
+        assert sum(e.role == role for e in holdout) >= SETTINGS.gates.min_items
+
+
+@given(st.floats(-50, 99.9), st.floats(0, 0.49), st.floats(0, 0.49))
+def test_neither_karma_nor_cadence_short_of_their_bounds_call_for_anything(earned, memory, reward):
+    assert age_up_reason(karma_state(earned, 0), Cadence(memory, reward, quiet=False)) == ""
+
+
+def test_karma_or_the_cadence_alone_call_for_it():
+    assert "karma 100 of 100" in age_up_reason(karma_state(100, 0), IDLE)
+    assert "100%" in age_up_reason(karma_state(0, 0), Cadence(1.0, 0.0, quiet=False))
+
+
+@given(st.sets(st.text(max_size=2)), st.sets(st.text(max_size=2)))
+def test_something_new_is_always_worth_a_try(lessons, tried):
+    assert was_tried(lessons, tried) == (bool(tried) and not lessons - tried)
+
+
+@given(st.integers(1, 1000), st.integers(1, 90))
+def test_the_held_out_share_of_what_is_needed_is_enough(min_items, percent):
+    assert examples_needed(min_items, percent) * percent / 100 >= min_items
