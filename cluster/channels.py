@@ -88,9 +88,9 @@ def reward_scorer(home: Home) -> tuple[Scorer | None, str]:
     Raises:
         LunaError: the model in use is missing or was changed.
     """
-    from trainers.reward_model import CURRENT_FILE, current_model, load_reward_model
+    from trainers.reward_model import current_model, load_reward_model
 
-    if not (home.rewards_dir / CURRENT_FILE).exists():
+    if not home.reward_pointer.exists():
         return None, ""
     folder = current_model(home)
     model = load_reward_model(folder)

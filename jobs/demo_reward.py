@@ -38,7 +38,7 @@ def raise_reward_model(home: Home) -> None:
     from jobs.reward import rows_of, train_here
     from jobs.teach import label_candidates, write_candidates
 
-    if (home.rewards_dir / "current").exists():
+    if home.reward_pointer.exists():
         return
     err.rule("reward: what a teacher of written rules calls good")
     settings = settings_of(home)

@@ -15,12 +15,12 @@ from ledger.records import EvalRecord
 from trainers.fused import FusedEngine
 from trainers.health import HealthSettings
 from trainers.health_probe import HealthPlan, RoleHealth, measure_role, why_unmeasurable
-from trainers.reward_model import CURRENT_FILE, RewardModel, current_model, load_reward_model
+from trainers.reward_model import RewardModel, current_model, load_reward_model
 
 
 def reward_model_in_use(home: Home) -> Path | None:
     """The folder of the home's reward model; None where it has none, and nothing of health is asked then."""
-    return current_model(home) if (home.rewards_dir / CURRENT_FILE).exists() else None
+    return current_model(home) if home.reward_pointer.exists() else None
 
 
 def measure_health(

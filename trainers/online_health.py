@@ -101,7 +101,7 @@ def partial_health(engine: FusedEngine, adapter: Mapping[str, Tensor], probe: Pr
     """DCS + GVS of one role's adapter as it is now, in [0, 2]."""
     from trainers.health_probe import row_gradients  # which knows the engine, as the engine knows this module
 
-    gradients = row_gradients(engine, adapter, probe.rows, settings)
+    gradients, _ = row_gradients(engine, adapter, probe.rows, settings)
     coherence = dimensional_coherence(gradients, probe.rewards, DIMENSIONS)
     batches = micro_batch_gradients(gradients, settings.micro_batches)
     return coherence.value + gradient_stability(batches, settings.noise_half).value

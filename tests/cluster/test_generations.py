@@ -86,16 +86,6 @@ def coordinator_state():
         return {"running": True, "progress": None, "pid": None}
 
 
-def tell_coordinator(method, *arguments):
-    import ray
-
-    from cluster.coordinator import find_coordinator
-    from cluster.rig import connect
-
-    connect()
-    ray.get(getattr(find_coordinator(), method).remote(*arguments), timeout=30)
-
-
 def wait_for_step(number, timeout_s=180):
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
@@ -410,9 +400,9 @@ def test_status_show_list_and_export_speak_json(lenient, tmp_path):
     subprocess.run(command(home, "ledger", "export", str(target)), check=True, capture_output=True)
     assert target.read_text().startswith("GEN_ID,parent_sha,child_sha,data_delta_sha,steps,lr,walltime_min,loss_start")
     turn = a_turn()
-    tell_coordinator("add_turn", turn.model_dump())
-    tell_coordinator("add_scores", [a_score(turn).model_dump()])
-    tell_coordinator("add_label", turn.id, {"valence": 2, "correction": "Not at all.", "at": AT})
+    tell_coordinator(home, "add_turn", turn.model_dump())
+    tell_coordinator(home, "add_scores", [a_score(turn).model_dump()])
+    tell_coordinator(home, "add_label", turn.id, {"valence": 2, "correction": "Not at all.", "at": AT})
     status = ask("status")
     new = status["cadence"]
     assert (new["conversation_pairs"], new["preference_pairs"], new["due"]) == (1, 1, False)
