@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from curriculum.preferences import JudgedTurn
 from ledger.cadence import Cadence, CadenceSettings, cadence
 from ledger.conversations import LabelledTurn
 from ledger.home import Home
@@ -76,19 +75,9 @@ def karma_of(ledger: Ledger) -> KarmaState:
 
 def cadence_of(turns: list[LabelledTurn], settings: CadenceSettings) -> tuple[Cadence, int]:
     """(where the home stands at this hour, preference pairs that users' labels give)."""
+    from curriculum.preference_sources import judged_turns
     from curriculum.preferences import correction_pairs, merge, valence_pairs
 
     judged = judged_turns(turns)
     pairs = len(merge(correction_pairs(judged), valence_pairs(judged)))
     return cadence(len(turns), pairs, time.localtime().tm_hour, settings), pairs
-
-
-def judged_turns(turns: list[LabelledTurn]) -> list[JudgedTurn]:
-    """The answers of a role that a user has judged, as preference pairs are made of them."""
-    return [
-        JudgedTurn(
-            turn.id, turn.role, turn.message, turn.answer, turn.context, turn.label.valence, turn.label.correction
-        )
-        for turn in turns
-        if turn.role != "base" and turn.label is not None
-    ]

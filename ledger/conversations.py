@@ -184,10 +184,7 @@ class Conversations(Database):
     def labelled_turns(self) -> list[LabelledTurn]:
         """Every turn that a label is in force for, of all conversations, oldest first."""
         with self._reading() as connection:
-            rows = connection.execute(
-                f"SELECT {_SELECTED} FROM turns JOIN labels ON labels.number = "
-                "(SELECT max(number) FROM labels WHERE turn_id = turns.id) ORDER BY turns.number"
-            ).fetchall()
+            rows = connection.execute(f"{_SELECT} WHERE labels.number IS NOT NULL ORDER BY turns.number").fetchall()
         return [turn for row in rows if (turn := _labelled(row)).label is not None]
 
     def conversations(self, most: int = 50) -> list[Heading]:

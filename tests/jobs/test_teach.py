@@ -474,7 +474,7 @@ def test_an_interrupted_set_is_finished_before_it_is_judged(home):
 def test_a_job_that_does_not_exist_is_refused_with_the_ones_that_do(home):
     from jobs.submit import submit_job
 
-    with pytest.raises(LunaError, match=r"no job 'teaching'; use one of generation, .*teach"):
+    with pytest.raises(LunaError, match=r"no job 'teaching'; use one of age_up, .*generation, .*teach"):
         submit_job("teaching", [], None, home)
 
 
