@@ -27,6 +27,7 @@ from serving.settings import ServingSettings
 REWARD_APP = "luna-reward"
 
 _ANSWER_S = 30
+_CALLS_AT_ONCE = 8
 _HEALTH_PAIR = ("Are you well?", "Yes, thank you.")
 
 
@@ -98,11 +99,19 @@ def _scored(scorer: Scorer, pairs: list[Pair]) -> list[RewardOutput]:
 
 
 class RemoteJudge:
-    """The reward model through its Ray handle."""
+    """The reward model through its Ray handle. Used inside a replica of Ray Serve, whose batching it needs.
 
-    def __init__(self, home: Home):
+    Requests that arrive together travel together: a call to another process costs more than a short answer's score.
+    """
+
+    def __init__(self, home: Home, settings: ServingSettings):
         self._home = home
         self._known: Any = None
+        self._one = serve.batch(
+            max_batch_size=settings.reward_batch,
+            batch_wait_timeout_s=settings.reward_wait_ms / 1000,
+            max_concurrent_batches=_CALLS_AT_ONCE,
+        )(self._together)
 
     def exists(self) -> bool:
         return self._home.reward_pointer.exists()
@@ -110,14 +119,20 @@ class RemoteJudge:
     async def score(self, pairs: Sequence[Pair]) -> list[Judged]:
         if not self.exists():
             raise Refused(503, NO_REWARD)
+        found: list[Judged] = await self._one(list(pairs))
+        return found
+
+    async def _together(self, requests: list[list[Pair]]) -> list[list[Judged]]:
+        """The judgements of several requests by one call."""
         try:
             if self._known is None:
                 self._known = await asyncio.to_thread(serve.get_app_handle, REWARD_APP)
-            found: list[Judged] = await asyncio.wait_for(self._known.score.remote(list(pairs)), _ANSWER_S)
-            return found
+            pairs = [pair for request in requests for pair in request]
+            found = iter(await asyncio.wait_for(self._known.score.remote(pairs), _ANSWER_S))
         except Exception as error:
             self._known = None
             raise _refusal(error) from error
+        return [[next(found) for _ in request] for request in requests]
 
 
 def _refusal(error: Exception) -> Refused:
