@@ -237,8 +237,8 @@ class GenerationRun:
         if file is None:
             return []
         return self.rig.measure_preferences(
-            weighty_by_role(file), adapters, str(adapters_dir), self._parents(), str(self.home.adapters_dir), self.gen_id,
-            self.base, self.settings, self.watcher.say,
+            weighty_by_role(file), adapters, str(adapters_dir), self._parents(), str(self.home.adapters_dir),
+            self.gen_id, self.base, self.settings, self.watcher.say,
         )  # fmt: skip
 
     def _mixed_file(self, name: str) -> str | None:
