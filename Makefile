@@ -25,7 +25,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help explain setup demo check test test-gpu bench-train bench-forgetting bench-gpu bench-curriculum \
-        bench-serving bench-reward-serve \
+        bench-dual bench-serving bench-reward-serve \
         format lock clean
 
 help:
@@ -36,6 +36,7 @@ help:
 	@echo "make test-gpu          the tests that need a GPU"
 	@echo "make bench-train       training speed against TRL"
 	@echo "make bench-forgetting  recall with replay and without"
+	@echo "make bench-dual        preferences beside memory: two channels with several weights"
 	@echo "make bench-serving     Luna's serving beside bare vLLM; needs a home that luna serve serves"
 	@echo "make bench-reward-serve  POST /reward by sixteen clients; needs a home with a reward model that luna serve serves"
 	@echo "make bench-gpu         the trio trainer on a GPU against three plain PEFT loops"
@@ -81,6 +82,9 @@ bench-train: ready
 
 bench-forgetting: ready
 	$(BIN)/python -m bench.forgetting
+
+bench-dual: ready
+	$(BIN)/python -m bench.dual
 
 bench-serving: ready
 	$(BIN)/python -m bench.serving

@@ -15,6 +15,7 @@ from curriculum.preferences import Preference, freeze_preferences, provenance_of
 from curriculum.reward import RewardOutput, example_weight
 from curriculum.scores import freeze_scores
 from ledger.home import Home
+from ledger.roles import ROLES, Role
 
 Scorer = Callable[[Sequence[tuple[str, str]]], list[RewardOutput]]
 """Judges (prompt, answer) pairs."""
@@ -80,6 +81,12 @@ def weighed_pairs(pairs: Sequence[Preference], scorer: Scorer) -> list[Preferenc
         else pair
         for pair in pairs
     ]
+
+
+def weighty_by_role(file: str) -> dict[Role, list[Preference]]:
+    """The pairs of a frozen set that have a weight above 0, by role."""
+    pairs = [pair for pair in read_preference_set(file) if pair.weight > 0]
+    return {role: [pair for pair in pairs if pair.role == role] for role in ROLES}
 
 
 def reward_scorer(home: Home) -> tuple[Scorer | None, str]:

@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from cluster import delta
-from cluster.channels import prepare_channels
+from cluster.channels import prepare_channels, weighty_by_role
 from cluster.deployment import follow_head, retire_candidate
 from cluster.request import GenerationRequest
 from cluster.served_eval import evaluate_served
 from cluster.trio_rig import TrioRig, outcomes_by_role
 from curriculum.parquet import read_examples
-from curriculum.preferences import read_preference_set
 from ledger.clock import utc_now
 from ledger.files import publish_dir
 from ledger.gates import Judgement, judge
@@ -246,11 +245,9 @@ class GenerationRun:
         file = self._mixed_file("pref_holdout_sha")
         if file is None:
             return []
-        held_out = [pair for pair in read_preference_set(file) if pair.weight > 0]
-        by_role = {role: [pair for pair in held_out if pair.role == role] for role in ROLES}
         return self.rig.measure_preferences(
-            by_role, adapters, str(adapters_dir), self._parents(), str(self.home.adapters_dir), self.gen_id,
-            self.base, self.settings, self.watcher.say,
+            weighty_by_role(file), adapters, str(adapters_dir), self._parents(), str(self.home.adapters_dir),
+            self.gen_id, self.base, self.settings, self.watcher.say,
         )  # fmt: skip
 
     def _mixed_file(self, name: str) -> str | None:
