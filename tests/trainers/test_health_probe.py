@@ -79,24 +79,29 @@ def talk(seed, count=90):
     ]  # fmt: skip
 
 
+def tiny_encoder(folder):
+    """A random BERT of two blocks over bytes, in Hugging Face's format; its folder."""
+    from transformers import BertConfig, BertModel
+
+    tokenizer = byte_tokenizer()
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
+        max_position_embeddings=256,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        BertModel(config).save_pretrained(folder / "encoder")
+    tokenizer.save_pretrained(folder / "encoder")
+    return folder / "encoder"
+
+
 class Rig:
     """A tiny base, a reward model, and the creative role as G0 and G1."""
 
     def __init__(self, folder):
-        from transformers import BertConfig, BertModel
-
         self.home = make_home(folder)
         self.engine = FusedEngine(tiny_base(self.home), TrainSettings(dtype="float32", threads=1), LORA, CPU)
-        tokenizer = byte_tokenizer()
-        config = BertConfig(
-            vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
-            intermediate_size=64, max_position_embeddings=256,
-        )  # fmt: skip
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(3)
-            BertModel(config).save_pretrained(folder / "encoder")
-        tokenizer.save_pretrained(folder / "encoder")
-        settings = RewardSettings(encoder=str(folder / "encoder"), blocks=(1,), steps=40, hidden=16, threads=1)
+        settings = RewardSettings(encoder=str(tiny_encoder(folder)), blocks=(1,), steps=40, hidden=16, threads=1)
         made = labels()
         rows = reward_rows(made, pairs_of_labels(made))
         reward = train_reward_model(rows, settings, 1, self.home.rewards_dir, folder / "run", {}, device=CPU)

@@ -1,0 +1,62 @@
+"""Reward health in the flow of a generation: measured and judged where the home has a reward model."""
+
+from __future__ import annotations
+
+import pytest
+from typer.testing import CliRunner
+
+from ledger.roles import ROLES
+from ledger.store import Ledger
+from tests.cluster.builders import even_numbers
+from tests.cluster.test_generations import LENIENT, make_home, raise_one
+from tests.trainers.builders import CPU
+from tests.trainers.test_health_probe import labels, tiny_encoder
+from trainers.config import RewardSettings
+from trainers.reward_model import make_current
+from trainers.reward_train import pairs_of_labels, reward_rows, train_reward_model
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+HEALTH = """
+[health]
+prompts = 10
+answer_tokens = 4
+"""
+
+
+def give_reward_model(home, folder):
+    made = labels(20)
+    settings = RewardSettings(encoder=str(tiny_encoder(folder)), blocks=(1,), steps=10, hidden=8, threads=1)
+    rows = reward_rows(made, pairs_of_labels(made))
+    model = train_reward_model(rows, settings, 1, home.rewards_dir, folder / "run", {}, device=CPU)
+    make_current(home, model)
+    return model.name
+
+
+def test_a_home_with_a_reward_model_judges_health_too(ray_head, tmp_path):
+    from jobs.cli import app
+
+    home = make_home(tmp_path, LENIENT + HEALTH + "rhi_min = 1.0\n")
+    first = raise_one(home, even_numbers(0, 60), train={"steps": 2})
+    assert first["verdict"] == "accepted", first["reason"]
+    with Ledger.open(home) as ledger:
+        assert "rhi" not in {score.eval for score in ledger.evals(0)}, "no reward model, nothing of health"
+    sha = give_reward_model(home, tmp_path)
+
+    refused = raise_one(home, even_numbers(100, 60), train={"steps": 2}, interpolation={"alphas": [0.5]})
+    assert refused["verdict"] == "rejected"
+    assert "is not above 1.00, weakest" in refused["reason"]
+    with Ledger.open(home) as ledger:
+        found = {(score.eval, score.role): score for score in ledger.evals(1)}
+    for role in ROLES:
+        assert found["rhi", role].details["reward_sha"] == sha
+        assert found["mss", role].value == found["rhi", role].details["components"]["mss"]
+    assert list((home.run_dir(refused["run_id"]) / "health").rglob("events*"))
+
+    accepted = raise_one(home, even_numbers(200, 60), train={"steps": 2}, health={"gate": False})
+    assert accepted["verdict"] == "accepted", "measured, and the gate is off"
+    shown = CliRunner().invoke(app, ["reward", "health", f"G{accepted['gen_id']}", "--home", str(home.root)])
+    assert "LRPS" in shown.output
+    compared = CliRunner().invoke(app, ["regress", f"G{accepted['gen_id']}", "--home", str(home.root)])
+    assert "against G0" in compared.output
+    assert len(list((home.data_dir / "regress").glob("*.json"))) == 2
