@@ -66,7 +66,10 @@ def regress(home: Home, gen_id: int, against: int | None, prompts_file: Path | N
 
 def answers_of(home: Home, rows: Sequence[GenerationRow], prompts: Sequence[RegressionPrompt]) -> dict[str, str]:
     """Greedy answers by prompt id, from the home's file of them where it answers these prompts with these adapters."""
-    key = {"prompts_sha": prompts_sha(prompts), "adapters": {row.role: row.child_sha for row in rows}}
+    key: dict[str, Any] = {
+        "prompts_sha": prompts_sha(prompts),
+        "adapters": {row.role: row.child_sha for row in rows},
+    }
     file = home.data_dir / "regress" / f"{rows[0].lineage}-g{rows[0].gen_id}-{key['prompts_sha'][:8]}.json"
     if file.exists():
         stored = json.loads(file.read_text(encoding="utf-8"))

@@ -22,6 +22,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
+from curriculum.reward_plot import plot_content
 from ledger.clock import utc_now
 from ledger.conversations import Heading, Label, LabelledTurn, Level, Turn, Voice
 from ledger.errors import LunaError
@@ -225,6 +226,10 @@ def build(
         return FeedbackAnswer(turn=request.turn, label=None if label.is_empty else label)
 
     add_reward(app, judge)
+
+    @app.get("/reward/plot", summary="Reward vectors as points, and the course of reward health")
+    def reward_plot() -> dict[str, Any]:
+        return plot_content(home)
 
     @app.get("/conversations", summary="The latest conversations")
     def conversations() -> list[Heading]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ledger.ages import age_name
 from ledger.errors import LunaError
-from ledger.gates import GATES, Gate, GateSettings, gate_bound, gate_problem
+from ledger.gates import GATES, RHI, Gate, GateSettings, gate_bound, gate_problem, health_problem
 from ledger.home import Home
 from ledger.karma import karma_state
 from ledger.records import EvalRecord, GenerationRow
@@ -108,15 +108,24 @@ def _generation(rows: list[GenerationRow], scores: list[EvalRecord], gates: Gate
 
 
 def _score(score: EvalRecord, gates: GateSettings) -> dict[str, Any]:
-    gate: Gate | None = next((gate for gate in GATES if gate == score.eval), None)
-    by_definition = score.n == 0
-    passed = None if gate is None else by_definition or gate_problem(gate, score, gates) is None
+    limit, passed = _judged(score, gates)
     return {
         "eval": score.eval,
         "value": score.value,
         "low": score.low,
         "high": score.high,
         "n": score.n,
-        "limit": None if gate is None else gate_bound(gate, gates),
+        "limit": limit,
         "passed": passed,
     }
+
+
+def _judged(score: EvalRecord, gates: GateSettings) -> tuple[float | None, bool | None]:
+    """(the gate's bound, whether the score passes it); None twice where no gate asks for the score."""
+    gate: Gate | None = next((gate for gate in GATES if gate == score.eval), None)
+    if gate is not None:
+        return gate_bound(gate, gates), score.n == 0 or gate_problem(gate, score, gates) is None
+    health = score.details.get("settings", {})
+    if score.eval == RHI and health.get("gate"):  # its bound is recorded with it
+        return health["rhi_min"], health_problem(score, health["rhi_min"]) is None
+    return None, None

@@ -3,6 +3,7 @@
 import { ApiError, get } from "./api.js";
 import { curves, curveTable } from "./curves.js";
 import { $, failure, h, number, s, time } from "./dom.js";
+import { rewardPlot } from "./plot.js";
 import { standing, tree } from "./tree.js";
 
 let lineage = null;
@@ -34,7 +35,18 @@ export async function showLineage(wanted) {
   }
   const chosen = wanted ?? lineage.head ?? Math.max(...numbers);
   showTree(chosen);
-  await showGeneration(chosen);
+  await Promise.all([showGeneration(chosen), showRewards()]);
+}
+
+/** The reward vectors of labels and of the generations' probe answers; nothing where there are none. */
+async function showRewards() {
+  let found = null;
+  try {
+    found = await get("/reward/plot");
+  } catch (error) {
+    if (!(error instanceof ApiError)) throw error;
+  }
+  $("rewards").replaceChildren(...(found && found.points.length ? rewardPlot(found) : []));
 }
 
 function showFacts() {

@@ -14,6 +14,7 @@ from ledger.roles import ROLES
 from ledger.store import Ledger
 from tests.ledger.builders import by_role, make_eval, make_trio
 from tests.serving.builders import end_coordinator
+from tests.trainers.builders import reward_labels
 from trainers.curves import LossCurves
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="the browser tests need the Python package playwright")
@@ -260,6 +261,18 @@ def test_the_lineage_shows_every_generation_with_its_gates(page, served, judged)
         if number != judged:
             expect(page.locator(".curves")).to_contain_text(f"The curves of G{number} are gone")
     expect(page.locator("#tree a", has_text="head")).to_have_count(1)
+
+
+def test_reward_vectors_are_drawn_by_category(page, served):
+    labels = served.home.data_dir / "teacher" / "page" / "labels.jsonl"
+    labels.parent.mkdir(parents=True)
+    labels.write_text("\n".join(label.model_dump_json() for label in reward_labels(prompts=4)), encoding="utf-8")
+    plotted = httpx.get(f"{served.url}/reward/plot", timeout=30).json()
+    assert len(plotted["points"]) == 12
+    page.goto("/#lineage")
+    expect(page.locator(".reward-plot .point")).to_have_count(12)
+    expect(page.locator(".plot-key li")).to_have_text(["agency"])
+    expect(page.locator(".reward-plot figcaption")).to_contain_text("12 judgements by category")
 
 
 def test_the_lineage_draws_loss_curves_and_says_them_in_words(page, judged):
