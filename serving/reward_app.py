@@ -27,6 +27,8 @@ from serving.settings import ServingSettings
 REWARD_APP = "luna-reward"
 
 _ANSWER_S = 30
+_PAIR_S = 0.1
+"""What a pair may take beyond `_ANSWER_S`, on a slow machine."""
 _CALLS_AT_ONCE = 8
 _HEALTH_PAIR = ("Are you well?", "Yes, thank you.")
 
@@ -128,7 +130,8 @@ class RemoteJudge:
             if self._known is None:
                 self._known = await asyncio.to_thread(serve.get_app_handle, REWARD_APP)
             pairs = [pair for request in requests for pair in request]
-            found = iter(await asyncio.wait_for(self._known.score.remote(pairs), _ANSWER_S))
+            answer_s = _ANSWER_S + _PAIR_S * len(pairs)
+            found = iter(await asyncio.wait_for(self._known.score.remote(pairs), answer_s))
         except Exception as error:
             self._known = None
             raise _refusal(error) from error
