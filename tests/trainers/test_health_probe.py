@@ -11,7 +11,7 @@ from curriculum.example import make_example
 from curriculum.reward import DIMENSIONS, RANGES, VALUES, RewardOutput, TeacherLabel
 from ledger.gates import health_problem
 from tests.trainers.builders import CPU, LORA, make_home, make_job, tiny_base
-from trainers.adapters import read_adapter
+from trainers.adapters import read_adapter, write_adapter
 from trainers.config import RewardSettings, TrainSettings
 from trainers.fused import FusedEngine
 from trainers.health import HealthSettings, dimensional_coherence, gradient_stability, micro_batch_gradients
@@ -140,12 +140,6 @@ def healthy(rig):
     return rig.measure()
 
 
-@pytest.fixture(scope="module")
-def wrecked(rig):
-    """An adapter after twelve steps at a learning rate 150 times too high."""
-    return rig.train("wrecked", rig.g0, 12, 0.3, 2)
-
-
 def refused(health):
     """What the gate of acceptance says of it."""
     return health_problem(health.records(1, {})[0], SETTINGS.rhi_min)
@@ -212,18 +206,22 @@ def test_dimensions_set_against_each_other_lower_coherence_and_skip_the_update(r
     assert refused(sick) is not None
 
 
-def test_a_run_that_blew_up_is_far_from_its_parent_and_refused(rig, healthy, wrecked):
+def test_a_run_that_blew_up_is_far_from_its_parent_and_refused(rig, healthy):
+    wrecked = rig.train("wrecked", rig.g0, 12, 0.3, 2)  # a learning rate 150 times too high
     sick = rig.measure(child=wrecked)
     assert sick.components.mss < 0.4 < healthy.components.mss
     assert refused(sick) is not None
 
 
-def test_exploding_gradients_lower_their_stability_and_skip_the_update(rig, wrecked):
-    """The latest of fifteen micro-batches comes from the run that blew up; the judge is of two minds."""
+def test_exploding_gradients_lower_their_stability_and_skip_the_update(rig):
+    """The latest of fifteen micro-batches comes after the weights have grown fivefold; the judge is of two minds."""
+    tensors = read_adapter(rig.g1, LORA.rank, rig.engine.model.site_shapes)
+    grown = {name: 5 * value if name.endswith("lora_B") else value for name, value in tensors.items()}
+    grown_folder = rig.home.adapter_dir(write_adapter(rig.home.adapters_dir, grown, LORA, "tiny"))
     examples = talk(2, 15)
     rows = rig.rows(examples)
     calm = rig.gradients(rows)
-    exploding = torch.cat([calm[:-1], rig.gradients(rows[-1:], wrecked)])
+    exploding = torch.cat([calm[:-1], rig.gradients(rows[-1:], grown_folder)])
     rewards = judge_answers(Camps(rig.judge), [e.input for e in examples], [e.output for e in examples]).rewards
 
     def action(gradients):
