@@ -66,11 +66,9 @@ def regress(home: Home, gen_id: int, against: int | None, prompts_file: Path | N
 
 def answers_of(home: Home, rows: Sequence[GenerationRow], prompts: Sequence[RegressionPrompt]) -> dict[str, str]:
     """Greedy answers by prompt id, from the home's file of them where it answers these prompts with these adapters."""
-    key: dict[str, Any] = {
-        "prompts_sha": prompts_sha(prompts),
-        "adapters": {row.role: row.child_sha for row in rows},
-    }
-    file = home.data_dir / "regress" / f"{rows[0].lineage}-g{rows[0].gen_id}-{key['prompts_sha'][:8]}.json"
+    sha, adapters = prompts_sha(prompts), {row.role: row.child_sha for row in rows}
+    key: dict[str, Any] = {"prompts_sha": sha, "adapters": adapters}
+    file = home.data_dir / "regress" / f"{rows[0].lineage}-g{rows[0].gen_id}-{sha[:8]}.json"
     if file.exists():
         stored = json.loads(file.read_text(encoding="utf-8"))
         if {name: stored.get(name) for name in key} == key:
@@ -78,7 +76,7 @@ def answers_of(home: Home, rows: Sequence[GenerationRow], prompts: Sequence[Regr
             return dict(stored["answers"])
     say(f"G{rows[0].gen_id}: asking {len(prompts)} prompts")
     engine = open_generation_engine(home, rows[0])
-    generator = engine.generator({row.role: row.child_sha for row in rows}, home.adapters_dir)
+    generator = engine.generator(adapters, home.adapters_dir)
     answers: dict[str, str] = {}
     for role, tokens in dict.fromkeys((prompt.role, prompt.tokens) for prompt in prompts):
         own = [prompt for prompt in prompts if (prompt.role, prompt.tokens) == (role, tokens)]

@@ -11,7 +11,7 @@ from curriculum.example import make_example
 from curriculum.reward import DIMENSIONS, RANGES, VALUES, RewardOutput, TeacherLabel
 from ledger.gates import health_problem
 from tests.trainers.builders import CPU, LORA, make_home, make_job, tiny_base
-from trainers.adapters import read_adapter
+from trainers.adapters import read_adapter, write_adapter
 from trainers.config import RewardSettings, TrainSettings
 from trainers.fused import FusedEngine
 from trainers.health import HealthSettings, dimensional_coherence, gradient_stability, micro_batch_gradients
@@ -125,8 +125,8 @@ class Rig:
     def rows(self, examples):
         return [tokenise(self.engine.tokenizer, example, 256) for example in examples]
 
-    def gradients(self, rows):
-        tensors = read_adapter(self.g1, LORA.rank, self.engine.model.site_shapes)
+    def gradients(self, rows, adapter=None):
+        tensors = read_adapter(adapter or self.g1, LORA.rank, self.engine.model.site_shapes)
         return row_gradients(self.engine, tensors, rows, SETTINGS)[0]
 
 
@@ -155,18 +155,30 @@ class Noise:
 
 
 class Rivals:
-    """Dimensions set against each other: each is the share of the answer's letters in its own seventh of the alphabet,
-    so that what one gains the others lose."""
+    """Dimensions set against each other: an answer's first word decides which one it pleases, at all others' cost."""
 
     def score(self, prompts, responses):
         found = []
         for text in responses:
-            letters = [ord(c) for c in text.casefold() if c.isalnum()] or [0]
-            shares = [sum(c % 7 == d for c in letters) / len(letters) for d in range(7)]
-            values = {name: min(1.0, 2 * share - 0.3) for name, share in zip(DIMENSIONS, shares, strict=True)}
-            found.append(
-                RewardOutput(**values, reward_intensity=0.5, safety_score=0.5, scalar_preference=values["empathy"])
-            )
+            word = "".join(c for c in text.casefold().partition(" ")[0] if c.isalnum())
+            winner = sum(map(ord, word)) % len(DIMENSIONS)
+            values = {name: 1.0 if i == winner else -1 / 6 for i, name in enumerate(DIMENSIONS)}
+            found.append(RewardOutput(**values, reward_intensity=0.5, safety_score=0.5))
+        return found
+
+
+class Camps:
+    """Four dimensions say what the judge says, three the opposite."""
+
+    def __init__(self, judge):
+        self.judge = judge
+
+    def score(self, prompts, responses):
+        found = []
+        for output in self.judge.score(prompts, responses):
+            mean = sum(output.vector()) / 7
+            values = {name: mean if i % 2 == 0 else -mean for i, name in enumerate(DIMENSIONS)}
+            found.append(RewardOutput(**values, reward_intensity=0.5, safety_score=0.5))
         return found
 
 
@@ -195,29 +207,31 @@ def test_dimensions_set_against_each_other_lower_coherence_and_skip_the_update(r
 
 
 def test_a_run_that_blew_up_is_far_from_its_parent_and_refused(rig, healthy):
-    wrecked = rig.train("wrecked", rig.g0, 12, 0.3, 2)
+    wrecked = rig.train("wrecked", rig.g0, 12, 0.3, 2)  # a learning rate 150 times too high
     sick = rig.measure(child=wrecked)
     assert sick.components.mss < 0.4 < healthy.components.mss
     assert refused(sick) is not None
 
 
-def test_exploding_gradients_lower_their_stability(rig):
-    clean = talk(2, 15)
-    draw = random.Random(4)
-    broken = [
-        example
-        if i % 8
-        else example.model_copy(update={"output": "".join(chr(draw.randint(33, 126)) for _ in range(60))})
-        for i, example in enumerate(clean)
-    ]
-    values = {}
-    for name, examples in (("clean", clean), ("broken", broken)):
-        gradients = rig.gradients(rig.rows(examples))
-        judged = judge_answers(rig.judge, [e.input for e in examples], [e.output for e in examples])
+def test_exploding_gradients_lower_their_stability_and_skip_the_update(rig):
+    """The latest of fifteen micro-batches comes after the weights have grown fivefold; the judge is of two minds."""
+    tensors = read_adapter(rig.g1, LORA.rank, rig.engine.model.site_shapes)
+    grown = {name: 5 * value if name.endswith("lora_B") else value for name, value in tensors.items()}
+    grown_folder = rig.home.adapter_dir(write_adapter(rig.home.adapters_dir, grown, LORA, "tiny"))
+    examples = talk(2, 15)
+    rows = rig.rows(examples)
+    calm = rig.gradients(rows)
+    exploding = torch.cat([calm[:-1], rig.gradients(rows[-1:], grown_folder)])
+    rewards = judge_answers(Camps(rig.judge), [e.input for e in examples], [e.output for e in examples]).rewards
+
+    def action(gradients):
         gvs = gradient_stability(micro_batch_gradients(gradients, 15), SETTINGS.noise_half)
-        values[name] = gvs.value, dimensional_coherence(gradients, judged.rewards, DIMENSIONS).value
-        print(name, gvs, values[name])
-    assert values["broken"][0] < 0.12 < 0.25 < values["clean"][0]
+        coherence = dimensional_coherence(gradients, rewards, DIMENSIONS).value
+        return gvs.value, gate_step(RUNNING, coherence + gvs.value, SETTINGS)[1]
+
+    before, after = action(calm), action(exploding)
+    assert after[0] < 0.1 < 0.25 < before[0]
+    assert (before[1], after[1]) == ("update", "skip")
 
 
 def test_a_rows_gradient_is_what_training_computes(rig):
