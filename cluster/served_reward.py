@@ -7,31 +7,33 @@ from pathlib import Path
 from typing import Any
 
 from cluster import deployment
-from cluster.settings import settings_of
 from ledger.conversations import Turn
 from ledger.errors import LunaError
 from ledger.home import Home
 from serving import app
 
 
-def loader(home: Home) -> Any | None:
-    """What loads the home's current reward model in a process of the server; None where there is none yet."""
-    return partial(load_scorer, str(home.root)) if home.reward_pointer.exists() else None
+def loader(home: Home) -> Any:
+    """What loads the home's current reward model in a process of the server."""
+    return partial(load_scorer, str(home.root))
 
 
-def load_scorer(root: str) -> Any:
-    """The home's current reward model, ready to score on the CPU.
+def load_scorer(root: str) -> Any | None:
+    """The home's current reward model, ready to score on the CPU; None where the home has none yet.
 
     Raises:
-        LunaError: there is none, or its files were changed.
+        LunaError: its files were changed.
     """
+    home = Home(Path(root))
+    if not home.reward_pointer.exists():
+        return None
     import torch
 
     from serving.reward_app import Scorer
     from trainers.reward_model import current_model, load_reward_model
 
     torch.set_num_threads(1)  # batches run side by side instead
-    model = load_reward_model(current_model(Home(Path(root))))
+    model = load_reward_model(current_model(home))
     return Scorer(model.metadata["sha"], model.score)
 
 
@@ -44,15 +46,12 @@ def follow_reward(home: Home) -> str | None:
     Raises:
         LunaError: the server works for another home, or the model cannot be loaded; the one before goes on.
     """
-    load = loader(home)
-    if load is None or app.running() is None:
+    if app.running() is None:
         return None
     deployment.state(home)  # which refuses another home's server
     handle = app.reward_running()
     if handle is None:
-        app.run_reward(settings_of(home).serving, load)
-        handle = app.reward_running()
-        return str(deployment.asked_one(handle, "state")["model"])
+        raise LunaError("the server was started without its reward app; `luna serve` again starts it.")
     return str(deployment.everywhere(handle, "take_over")["model"])
 
 

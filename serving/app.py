@@ -1,7 +1,7 @@
 """The Ray Serve apps: `luna` is the gateway at `/`, `luna-engine` the engine at `/v1`, `luna-reward` the reward model.
 
 They are several so that a token of /v1 passes no second process, the page stays up while an engine is replaced, and
-answers can be given where nothing can be scored. The reward model has no route: the gateway asks it.
+answers can be given where nothing can be scored. `luna-reward` answers at `/reward`.
 """
 
 from __future__ import annotations
@@ -162,14 +162,14 @@ def run(
     settings: ServingSettings,
     gates: GateSettings,
     coordinator: Coordinator,
-    load: Load | None = None,
+    load: Load,
 ) -> Any:
     """Start the apps on the cluster that this process has joined, or replace running ones; returns the engine's handle.
 
     The reward model's start is not waited for.
 
     Args:
-        load: loads the reward model; None where the home has none yet.
+        load: loads the reward model.
 
     Raises:
         LunaError: another address than loopback without LUNA_API_KEY, a port that is taken, or a start that failed.
@@ -190,8 +190,7 @@ def run(
     # The key as an argument: environment variables of an actor are shown in Ray's dashboard.
     engine = _engine_deployment(settings).bind(str(home.root), base_sha, plain, key)
     gateway = _gateway_deployment(settings).bind(str(home.root), plain, gates.model_dump(mode="json"), key, coordinator)
-    if load is not None:
-        run_reward(settings, load, wait=False)
+    _run_reward(settings, load, key)
     try:
         handles = serve.run_many(
             [
@@ -204,21 +203,14 @@ def run(
     return handles[0]
 
 
-def run_reward(settings: ServingSettings, load: Load, wait: bool = True) -> None:
-    """Start the reward model's app beside the others, or replace it.
-
-    Raises:
-        LunaError: it was waited for, and did not start.
-    """
+def _run_reward(settings: ServingSettings, load: Load, key: str | None) -> None:
+    """Start the reward model's app beside the others, or replace it; without a model yet it waits for one."""
     from ray import serve
 
-    from serving.reward_app import REWARD_APP, reward_app
+    from serving.reward_app import REWARD_APP, REWARD_ROUTE, reward_app
 
-    target = serve.RunTarget(reward_app(settings, load), name=REWARD_APP, route_prefix=None)
-    try:
-        serve.run_many([target], wait_for_applications_running=wait)
-    except RuntimeError as error:
-        raise LunaError(f"the reward model did not start: {last_line(error)}") from error
+    target = serve.RunTarget(reward_app(settings, load, key), name=REWARD_APP, route_prefix=REWARD_ROUTE)
+    serve.run_many([target], wait_for_applications_running=False)
 
 
 def reward_running() -> Any | None:

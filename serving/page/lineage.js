@@ -42,7 +42,7 @@ export async function showLineage(wanted) {
 async function showRewards() {
   let found = null;
   try {
-    found = await get("/reward/plot");
+    found = await get("/lineage/rewards");
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
   }

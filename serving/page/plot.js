@@ -6,7 +6,7 @@ const WIDTH = 520;
 const HEIGHT = 340;
 const EDGE = 14;
 
-/** A heading, the picture with its key, and in words what the axes mean; drawn from /reward/plot. */
+/** A heading, the picture with its key, and in words what the axes mean; drawn from /lineage/rewards. */
 export function rewardPlot({ points, axes, categories, course }) {
   const x = scale(points.map((point) => point.x), EDGE, WIDTH - EDGE);
   const y = scale(points.map((point) => point.y), HEIGHT - EDGE, EDGE);

@@ -267,7 +267,7 @@ def test_reward_vectors_are_drawn_by_category(page, served):
     labels = served.home.data_dir / "teacher" / "page" / "labels.jsonl"
     labels.parent.mkdir(parents=True)
     labels.write_text("\n".join(label.model_dump_json() for label in reward_labels(prompts=4)), encoding="utf-8")
-    plotted = httpx.get(f"{served.url}/reward/plot", timeout=30).json()
+    plotted = httpx.get(f"{served.url}/lineage/rewards", timeout=30).json()
     assert len(plotted["points"]) == 12
     page.goto("/#lineage")
     expect(page.locator(".reward-plot .point")).to_have_count(12)
