@@ -2,8 +2,8 @@
 
     luna serve && python -m bench.reward_serve [--seconds 10] [--turns 3]
 
-In turns: pairs scored in batches as the settings say, one after another (batches of one), and eight pairs to a request.
-The clients run on the same machine. The home needs a reward model (`luna reward train`), and [serving]
+In turns: pairs scored in batches as the settings say, one after another (batches of one), and sixteen pairs in flight as
+four clients with four pairs to a request. The clients run on the same machine. The home needs a reward model (`luna reward train`), and [serving]
 requests_per_minute = 1000000.
 """
 
@@ -29,7 +29,7 @@ from ledger.errors import LunaError
 from ledger.home import Home
 from serving import app
 
-CLIENTS, TOKENS, MANY = 16, 128, 8
+CLIENTS, TOKENS, MANY = 16, 128, 4
 WARM_S = 2.0
 SENTENCES = (
     "I hear that you are worried.",
@@ -47,6 +47,7 @@ class Case:
     name: str
     batch: int
     pairs_a_request: int
+    clients: int
     rates: list[float] = field(default_factory=list)
     """Pairs a second, one figure a turn."""
     seconds: list[float] = field(default_factory=list)
@@ -66,9 +67,9 @@ def main() -> None:
         raise LunaError("no reward model is being served; `luna reward train`, then `luna serve`.")
     texts = answers(home)
     cases = [
-        Case(f"batches of up to {settings.reward_batch}", settings.reward_batch, 1),
-        Case("batches of 1", 1, 1),
-        Case(f"batches of up to {settings.reward_batch}, {MANY} pairs a request", settings.reward_batch, MANY),
+        Case(f"batches of up to {settings.reward_batch}", settings.reward_batch, 1, CLIENTS),
+        Case("batches of 1", 1, 1, CLIENTS),
+        Case(f"{CLIENTS // MANY} clients, {MANY} pairs a request", settings.reward_batch, MANY, CLIENTS // MANY),
     ]
     try:
         for _ in range(arguments.turns):
@@ -96,7 +97,7 @@ def answers(home: Home) -> Iterator[str]:
 
 
 async def crowd(url: str, case: Case, texts: Iterator[str], seconds: float) -> None:
-    """Sixteen clients for so long; the first two seconds do not count."""
+    """The case's clients for so long; the first two seconds do not count."""
     begin = time.perf_counter() + WARM_S
     end, answered = begin + seconds, 0
 
@@ -117,7 +118,7 @@ async def crowd(url: str, case: Case, texts: Iterator[str], seconds: float) -> N
                 case.seconds.append(done - asked)
 
     async with aiohttp.ClientSession() as session:
-        await asyncio.gather(*(one(session) for _ in range(CLIENTS)))
+        await asyncio.gather(*(one(session) for _ in range(case.clients)))
     case.rates.append(answered / seconds)
 
 
