@@ -2,9 +2,9 @@
 
     luna serve && python -m bench.reward_serve [--seconds 10] [--turns 3]
 
-In turns: pairs scored in batches as the settings say, one after another (batches of one), and sixteen pairs in flight as
-four clients with four pairs to a request. The clients run on the same machine. The home needs a reward model (`luna reward train`), and [serving]
-requests_per_minute = 1000000.
+In turns: pairs scored in batches as the settings say, one after another (batches of one), and sixteen pairs in flight
+as four clients with four pairs to a request. The clients run on the same machine. The home needs a reward model (`luna
+reward train`), and [serving] requests_per_minute = 1000000.
 """
 
 from __future__ import annotations

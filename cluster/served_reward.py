@@ -41,7 +41,7 @@ def follow_reward(home: Home) -> str | None:
     """Let the server, where one serves this home, score with its current reward model.
 
     Returns:
-        The model's SHA, or None where nothing is served.
+        The model's SHA, or None where nothing is served or there is no model yet.
 
     Raises:
         LunaError: the server works for another home, or the model cannot be loaded; the one before goes on.
@@ -52,7 +52,8 @@ def follow_reward(home: Home) -> str | None:
     handle = app.reward_running()
     if handle is None:
         raise LunaError("the server was started without its reward app; `luna serve` again starts it.")
-    return str(deployment.everywhere(handle, "take_over")["model"])
+    sha: str | None = deployment.everywhere(handle, "take_over")["model"]
+    return sha
 
 
 def score_turns(home: Home, turns: list[Turn]) -> list[dict[str, Any]]:

@@ -67,6 +67,14 @@ def lenient(ray_head, tmp_path):
     return home
 
 
+@pytest.fixture(scope="module")
+def unbroken(ray_head, tmp_path_factory):
+    """The adapters of 80 steps on 150 even numbers, trained without a break."""
+    home = make_home(tmp_path_factory.mktemp("unbroken"))
+    raise_one(home, even_numbers(0, 150), train={"steps": 80})
+    return adapters(home, 0)
+
+
 def command(home, *arguments):
     return [sys.executable, "-m", "jobs.cli", *arguments, "--home", str(home.root)]
 
@@ -285,10 +293,10 @@ def test_a_second_generation_at_the_same_time_is_refused_by_name(lenient):
     assert not state["running"]
 
 
-def test_ctrl_c_stops_at_a_checkpoint_and_the_next_run_equals_an_unbroken_one(lenient, tmp_path):
+def test_ctrl_c_stops_at_a_checkpoint_and_the_next_run_equals_an_unbroken_one(lenient, unbroken):
     home = lenient
     write_examples(home.inbox_dir, even_numbers(0, 150))
-    run = subprocess.Popen(command(home, "generation", "run", "--steps", "60"), stderr=subprocess.PIPE, text=True)
+    run = subprocess.Popen(command(home, "generation", "run", "--steps", "80"), stderr=subprocess.PIPE, text=True)
     wait_for_step(5)
     run.send_signal(signal.SIGINT)
     run.communicate(timeout=120)
@@ -296,14 +304,11 @@ def test_ctrl_c_stops_at_a_checkpoint_and_the_next_run_equals_an_unbroken_one(le
 
     resumed = raise_generation(home, None)
     assert resumed["resumed"]
-    broken = adapters(home, 0)
-    whole_home = make_home(tmp_path / "other")
-    raise_one(whole_home, even_numbers(0, 150), train={"steps": 60})
-    assert adapters(whole_home, 0) == broken
+    assert adapters(home, 0) == unbroken
 
 
 @pytest.mark.parametrize("victim", ["trainer", "coordinator", "driver"])
-def test_kill_nine_in_the_middle_of_training_loses_nothing(lenient, tmp_path, victim):
+def test_kill_nine_in_the_middle_of_training_loses_nothing(lenient, unbroken, victim):
     home = lenient
     write_examples(home.inbox_dir, even_numbers(0, 150))
     driver = subprocess.Popen(command(home, "generation", "run", "--steps", "80"), stderr=subprocess.PIPE, text=True)
@@ -318,9 +323,7 @@ def test_kill_nine_in_the_middle_of_training_loses_nothing(lenient, tmp_path, vi
         assert driver.returncode == 0, chatter
         assert "again" in chatter or "back" in chatter
     assert verify(home) == []
-    whole_home = make_home(tmp_path / "other")
-    raise_one(whole_home, even_numbers(0, 150), train={"steps": 80})
-    assert adapters(whole_home, 0) == adapters(home, 0)
+    assert adapters(home, 0) == unbroken
 
 
 def _trainer_pid(state):

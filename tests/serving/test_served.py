@@ -232,7 +232,7 @@ def test_without_a_key_only_this_machine_is_listened_to(served, monkeypatch):
 
     monkeypatch.delenv("LUNA_API_KEY", raising=False)
     with pytest.raises(LunaError, match="LUNA_API_KEY"):
-        app.run(served.home, "0" * 64, ServingSettings(host="0.0.0.0"), GateSettings(), lambda: None)
+        app.run(served.home, "0" * 64, ServingSettings(host="0.0.0.0"), GateSettings(), lambda: None, lambda: None)
 
 
 def test_after_the_engine_is_killed_the_client_gets_an_end_and_the_same_names_come_back(served, expected):
