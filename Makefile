@@ -69,7 +69,7 @@ check: ready
 # Files without a Ray cluster two at a time; those with one share it, one after another.
 test: ready
 	$(SLEEPING) $(PYTEST) $(TWO) -m "not ray and not gpu"
-	$(SLEEPING) $(PYTEST) --durations=15 -m ray
+	$(PYTEST) --durations=15 -m ray
 
 test-gpu:
 	$(GPU_PYTHON) -m pytest -m gpu tests/gpu -p no:cacheprovider

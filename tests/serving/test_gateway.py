@@ -216,24 +216,31 @@ def test_health_and_metrics_tell_what_happened(http):
 
 
 def test_a_user_who_goes_away_stops_the_work_and_what_was_said_is_kept(served, http):
-    body = {"message": "Go on and on.", "role": "base", "max_tokens": 500, "stream": True}
+    # Random weights may end an answer at any word, so that nothing is left to stop; another is asked then.
+    turns = [left_alone(served, http, seed) for seed in range(6)]
+    stopped = [turn for turn in turns if turn["finish_reason"] == "aborted"]
+    assert stopped, [turn["finish_reason"] for turn in turns]
+    assert all(0 < turn["answer_tokens"] < 500 for turn in stopped)
+    assert served.call("state")["in_work"] == 0
+
+
+def left_alone(served, http, seed):
+    """The stored turn of a user who went away at the first word."""
+    body = {"message": f"Go on and on, {seed}.", "role": "base", "max_tokens": 500, "stream": True, "seed": seed}
     with http.stream("POST", "/generate", json=body) as answer:
         lines = answer.iter_lines()
         assert "start" in next(lines)
         for line in lines:
-            if line == "event: token":
+            if line in ("event: token", "event: turn"):
                 break
-        assert served.call("state")["in_work"] == 1
-    deadline, turn = time.monotonic() + 10, None
-    while time.monotonic() < deadline and (turn is None or served.call("state")["in_work"]):
-        time.sleep(0.1)
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
         last = http.get("/conversations").json()[0]
         newest = http.get(f"/conversations/{last['conversation']}").json()[-1]
-        turn = newest if newest["message"] == body["message"] else None
-    assert served.call("state")["in_work"] == 0
-    assert turn is not None, "what was said is stored"
-    assert turn["finish_reason"] == "aborted"
-    assert 0 < turn["answer_tokens"] < 500
+        if newest["message"] == body["message"] and not served.call("state")["in_work"]:
+            return newest
+        time.sleep(0.1)
+    raise AssertionError("what was said was not stored, or the work goes on")
 
 
 def test_another_generation_can_be_asked_by_number_and_a_swap_moves_the_default(served, http):
