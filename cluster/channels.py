@@ -95,11 +95,11 @@ def reward_scorer(home: Home) -> tuple[Scorer | None, str]:
     Raises:
         LunaError: the model in use is missing or was changed.
     """
-    from trainers.reward_model import current_model, load_reward_model
+    from trainers.reward_model import load_reward_model, reward_model_in_use
 
-    if not home.reward_pointer.exists():
+    folder = reward_model_in_use(home)
+    if folder is None:
         return None, ""
-    folder = current_model(home)
     model = load_reward_model(folder)
 
     # One at a time: in a batch the last bits of a score depend on its neighbours, so that an unsafe example, which is

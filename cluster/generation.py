@@ -36,7 +36,7 @@ from ledger.store import Ledger
 from trainers.evalplan import plan_role
 from trainers.evaluation import RolePlan
 from trainers.health_probe import HealthPlan
-from trainers.health_run import reward_model_in_use
+from trainers.reward_model import reward_model_in_use
 from trainers.trio import TrioJob, TrioProgress
 
 Payload = dict[str, Any]

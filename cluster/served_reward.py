@@ -25,7 +25,7 @@ def load_scorer(root: str) -> Any | None:
         LunaError: its files were changed.
     """
     home = Home(Path(root))
-    if not home.reward_pointer.exists():
+    if not home.reward_pointer.exists():  # asked before torch is imported
         return None
     import torch
 

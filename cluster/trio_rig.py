@@ -152,16 +152,12 @@ class TrioRig:
     ) -> list[EvalRecord]:
         """Each placement measures its own roles, all at once."""
 
-        def ask() -> list[EvalRecord]:
-            references = []
-            for placement in self.prepare(base, settings, say):
-                own = [plan for plan in plans if plan.role in placement.roles]
-                shas = {role: adapters[role] for role in placement.roles}
-                actor = self._actors[placement]
-                references.append(actor.evaluate.remote(own, shas, adapters_dir, gen_id, settings.eval))
-            return [record for reference in references for record in answer(reference)]
+        def ask(actor: Any, placement: Placement) -> Any:
+            own = [plan for plan in plans if plan.role in placement.roles]
+            shas = {role: adapters[role] for role in placement.roles}
+            return actor.evaluate.remote(own, shas, adapters_dir, gen_id, settings.eval)
 
-        return self._retried(ask, say)
+        return [record for found in self._of_each(ask, base, settings, say) for record in found]
 
     def measure_preferences(
         self,
@@ -177,21 +173,15 @@ class TrioRig:
     ) -> list[EvalRecord]:
         """Preference accuracy on held-out pairs by role, each placement its own roles, all at once."""
 
-        def ask() -> list[EvalRecord]:
-            references = []
-            for placement in self.prepare(base, settings, say):
-                own = {role: pairs[role] for role in placement.roles if role in pairs}
-                children = {role: adapters[role] for role in placement.roles}
-                before = {role: parents[role] for role in placement.roles if role in parents}
-                references.append(
-                    self._actors[placement].measure_preferences.remote(
-                        own, children, adapters_dir, before, parents_dir, gen_id, settings.channels.beta
-                    )
-                )
-            return [record for reference in references for record in answer(reference)]
+        def ask(actor: Any, placement: Placement) -> Any:
+            own = {role: pairs[role] for role in placement.roles if role in pairs}
+            children = {role: adapters[role] for role in placement.roles}
+            before = {role: parents[role] for role in placement.roles if role in parents}
+            return actor.measure_preferences.remote(
+                own, children, adapters_dir, before, parents_dir, gen_id, settings.channels.beta
+            )
 
-        found: list[EvalRecord] = self._retried(ask, say)
-        return found
+        return [record for found in self._of_each(ask, base, settings, say) for record in found]
 
     def health(
         self,
@@ -205,18 +195,14 @@ class TrioRig:
     ) -> list[EvalRecord]:
         """Reward health: each placement measures its own roles, all at once. None where an engine cannot, said why."""
 
-        def ask() -> list[EvalRecord]:
-            references = []
-            for placement in self.prepare(base, settings, say):
-                own = [plan for plan in plans if plan.role in placement.roles]
-                health = self._actors[placement].health
-                references.append(health.remote(own, reward_model, gen_id, curves / placement.name, settings.health))
-            found = [answer(reference) for reference in references]
-            for reason in dict.fromkeys(reason for _, reason in found if reason):
-                say(reason)
-            return [record for records, _ in found for record in records]
+        def ask(actor: Any, placement: Placement) -> Any:
+            own = [plan for plan in plans if plan.role in placement.roles]
+            return actor.health.remote(own, reward_model, gen_id, curves / placement.name, settings.health)
 
-        return self._retried(ask, say)
+        found = self._of_each(ask, base, settings, say)
+        for reason in dict.fromkeys(reason for _, reason in found if reason):
+            say(reason)
+        return [record for records, _ in found for record in records]
 
     def interpolate(
         self,
@@ -238,6 +224,22 @@ class TrioRig:
             return blended
 
         return self._retried(ask, say)
+
+    def _of_each(
+        self,
+        ask: Callable[[Any, Placement], Any],
+        base: Base,
+        settings: Settings,
+        say: Callable[[str], None],
+    ) -> list[Any]:
+        """What the actor of each placement answers, all asked at once; asked again where one died meanwhile."""
+
+        def ask_all() -> list[Any]:
+            references = [ask(self._actors[placement], placement) for placement in self.prepare(base, settings, say)]
+            return [answer(reference) for reference in references]
+
+        found: list[Any] = self._retried(ask_all, say)
+        return found
 
     def _retried(self, ask: Callable[[], Any], say: Callable[[str], None]) -> Any:
         for attempt in range(_ATTEMPTS):

@@ -90,8 +90,7 @@ def _rewards(
     home: Home, prompts: Sequence[RegressionPrompt], outcomes: Sequence[Outcome]
 ) -> dict[str, list[dict[str, float]]]:
     """For each prompt id the nine values of the answer, then of the other generation's where there is one."""
-    from trainers.health_run import reward_model_in_use
-    from trainers.reward_model import load_reward_model
+    from trainers.reward_model import load_reward_model, reward_model_in_use
 
     folder = reward_model_in_use(home)
     if folder is None:

@@ -64,8 +64,7 @@ def _labelled(home: Home, files: list[Path] | None) -> list[PlotRow]:
 def _scored(home: Home, labels: list[TeacherLabel]) -> list[PlotRow]:
     if not labels or not home.rewards_dir.is_dir():
         return []
-    from trainers.health_run import reward_model_in_use
-    from trainers.reward_model import load_reward_model
+    from trainers.reward_model import load_reward_model, reward_model_in_use
 
     folder = reward_model_in_use(home)
     if folder is None:

@@ -53,7 +53,7 @@ class Gateway:
             home,
             RemoteEngine(),
             RemoteKeeper(coordinator),
-            RemoteJudge(home, self._settings),
+            RemoteJudge(home),
             self._settings,
             GateSettings.model_validate(gates),
         )

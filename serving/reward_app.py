@@ -34,7 +34,6 @@ REWARD_ROUTE = "/reward"
 _ANSWER_S = 30
 _PAIR_S = 0.1
 """What a pair may take beyond `_ANSWER_S`, on a slow machine."""
-_CALLS_AT_ONCE = 8
 _HEALTH_PAIR = ("Are you well?", "Yes, thank you.")
 
 
@@ -130,19 +129,11 @@ def _scored(scorer: Scorer, pairs: list[Pair]) -> list[RewardOutput]:
 
 
 class RemoteJudge:
-    """The reward model through its Ray handle. Used inside a replica of Ray Serve, whose batching it needs.
+    """The reward model through its Ray handle: how the gateway has answers scored."""
 
-    Requests that arrive together travel together: a call to another process costs more than a short answer's score.
-    """
-
-    def __init__(self, home: Home, settings: ServingSettings):
+    def __init__(self, home: Home):
         self._home = home
         self._known: Any = None
-        self._one = serve.batch(
-            max_batch_size=settings.reward_batch,
-            batch_wait_timeout_s=settings.reward_wait_ms / 1000,
-            max_concurrent_batches=_CALLS_AT_ONCE,
-        )(self._together)
 
     def exists(self) -> bool:
         return self._home.reward_pointer.exists()
@@ -150,21 +141,15 @@ class RemoteJudge:
     async def score(self, pairs: Sequence[Pair]) -> list[Judged]:
         if not self.exists():
             raise Refused(503, NO_REWARD)
-        found: list[Judged] = await self._one(list(pairs))
-        return found
-
-    async def _together(self, requests: list[list[Pair]]) -> list[list[Judged]]:
-        """The judgements of several requests by one call."""
         try:
             if self._known is None:
                 self._known = await asyncio.to_thread(serve.get_app_handle, REWARD_APP)
-            pairs = [pair for request in requests for pair in request]
             answer_s = _ANSWER_S + _PAIR_S * len(pairs)
-            found = iter(await asyncio.wait_for(self._known.score.remote(pairs), answer_s))
+            found: list[Judged] = await asyncio.wait_for(self._known.score.remote(pairs), answer_s)
         except Exception as error:
             self._known = None
             raise _refusal(error) from error
-        return [[next(found) for _ in request] for request in requests]
+        return found
 
 
 def _refusal(error: Exception) -> Refused:

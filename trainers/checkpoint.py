@@ -18,13 +18,16 @@ from ledger.errors import LunaError
 from ledger.files import explain_write_errors, publish_dir, sha256_file, sha256_json, temporary_beside
 from trainers.trio import TrioJob
 
+_APART = {
+    "train_file", "adapters_dir", "run_dir", "train", "lora", "channels", "preference_file", "rewards_file", "health",
+}  # fmt: skip
+"""Fields of a job that do not decide its bytes, or are hashed by their content."""
+
 
 def fingerprint(job: TrioJob, facts: dict[str, Any]) -> str:
     """SHA-256 over all that decides the bytes: the job, its data files' content, the engine's facts."""
-    plain = dataclasses.replace(job, train=None, lora=None, channels=None, health=None)  # type: ignore[arg-type]
-    fields = dataclasses.asdict(plain)
-    for apart in ("train_file", "adapters_dir", "run_dir", "channels", "preference_file", "rewards_file", "health"):
-        del fields[apart]
+    fields = {field.name: getattr(job, field.name) for field in dataclasses.fields(job) if field.name not in _APART}
+    fields |= {"train": None, "lora": None}  # hashed as `settings`; their names stay, for older checkpoints
     settings = [job.train.model_dump(exclude={"checkpoint_every_steps"}), job.lora.model_dump()]
     whole: list[Any] = [fields, settings, sha256_file(Path(job.train_file)), facts]
     if job.channels.mode == "dual":  # Training on examples alone keeps the fingerprint that it always had.

@@ -93,7 +93,7 @@ class FusedEngine:
         roles = [role for role in ROLES if role in adapters]
         if not roles:
             return LeanGenerator(self.model, self.tokenizer, None, {}, self.lanes)
-        bank = self._bank(len(roles), self.lora, trainable=False)
+        bank = self.bank(len(roles), self.lora, trainable=False)
         for slot, role in enumerate(roles):
             bank.load(slot, self._read(adapters_dir / adapters[role], self.lora))
         return LeanGenerator(self.model, self.tokenizer, bank, {r: slot for slot, r in enumerate(roles)}, self.lanes)
@@ -109,7 +109,8 @@ class FusedEngine:
             shas[role] = write_adapter(into, tensors, self.lora, self.base.source)
         return shas
 
-    def _bank(self, slots: int, lora: LoraSettings, trainable: bool) -> AdapterBank:
+    def bank(self, slots: int, lora: LoraSettings, trainable: bool) -> AdapterBank:
+        """An empty bank over the base."""
         return AdapterBank(
             self.model.site_shapes, slots, lora.rank, lora.alpha, self.model.dtype, self.device, trainable
         )
@@ -119,7 +120,7 @@ class FusedEngine:
 
     def _begin(self, job: TrioJob) -> _Run:
         """Adapters from the parents or the seed, then the checkpoint over them if one is there."""
-        bank = self._bank(len(job.roles), job.lora, trainable=True)
+        bank = self.bank(len(job.roles), job.lora, trainable=True)
         for slot, role in enumerate(job.roles):
             parent = job.parents[role]
             if parent is None:

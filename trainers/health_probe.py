@@ -118,7 +118,7 @@ def measure_role(engine: FusedEngine, plan: HealthPlan, judge: Judge, settings: 
     """The five components of one role, from the child's own answers to the probe prompts."""
     probes = probe_prompts(settings.prompts, settings.seed)
     tensors = _tensors_on_the_way(engine, plan)
-    bank = engine_bank(engine, len(tensors), trainable=False)
+    bank = engine.bank(len(tensors), engine.lora, trainable=False)
     for slot, values in enumerate(tensors):
         bank.load(slot, values)
     prompts = [render_prompt(plan.role, probe.text) for probe in probes]
@@ -180,14 +180,6 @@ def _tensors_on_the_way(engine: FusedEngine, plan: HealthPlan) -> list[dict[str,
     else:
         parent = read_adapter(plan.parent, rank, shapes)
     return [parent, interpolate(parent, child, 0.5), child]
-
-
-def engine_bank(engine: FusedEngine, slots: int, trainable: bool) -> AdapterBank:
-    """An empty bank over the engine's base."""
-    return AdapterBank(
-        engine.model.site_shapes, slots, engine.lora.rank, engine.lora.alpha, engine.model.dtype, engine.device,
-        trainable,
-    )  # fmt: skip
 
 
 # -- what the judge says -----------------------------------------------------------------------------------------
@@ -261,7 +253,7 @@ def row_gradients(
 ) -> tuple[Tensor, Tensor]:
     """Sketches (M, sketch) of the gradients of each row's mean loss by the adapter's numbers, and the losses (M,)."""
     at_once = min(_ROWS_AT_ONCE, len(rows))
-    bank = engine_bank(engine, at_once, trainable=True)
+    bank = engine.bank(at_once, engine.lora, trainable=True)
     for slot in range(at_once):
         bank.load(slot, adapter)
     sketch = Sketch(bank.master.shape[1], settings.sketch, settings.seed, engine.device)

@@ -10,17 +10,11 @@ from typing import Any
 import torch
 
 from ledger.errors import LunaError
-from ledger.home import Home
 from ledger.records import EvalRecord
 from trainers.fused import FusedEngine
 from trainers.health import HealthSettings
 from trainers.health_probe import HealthPlan, RoleHealth, measure_role, why_unmeasurable
-from trainers.reward_model import RewardModel, current_model, load_reward_model
-
-
-def reward_model_in_use(home: Home) -> Path | None:
-    """The folder of the home's reward model; None where it has none, and nothing of health is asked then."""
-    return current_model(home) if home.reward_pointer.exists() else None
+from trainers.reward_model import RewardModel, load_reward_model
 
 
 def measure_health(

@@ -211,6 +211,11 @@ def current_model(home: Home) -> Path:
     return home.reward_dir(pointer.read_text(encoding="utf-8").strip())
 
 
+def reward_model_in_use(home: Home) -> Path | None:
+    """The folder of the reward model in use; None where the home has none yet."""
+    return current_model(home) if home.reward_pointer.exists() else None
+
+
 def make_current(home: Home, folder: Path) -> None:
     """Have the home use this model from now on."""
     write_atomic(home.reward_pointer, folder.name + "\n")

@@ -138,15 +138,15 @@ KIND = ["I hear you, that sounds heavy.", "You could choose a small step.", "Wha
 HARSH = ["Stop whining.", "Nobody cares about you.", "You must get over it!"]
 
 
-def tiny_encoder(folder: Path) -> Path:
-    """A random BERT of two blocks over bytes, in Hugging Face's format."""
+def tiny_encoder(folder: Path, width: int = 32, blocks: int = 2) -> Path:
+    """A random BERT of a few blocks over bytes, in Hugging Face's format."""
     from transformers import BertConfig, BertModel
 
     tokenizer = byte_tokenizer()
     config = BertConfig(
         vocab_size=len(tokenizer),
-        hidden_size=32,
-        num_hidden_layers=2,
+        hidden_size=width,
+        num_hidden_layers=blocks,
         num_attention_heads=4,
         intermediate_size=64,
         max_position_embeddings=256,

@@ -170,7 +170,7 @@ def test_without_weight_on_examples_the_loss_is_that_of_trls_dpo(home, engine, p
     child = engine.train(job, seen.append, lambda: False).roles["logical"].adapter_sha
     own = [pair for pair in PAIRS if pair.role == "logical"]
     theirs, course = trl_dpo(engine, home, job, own, parents["logical"], child, tmp_path)
-    bank = engine._bank(1, LORA, trainable=True)
+    bank = engine.bank(1, LORA, trainable=True)
     bank.load(0, engine._read(home.adapter_dir(parents["logical"]), LORA))
     rows = [PairRows(0, *tokenise_pair(engine.tokenizer, pair, 256), 1.0) for pair in own]
     references = reference_margins(engine.model, bank, engine.lanes, rows)

@@ -10,7 +10,7 @@ import torch
 from curriculum.example import make_example
 from curriculum.reward import DIMENSIONS, RANGES, VALUES, RewardOutput, TeacherLabel
 from ledger.gates import health_problem
-from tests.trainers.builders import CPU, LORA, make_home, make_job, tiny_base
+from tests.trainers.builders import CPU, LORA, make_home, make_job, tiny_base, tiny_encoder
 from trainers.adapters import read_adapter, write_adapter
 from trainers.config import RewardSettings, TrainSettings
 from trainers.fused import FusedEngine
@@ -27,13 +27,12 @@ from trainers.health_probe import (
     row_gradients,
     why_unmeasurable,
 )
-from trainers.health_run import measure_health, reward_model_in_use
+from trainers.health_run import measure_health
 from trainers.lanes import Lanes
 from trainers.packing import Group, pack
-from trainers.reward_model import load_reward_model, make_current
+from trainers.reward_model import load_reward_model, make_current, reward_model_in_use
 from trainers.reward_train import pairs_of_labels, reward_rows, train_reward_model
 from trainers.step import TrioStep
-from trainers.tiny import byte_tokenizer
 from trainers.tokens import tokenise
 
 KIND = ["I hear you, that sounds heavy.", "You could choose a small step.", "What would help you now?"]
@@ -79,29 +78,15 @@ def talk(seed, count=90):
     ]  # fmt: skip
 
 
-def tiny_encoder(folder):
-    """A random BERT of two blocks over bytes, in Hugging Face's format; its folder."""
-    from transformers import BertConfig, BertModel
-
-    tokenizer = byte_tokenizer()
-    config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
-        max_position_embeddings=256,
-    )  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        BertModel(config).save_pretrained(folder / "encoder")
-    tokenizer.save_pretrained(folder / "encoder")
-    return folder / "encoder"
-
-
 class Rig:
     """A tiny base, a reward model, and the creative role as G0 and G1."""
 
     def __init__(self, folder):
         self.home = make_home(folder)
         self.engine = FusedEngine(tiny_base(self.home), TrainSettings(dtype="float32", threads=1), LORA, CPU)
-        settings = RewardSettings(encoder=str(tiny_encoder(folder)), blocks=(1,), steps=40, hidden=16, threads=1)
+        settings = RewardSettings(
+            encoder=str(tiny_encoder(folder / "encoder")), blocks=(1,), steps=40, hidden=16, threads=1
+        )
         made = labels()
         rows = reward_rows(made, pairs_of_labels(made))
         reward = train_reward_model(rows, settings, 1, self.home.rewards_dir, folder / "run", {}, device=CPU)
@@ -238,7 +223,7 @@ def test_a_rows_gradient_is_what_training_computes(rig):
     """The sketches add up to the sketch of the trainer's own gradient of the same rows."""
     rows = rig.rows(talk(2, 5))
     found = rig.gradients(rows)
-    bank = rig.engine._bank(1, LORA, trainable=True)
+    bank = rig.engine.bank(1, LORA, trainable=True)
     bank.load(0, read_adapter(rig.g1, LORA.rank, rig.engine.model.site_shapes))
     step = TrioStep(rig.engine.model, bank, Lanes(1, CPU))
     sketch = Sketch(bank.master.shape[1], SETTINGS.sketch, SETTINGS.seed, CPU)

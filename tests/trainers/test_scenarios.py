@@ -9,14 +9,12 @@ from __future__ import annotations
 import random
 
 import pytest
-import torch
 
 from curriculum.reward import DIMENSIONS, RewardOutput, TeacherLabel
-from tests.trainers.builders import CPU
+from tests.trainers.builders import CPU, tiny_encoder
 from trainers.config import RewardSettings
 from trainers.reward_model import load_reward_model
 from trainers.reward_train import pairs_of_labels, reward_rows, train_reward_model
-from trainers.tiny import byte_tokenizer
 
 SENTENCES: dict[str, tuple[list[str], dict[str, float]]] = {
     "warm": (
@@ -71,19 +69,9 @@ def made_labels(answers=700):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    from transformers import BertConfig, BertModel
-
     folder = tmp_path_factory.mktemp("scenarios")
-    tokenizer = byte_tokenizer()
-    config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=64, num_hidden_layers=1, num_attention_heads=4, intermediate_size=64,
-        max_position_embeddings=256,
-    )  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        BertModel(config).save_pretrained(folder / "encoder")
-    tokenizer.save_pretrained(folder / "encoder")
-    settings = RewardSettings(encoder=str(folder / "encoder"), blocks=(0, 1), steps=120, hidden=32, threads=1)
+    encoder = tiny_encoder(folder / "encoder", width=64, blocks=1)
+    settings = RewardSettings(encoder=str(encoder), blocks=(0, 1), steps=120, hidden=32, threads=1)
     made = made_labels()
     rows = reward_rows(made, pairs_of_labels(made))
     return load_reward_model(train_reward_model(rows, settings, 1, folder / "reward", folder / "run", {}, device=CPU))
