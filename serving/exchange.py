@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast
@@ -75,7 +75,7 @@ async def one_voice(
     voice: Voice,
     kind: Literal["generate", "dialogue"] = "generate",
     before: str = "",
-) -> AsyncIterator[Event]:
+) -> AsyncGenerator[Event, None]:
     """One voice's answer as it comes, and at the end the turn as it was stored.
 
     Args:
@@ -129,16 +129,17 @@ async def one_voice(
             _later(record.add_turn(turn("aborted")))
         raise
     stored = turn(last.finish or "aborted")
-    await record.add_turn(stored)
+    # A user who goes away now cancels this request, but not the storing of the whole answer.
+    await asyncio.shield(_later(record.add_turn(stored)))
     yield LabelledTurn(**stored.model_dump())
 
 
-async def all_voices(voices: Voices, record: Record, question: Question) -> AsyncIterator[Event]:
+async def all_voices(voices: Voices, record: Record, question: Question) -> AsyncGenerator[Event, None]:
     """Thesis, antithesis, synthesis; each voice hears those before it."""
     said: list[str] = []
     for role in ROLES:
         before = dialogue_context(*said) if said else ""
-        async with aclosing(cast(Any, one_voice(voices, record, question, role, "dialogue", before))) as events:
+        async with aclosing(one_voice(voices, record, question, role, "dialogue", before)) as events:
             async for event in events:
                 if isinstance(event, LabelledTurn):
                     said.append(event.answer)
@@ -159,7 +160,8 @@ _unfinished: set[asyncio.Task[None]] = set()
 """Held until they are done: the event loop itself keeps tasks weakly."""
 
 
-def _later(work: Any) -> None:
-    task = asyncio.ensure_future(work)
+def _later(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    task = asyncio.create_task(work)
     _unfinished.add(task)
     task.add_done_callback(_unfinished.discard)
+    return task

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, cast
@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Protocol, cast
 from fastapi import FastAPI, Request, Response
 from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, StreamingResponse
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from pydantic import BaseModel, ConfigDict, Field
@@ -33,6 +33,7 @@ from ledger.scores import Score
 from ledger.store import Ledger
 from serving.engine import Sampling
 from serving.engine_app import Started
+from serving.events import Events
 from serving.exchange import Event, Question, Record, Said, Voices, all_voices, last_exchanges, one_voice
 from serving.guard import Refused, error_body
 from serving.lineage import lineage_state, loss_curves
@@ -203,7 +204,7 @@ def build(
         events = _noted(one_voice(engine, keeper, question, request.role), measured, scoring)
         if request.stream:
             return await _stream(events)
-        async with aclosing(cast(Any, events)):
+        async with aclosing(events):
             async for event in events:
                 if isinstance(event, LabelledTurn):
                     return JSONResponse(
@@ -211,9 +212,7 @@ def build(
                     )
         raise Refused(503, "the engine gave no answer; try again.")
 
-    @app.post(
-        "/dialogue", response_class=StreamingResponse, responses=_EVENTS, summary="Ask all three, one after another"
-    )
+    @app.post("/dialogue", response_class=Events, responses=_EVENTS, summary="Ask all three, one after another")
     async def dialogue(request: DialogueRequest) -> Any:
         question = _question(home, request, settings)
         return await _stream(_noted(all_voices(engine, keeper, question), measured, scoring))
@@ -351,9 +350,11 @@ def _question(home: Home, request: DialogueRequest, settings: ServingSettings) -
     )
 
 
-async def _noted(events: AsyncIterator[Event], measured: Measured, scoring: Background) -> AsyncIterator[Event]:
+async def _noted(
+    events: AsyncGenerator[Event, None], measured: Measured, scoring: Background
+) -> AsyncGenerator[Event, None]:
     """The events; whole answers are counted and have themselves scored."""
-    async with aclosing(cast(Any, events)):
+    async with aclosing(events):
         async for event in events:
             if isinstance(event, LabelledTurn):
                 measured.turn(event)
@@ -361,20 +362,19 @@ async def _noted(events: AsyncIterator[Event], measured: Measured, scoring: Back
             yield event
 
 
-async def _stream(events: AsyncIterator[Event]) -> StreamingResponse:
+async def _stream(events: AsyncGenerator[Event, None]) -> Events:
     """Server-sent events. The first is waited for, so that a refusal still is an HTTP error."""
     first = await anext(events)
     assert isinstance(first, Started)
-    headers = {"cache-control": "no-store", "x-accel-buffering": "no", **_who(first.generation, first.adapter_sha)}
-    return StreamingResponse(_frames(first, events), media_type="text/event-stream", headers=headers)
+    headers = {"x-accel-buffering": "no", **_who(first.generation, first.adapter_sha)}
+    return Events(_frames(first, events), events, headers)
 
 
-async def _frames(first: Event, events: AsyncIterator[Event]) -> AsyncIterator[str]:
+async def _frames(first: Event, events: AsyncGenerator[Event, None]) -> AsyncGenerator[str, None]:
     yield _frame(first)
     try:
-        async with aclosing(cast(Any, events)):
-            async for event in events:
-                yield _frame(event)
+        async for event in events:
+            yield _frame(event)
     except Refused as refusal:
         yield _sse("error", {"message": refusal.message})
         return

@@ -22,13 +22,14 @@ from typing import Any, Literal, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.exceptions import HTTPException
 
 from ledger.errors import LunaError
 from ledger.metadata import MODEL_FILE
-from serving.engine import App, EngineName, Piece, Receive, Sampling, Scope, Send
+from serving.engine import App, EngineName, Piece, Sampling
+from serving.events import Events
 from serving.settings import ServingSettings
 from serving.table import BASE, Adapter
 
@@ -538,31 +539,18 @@ def _usage(piece: Piece) -> dict[str, int]:
     return {"prompt_tokens": piece.prompt_tokens, "completion_tokens": piece.tokens, "total_tokens": total}
 
 
-class _Events(StreamingResponse):
-    """Server-sent events whose source is closed with the response, however that ends."""
-
-    def __init__(self, events: AsyncGenerator[str, None]):
-        super().__init__(events, media_type="text/event-stream", headers={"cache-control": "no-store"})
-        self.events = events
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with aclosing(self.events):
-            await super().__call__(scope, receive, send)
-
-
 async def _events(pieces: AsyncGenerator[Piece, None], bodies: _Bodies) -> AsyncGenerator[str, None]:
-    async with aclosing(pieces):
-        try:
-            for body in bodies.first():
-                yield _event(body)
-            async for piece in pieces:
-                if piece.text or piece.finish:
-                    yield _event(bodies.piece(piece))
-                if piece.finish:
-                    for body in bodies.last(piece):
-                        yield _event(body)
-        except Exception as error:  # the status is sent already; the client must still hear of it
-            yield _event(_error(500, str(error)))
+    try:
+        for body in bodies.first():
+            yield _event(body)
+        async for piece in pieces:
+            if piece.text or piece.finish:
+                yield _event(bodies.piece(piece))
+            if piece.finish:
+                for body in bodies.last(piece):
+                    yield _event(body)
+    except Exception as error:  # the status is sent already; the client must still hear of it
+        yield _event(_error(500, str(error)))
     yield "data: [DONE]\n\n"
 
 
@@ -590,7 +578,7 @@ def _application(engine: TransformersEngine) -> App:
         pieces = engine.answer(asked.model, tokens, Sampling(max_tokens, asked.temperature, asked.seed))
         bodies = _Bodies(asked.model, chat, bool(asked.stream_options.include_usage))
         if asked.stream:
-            return _Events(_events(pieces, bodies))
+            return Events(_events(pieces, bodies), pieces)
         text, last = "", Piece("", 0, len(tokens))
         async with aclosing(pieces):
             async for last in pieces:
