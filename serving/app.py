@@ -119,7 +119,7 @@ class RemoteKeeper:
         await self._ask("add_scores", [score.model_dump(mode="json") for score in scores])
 
     async def _ask(self, method: str, *arguments: Any) -> None:
-        from ray.exceptions import RayActorError, RayError
+        from ray.exceptions import RayActorError, RayError, TaskCancelledError
 
         for again in (True, False):
             try:
@@ -131,6 +131,11 @@ class RemoteKeeper:
                 self._known = None
                 if not again:
                     raise Refused(503, "the coordinator does not answer; the exchange was not stored.") from error
+            except TaskCancelledError as error:
+                # Ray cancels what a cancelled request began, and with a user who goes away even the storing of what
+                # was said until then. That is asked again; storing a turn twice adds nothing.
+                if not again:
+                    raise Refused(503, "storing the exchange was cancelled.") from error
             except TimeoutError as error:
                 raise Refused(503, f"the coordinator did not store it within {_STORE_S} s.") from error
             except RayError as error:

@@ -6,6 +6,7 @@ Free of HTTP and Ray: voices are asked and turns are stored through two small pr
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
@@ -22,6 +23,9 @@ from serving.engine_app import Started, model_name
 from serving.front import raw_prompt
 from serving.guard import Refused
 from serving.table import BASE
+
+
+_log = logging.getLogger(__name__)
 
 
 class Voices(Protocol):
@@ -163,5 +167,11 @@ _unfinished: set[asyncio.Task[None]] = set()
 def _later(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
     task = asyncio.create_task(work)
     _unfinished.add(task)
-    task.add_done_callback(_unfinished.discard)
+    task.add_done_callback(_finish)
     return task
+
+
+def _finish(task: asyncio.Task[None]) -> None:
+    _unfinished.discard(task)
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.warning("an exchange was lost: %r", error)

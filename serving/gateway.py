@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Protocol, cast
 from fastapi import FastAPI, Request, Response
 from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from pydantic import BaseModel, ConfigDict, Field
@@ -212,7 +212,9 @@ def build(
                     )
         raise Refused(503, "the engine gave no answer; try again.")
 
-    @app.post("/dialogue", response_class=Events, responses=_EVENTS, summary="Ask all three, one after another")
+    @app.post(
+        "/dialogue", response_class=StreamingResponse, responses=_EVENTS, summary="Ask all three, one after another"
+    )
     async def dialogue(request: DialogueRequest) -> Any:
         question = _question(home, request, settings)
         return await _stream(_noted(all_voices(engine, keeper, question), measured, scoring))
