@@ -24,7 +24,6 @@ from serving.front import raw_prompt
 from serving.guard import Refused
 from serving.table import BASE
 
-
 _log = logging.getLogger(__name__)
 
 
