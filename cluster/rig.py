@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster import haproxy
 from ledger.errors import LunaError
 
 NAMESPACE = "luna"
@@ -91,7 +92,7 @@ def environment() -> dict[str, str]:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     # Workers keep the bytecode of what they import: vLLM alone takes half a minute to import without.
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    return {**kept, **_QUIET, "PATH": path}
+    return {**haproxy.environment(), **kept, **_QUIET, "PATH": path}
 
 
 def _ray_command() -> str:

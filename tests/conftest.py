@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -34,34 +33,17 @@ def _home_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LUNA_HOME", str(tmp_path / "luna-home"))
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With `--dist loadscope` the files of tests/serving go to one process and share its server, others are free."""
-    if config.getvalue("dist") != "loadscope":
-        return None
-    from xdist.scheduler import LoadScopeScheduling
-
-    class ByServer(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            return "serving" if "/serving/" in nodeid else nodeid.split("::")[0]
-
-    return ByServer(config, log)
-
-
 @pytest.fixture(scope="session")
-def ray_head(worker_id):
-    """A Ray head for all tests of this process; they neither join nor stop a cluster that a user runs here."""
+def ray_head():
+    """One Ray head for all tests that need one; they neither join nor stop a cluster that a user runs here."""
     ray_command = str(Path(sys.executable).parent / "ray")
     from cluster import rig
 
-    # Each process of pytest-xdist has its own: "gw1" is the second.
-    offset = int(worker_id.removeprefix("gw")) if worker_id.startswith("gw") else 0
-    port, dashboard, agent, client = (first + offset for first in (26379, 28265, 28365, 28465))
+    port, dashboard = 26379, 28265
     folder = Path("/tmp") / f"luna-test-ray-{os.getpid()}"
     subprocess.run(
         [
             ray_command, "start", "--head", f"--port={port}", f"--dashboard-port={dashboard}",
-            f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={client}",
             "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", "--disable-usage-stats", "--num-cpus=4",
             "--object-store-memory=268435456", f"--temp-dir={folder}",
         ],

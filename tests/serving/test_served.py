@@ -235,6 +235,21 @@ def test_without_a_key_only_this_machine_is_listened_to(served, monkeypatch):
         app.run(served.home, "0" * 64, ServingSettings(host="0.0.0.0"), GateSettings(), lambda: None, lambda: None)
 
 
+def test_what_passes_requests_on_listens_to_this_machine_only(served):
+    passing = [one for one in psutil.process_iter(["name"]) if one.info["name"] == "haproxy"]
+    if not passing:
+        pytest.skip("this cluster runs Ray Serve's own proxy")
+    heard = {
+        (one.laddr.ip, one.laddr.port)
+        for process in passing
+        for one in process.net_connections("tcp")
+        if one.status == psutil.CONN_LISTEN
+    }
+    assert len(heard) >= 3
+    assert {ip for ip, _ in heard} == {"127.0.0.1"}
+    assert httpx.URL(served.url).port in {port for _, port in heard}
+
+
 def test_after_the_engine_is_killed_the_client_gets_an_end_and_the_same_names_come_back(served, expected):
     served.deploy(1)
     replica = psutil.Process(served.call("state")["pid"])
