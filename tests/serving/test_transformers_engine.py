@@ -30,6 +30,8 @@ from trainers.generator import answer_ids, prompt_ids
 from trainers.tiny import byte_tokenizer
 from trainers.trl_engine import TrlEngine
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = ("Hello there.", "7 is even?", "What if the sun were blue?")
 PAIRS = [("7 is even?", "no"), ("Hello there.", "●⊥ yes, and much longer than that"), ("x", "y"), ("7 is even?", "yes")]
 TOKENS = 10

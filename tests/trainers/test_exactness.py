@@ -43,6 +43,7 @@ def test_a_shared_prefix_is_computed_once(tmp_path):
     assert pack([Group(0, rows)], CPU, share_prefix=False).tokens == 18
 
 
+@pytest.mark.slow
 def test_greedy_text_equals_hugging_face_generate(tmp_path):
     home = make_home(tmp_path)
     engine = FusedEngine(tiny_base(home), TrainSettings(dtype="float32"), LORA, CPU)

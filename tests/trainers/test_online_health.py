@@ -20,6 +20,8 @@ from trainers.health import HealthSettings
 from trainers.online_health import scored_examples
 from trainers.trio import Paused
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = TrainSettings(dtype="float32")
 EXAMPLES = [example for role in ROLES for example in sums(role, 40)]
 PAIRS = [pair for role in ROLES for pair in tastes(role, 10)]

@@ -334,6 +334,7 @@ def test_support_vectors_meet_the_conditions_of_optimality():
             assert r == pytest.approx(math.copysign(0.1, b), abs=1e-2)
 
 
+@pytest.mark.slow
 def test_the_report_sets_the_model_beside_baselines_on_unseen_prompts(model, rows, encoder_folder):
     found = report(model, rows, lambda: load_encoder(str(encoder_folder), None, None, 64, CPU), resamples=50)
     held = held_out_groups(rows.groups, 20, 1)
@@ -397,6 +398,7 @@ def test_changes_are_after_less_before(model):
     assert found["empathy"] == after.empathy - before.empathy
 
 
+@pytest.mark.slow
 def test_the_commands_train_measure_and_probe(tmp_path, encoder_folder):
     from jobs.cli import app
 

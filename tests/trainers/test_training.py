@@ -132,6 +132,7 @@ def test_uneven_steps_stopped_and_resumed_give_the_bytes_of_an_unbroken_run(home
     assert quietly(FusedEngine(engine.base, SETTINGS, LORA, CPU), job) == whole
 
 
+@pytest.mark.slow
 def test_training_in_lanes_gives_equal_bytes_twice_and_when_resumed(home, engine, monkeypatch):
     used, gradients = [], TrioStep.channel_gradients
 
@@ -151,6 +152,7 @@ def test_training_in_lanes_gives_equal_bytes_twice_and_when_resumed(home, engine
     assert set(used) == {2}, "every step was large enough for two lanes"
 
 
+@pytest.mark.slow
 def test_what_was_trained_is_known_afterwards(home, engine):
     job = make_job(home, steps=150, run="learn", lr=5e-3, rows=8)
     shas = quietly(engine, job)
