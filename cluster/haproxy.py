@@ -49,7 +49,7 @@ def main() -> None:
     if "-f" in arguments:
         file = Path(arguments[arguments.index("-f") + 1])
         inner = {os.environ[name] for name in (_METRICS_PORT, _STATS_PORT) if name in os.environ}
-        write_atomic(file, on_this_machine(file.read_text(encoding="utf-8"), inner).encode())
+        write_atomic(file, on_this_machine(file.read_text(encoding="utf-8"), inner))
     os.environ.pop(_BINARY, None)  # which names this command
     binary = get_haproxy_binary()
     os.execv(binary, [binary, *arguments])
