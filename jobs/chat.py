@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,12 +23,13 @@ from ledger.roles import ROLES
 from serving.table import BASE
 
 _ANSWER_S = 300
-
+_SCORE_WAITS_S = (0.0, 0.5, 1.0, 2.0, 4.0)
+"""Before each look at whether an answer was judged, which happens behind it."""
 
 HELP = (
     "/role creative|logical|dialectical|base · /all all three · /new · /quit · "
     "of the last answer: /+2 /+1 /0 /-1 /-2 · /arousal /discrepancy /prospect /reflection /broadcast high|low · "
-    "/fix what it should have said"
+    "/fix what it should have said · /reward what the reward model makes of it"
 )
 
 
@@ -85,6 +87,8 @@ def _command(home: Home, talk: _Talk, line: str, out: Console) -> None:
         _label(home, talk, name, rest, out)
     elif name == "fix" and rest:
         _label(home, talk, "correction", rest, out)
+    elif name == "reward":
+        _show_reward(home, talk, out)
     else:
         out.print(HELP, style="dim", markup=False, soft_wrap=True)
 
@@ -115,6 +119,26 @@ def _label(home: Home, talk: _Talk, name: str, value: Any, out: Console) -> None
     with _post(home, "/feedback", {"turn": talk.last, **label}):
         talk.label = label
     out.print("stored: " + ", ".join(f"{key} {said}" for key, said in label.items()), style="dim", markup=False)
+
+
+def _show_reward(home: Home, talk: _Talk, out: Console) -> None:
+    """The reward vector of the last answer and what it earned, as soon as it was judged."""
+    if talk.last is None:
+        raise LunaError("there is no answer to judge yet.")
+    if not home.reward_pointer.exists():
+        raise LunaError("this home has no reward model that could judge an answer; train one with `luna reward train`.")
+    for wait in _SCORE_WAITS_S:
+        time.sleep(wait)
+        with _asked(home, "GET", f"/conversations/{talk.conversation}") as answer:
+            (turn,) = (turn for turn in answer.json() if turn["id"] == talk.last)
+        if not turn["answer"].strip():
+            raise LunaError("the answer is empty; nothing can be said of it.")
+        if turn["score"]:
+            named = (f"{name} {turn['score'][name]:+.2f}" for name in (*VALUES, "scalar_preference"))
+            earned = "" if turn["karma"] is None else f" · karma {turn['karma']:+.2f}"
+            out.print(" · ".join(named) + earned, style="dim", markup=False, soft_wrap=True)
+            return
+    raise LunaError("the answer was not judged yet; ask /reward again in a moment.")
 
 
 def compare(
@@ -184,8 +208,12 @@ def _completion(home: Home, body: dict[str, Any]) -> str:
         return str(answer.json()["choices"][0]["message"]["content"] or "")
 
 
+def _post(home: Home, path: str, body: Any) -> AbstractContextManager[Any]:
+    return _asked(home, "POST", path, body)
+
+
 @contextmanager
-def _post(home: Home, path: str, body: Any) -> Iterator[Any]:
+def _asked(home: Home, method: str, path: str, body: Any = None) -> Iterator[Any]:
     """A request's response, its body still to be read.
 
     Raises:
@@ -200,7 +228,8 @@ def _post(home: Home, path: str, body: Any) -> Iterator[Any]:
     key = os.environ.get(KEY_VARIABLE)
     headers = {"authorization": f"Bearer {key}"} if key else {}
     try:
-        with requests.post(f"{where}{path}", json=body, headers=headers, stream=True, timeout=_ANSWER_S) as answer:
+        asked = requests.request(method, f"{where}{path}", json=body, headers=headers, stream=True, timeout=_ANSWER_S)
+        with asked as answer:
             if answer.status_code != 200:
                 raise LunaError(f"{where} refused ({answer.status_code}): {_reason(answer.text)}")
             yield answer

@@ -127,15 +127,29 @@ def print_closing(home: Home, seconds: float | None, out: Console = out) -> None
 
 # -- what each generation learns ------------------------------------------------------------------------------------
 
-FIRST_FAMILIES = ("modus_ponens", "modus_tollens", "chain", "conjunction", "biconditional")
-"""What two cores learn in a few minutes, well enough to keep through G1 and G2; the other families need longer
-(docs/measurements.md)."""
+LOGICAL_PUZZLES = {
+    "modus_ponens": 90,
+    "modus_tollens": 90,
+    "chain": 120,
+    "conjunction": 210,
+    "disjunction": 210,
+    "negation": 160,
+    "membership": 280,
+    "chess": 160,
+    "biconditional": 210,
+    "existential": 480,
+    "universal": 420,
+    "identity": 360,
+    "comparison": 480,
+    "transitive": 180,
+}
+"""Puzzles of each family for the logical role: more of those that are learned last (docs/measurements.md)."""
 
 
 def fundamentals() -> list[Example]:
-    """G0. Pure puzzles: five families for the logical role, one for the others."""
+    """G0. Pure puzzles: all fourteen families for the logical role, one for the others."""
     return [
-        *puzzle_examples(plain_puzzles(SEED, dict.fromkeys(FIRST_FAMILIES, 300)), "logical"),
+        *puzzle_examples(plain_puzzles(SEED, LOGICAL_PUZZLES), "logical"),
         *puzzle_examples(plain_puzzles(SEED + 1, {"modus_ponens": 620}), "creative"),
         *puzzle_examples(plain_puzzles(SEED + 2, {"modus_ponens": 620}), "dialectical"),
     ]
@@ -144,7 +158,8 @@ def fundamentals() -> list[Example]:
 def dialogues() -> list[Example]:
     """G1. Questions and answers of people and machines, beside what each role says in a talk."""
     talk = {"creative": ("what_if",), "logical": ("argument",), "dialectical": ("translation",)}
-    return [e for role in ROLES for e in (*_small_talk(role, 60), *_of(role, talk[role], 540))]
+    small = {"creative": 60, "logical": 60, "dialectical": 120}
+    return [e for role in ROLES for e in (*_small_talk(role, small[role]), *_of(role, talk[role], 600 - small[role]))]
 
 
 def roles() -> list[Example]:
@@ -190,7 +205,7 @@ _QUICK_EVAL = {"items": 100, "agl_items": 28, "extra_items": 0, "answer_tokens":
 
 _PUZZLE_LESSON = {
     # Many small steps teach more than few large ones (docs/measurements.md).
-    "steps": {"creative": 35, "logical": 125, "dialectical": 35},
+    "steps": {"creative": 35, "logical": 460, "dialectical": 35},
     "rows": {"creative": 2, "logical": 6, "dialectical": 2},
     "lr": 1e-3,
     "beta2": 0.98,
@@ -198,8 +213,16 @@ _PUZZLE_LESSON = {
 _REPLAY = {"replay_k": 300}
 """Three times the default: with 100 and 200 the logical role's recall of G0 fell under the gate."""
 
-_TALK_LESSON = {"steps": 18, "lr": 8e-4, "rows": {"creative": 5, "logical": 6, "dialectical": 4}}
-_ROLE_LESSON = {"steps": 12, "lr": 4.5e-4, "rows": {"creative": 6, "logical": 5, "dialectical": 4}}
+_TALK_LESSON = {
+    "steps": {"creative": 24, "logical": 32, "dialectical": 22},
+    "rows": {"creative": 5, "logical": 6, "dialectical": 4},
+    "lr": 8e-4,
+}
+_ROLE_LESSON = {
+    "steps": {"creative": 13, "logical": 28, "dialectical": 16},
+    "rows": {"creative": 6, "logical": 5, "dialectical": 4},
+    "lr": 5e-4,
+}
 """Fewer and smaller steps than G1's: with the same ones the logical role's recall fell to 0.88."""
 _CORPORATE_LESSON = {"steps": 6, "lr": 1.2e-3, "rows": 4}
 
@@ -207,7 +230,7 @@ STEPS: tuple[DemoStep, ...] = (
     DemoStep(
         "G0 · fundamentals: AGL",
         fundamentals,
-        {"train": _PUZZLE_LESSON, "eval": {**_QUICK_EVAL, "agl_items": 140}},
+        {"train": _PUZZLE_LESSON, "eval": {**_QUICK_EVAL, "agl_items": 280}},
         "the trio begins from the untouched base",
     ),
     DemoStep(

@@ -137,6 +137,20 @@ def test_the_terminal_chat_streams_keeps_the_thread_and_changes_voices(served):
     assert "no voice 'nobody'" in shown
 
 
+def test_the_terminal_chat_shows_the_reward_of_the_last_answer(served):
+    from jobs.chat import chat
+
+    lines = iter(["/reward", "/role creative", PROMPTS[0], "/reward", "/quit"])
+    page = Console(file=io.StringIO(), width=400)
+    chat(served.home, "logical", TOKENS, page, lambda: next(lines))
+    with Ledger.open(served.home) as ledger:
+        turn = ledger.conversation(ledger.conversations()[0].conversation)[-1]
+    assert "no answer to judge" in page.file.getvalue()
+    assert turn.score is not None
+    for name in VALUES:
+        assert f"{name} {getattr(turn.score, name):+.2f}" in page.file.getvalue()
+
+
 def test_compare_shows_generations_and_the_base_side_by_side(served):
     from jobs.chat import compare
 
