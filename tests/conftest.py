@@ -17,7 +17,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-# Where an earlier `ray.init()` left a token in ~/.ray, a new head asks for it, and who names an address does not send it.
+# Where an earlier `ray.init()` left a token in ~/.ray a new head asks for it, and who names an address sends none.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
 try:
