@@ -222,7 +222,7 @@ _ROLE_LESSON = {
     "rows": {"creative": 6, "logical": 5, "dialectical": 4},
     "lr": 5e-4,
 }
-"""Fewer and smaller than in G1: recall fell to 0.90 with 16 steps for the creative role, to 0.82 with 28 for logical."""
+"""Fewer and smaller than in G1: recall fell to 0.90 with 16 steps for the creative role, 0.82 with 28 for logical."""
 _CORPORATE_LESSON = {"steps": 6, "lr": 1.2e-3, "rows": 4}
 
 STEPS: tuple[DemoStep, ...] = (
