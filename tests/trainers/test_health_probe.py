@@ -192,7 +192,7 @@ def test_dimensions_set_against_each_other_lower_coherence_and_skip_the_update(r
 
 
 def test_a_run_that_blew_up_is_far_from_its_parent_and_refused(rig, healthy):
-    """How far it lands is chance, which another processor's rounding draws anew: twelve such runs had 0.00 to 0.60."""
+    """How far it lands is chance, drawn anew by other rounding: twelve, at rates of 0.3 to 3, had 0.00 to 0.60."""
     for seed in (2, 3):
         wrecked = rig.train(f"wrecked-{seed}", rig.g0, 12, 0.3, seed)  # a learning rate 150 times too high
         sick = rig.measure(child=wrecked)
