@@ -157,8 +157,14 @@ def fundamentals() -> list[Example]:
 
 def dialogues() -> list[Example]:
     """G1. Questions and answers of people and machines, beside what each role says in a talk."""
-    talk = {"creative": ("what_if",), "logical": ("argument",), "dialectical": ("translation",)}
-    return [e for role in ROLES for e in (*_small_talk(role, 60), *_of(role, talk[role], 540))]
+    talk: dict[Role, tuple[str, int]] = {
+        "creative": ("what_if", 60),
+        "logical": ("argument", 100),
+        "dialectical": ("translation", 120),
+    }
+    return [
+        e for role, (own, small) in talk.items() for e in (*_small_talk(role, small), *_of(role, [own], 600 - small))
+    ]
 
 
 def roles() -> list[Example]:

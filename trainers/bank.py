@@ -7,6 +7,7 @@ base computes in bfloat16 a second buffer holds the rounded copy that the matrix
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -32,11 +33,14 @@ GROUPS: tuple[tuple[int, ...], ...] = ((0, 1, 2), (3,), (4, 5), (6,))
 class SiteViews:
     """One group of sites in one layer, as views of the flat buffers; index 0 is the slot.
 
-    `a[slot]` is (sites * r, in): the group's A matrices stacked. `b[site][slot]` is (out, r).
+    `a[slot]` is (sites * r, in): the group's A matrices stacked. `b[slot]` is (all outs, sites * r): its B matrices on
+    a diagonal, zeros elsewhere, so that a group's adapters are two products. `rows[site]` are the rows of each.
+    `grad_b[slot][site]` is (out, r), the gradient of the master.
     """
 
     a: list[Tensor]
-    b: list[list[Tensor]]
+    b: list[Tensor]
+    rows: list[slice]
     grad_a: list[Tensor]
     grad_b: list[list[Tensor]]
 
@@ -66,34 +70,45 @@ class AdapterBank:
         self.compute = self.master if dtype == torch.float32 else torch.zeros_like(self.master, dtype=dtype)
         self.grad = torch.zeros_like(self.master) if trainable else torch.empty(0)
         """A backward adds to it; whoever begins a step sets it to zero."""
-        self.groups = [self._views(place) for place in self._layout]
+        self._diagonals = [
+            torch.zeros(slots, sum(place.outs), len(place.outs) * rank, dtype=dtype, device=device)
+            for place in self._layout
+        ]
+        self.groups = [self._views(number) for number in range(len(self._layout))]
 
-    def _views(self, place: _Place) -> SiteViews:
+    def _views(self, number: int) -> SiteViews:
+        place, rank = self._layout[number], self.rank
+
         def of(buffer: Tensor, offset: int, rows: int, columns: int) -> list[Tensor]:
             if not buffer.numel():
                 return []
             return [buffer[i, offset : offset + rows * columns].view(rows, columns) for i in range(self.slots)]
 
-        rows = len(place.outs) * self.rank
-        outs = list(zip(place.b_offsets, place.outs, strict=True))
+        grad_b = [of(self.grad, offset, out, rank) for offset, out in zip(place.b_offsets, place.outs, strict=True)]
+        ends = list(itertools.accumulate(place.outs))
         return SiteViews(
-            a=of(self.compute, place.a_offset, rows, place.inn),
-            b=[of(self.compute, offset, out, self.rank) for offset, out in outs],
-            grad_a=of(self.grad, place.a_offset, rows, place.inn),
-            grad_b=[of(self.grad, offset, out, self.rank) for offset, out in outs],
+            a=of(self.compute, place.a_offset, len(place.outs) * rank, place.inn),
+            b=list(self._diagonals[number]),
+            rows=[slice(end - out, end) for end, out in zip(ends, place.outs, strict=True)],
+            grad_a=of(self.grad, place.a_offset, len(place.outs) * rank, place.inn),
+            grad_b=[list(own) for own in zip(*grad_b, strict=True)],
         )
 
     def beside(self) -> AdapterBank:
         """Another bank over the same parameters, with gradients of its own, for work that runs at the same time."""
         other = copy.copy(self)
         other.grad = torch.zeros_like(self.grad)
-        other.groups = [other._views(place) for place in other._layout]
+        other.groups = [other._views(number) for number in range(len(other._layout))]
         return other
 
     def round_to_compute(self) -> None:
-        """Refresh the copy that the products use after the masters have moved."""
+        """Refresh the copies that the products use after the masters have moved."""
         if self.compute is not self.master:
             self.compute.copy_(self.master)
+        for place, diagonal, views in zip(self._layout, self._diagonals, self.groups, strict=True):
+            for j, (offset, out, at) in enumerate(zip(place.b_offsets, place.outs, views.rows, strict=True)):
+                stacked = self.compute[:, offset : offset + out * self.rank].view(self.slots, out, self.rank)
+                diagonal[:, at, j * self.rank : (j + 1) * self.rank] = stacked
 
     def load(self, slot: int, tensors: Mapping[str, Tensor]) -> None:
         """Fill a slot from tensors named as in :meth:`state`."""

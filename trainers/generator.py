@@ -16,7 +16,8 @@ from torch import Tensor
 from ledger.roles import Role
 from trainers.bank import AdapterBank
 from trainers.lanes import Lanes
-from trainers.lean import LeanModel, PackedAttention, attend, rotate
+from trainers.lean import LeanModel, PackedAttention
+from trainers.lean_ops import attend
 from trainers.packing import BARE, Group, Row, pack, shared_prefix_len
 
 BASE = "base"
@@ -162,11 +163,10 @@ class _Cache:
         self.cos, self.sin = self.model.rotary(positions)
         self.mask = torch.cat((self.mask, self.mask.new_zeros(len(positions), 1)), 1)
 
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def __call__(self, layer: int, qkv: Tensor) -> Tensor:
         heads, key_heads, d = self.model.heads, self.model.key_heads, self.model.head_width
-        q = rotate(q.view(-1, heads, d), self.cos, self.sin)[:, :, None]
-        new = torch.cat((rotate(k.view(-1, key_heads, d), self.cos, self.sin), v.view(-1, key_heads, d)), 1)
-        kv = torch.cat((self.seen[layer], new[:, :, None]), 2)
+        new = self.model.rotated(qkv, self.cos, self.sin)[:, :, None]
+        kv = torch.cat((self.seen[layer], new[:, heads:]), 2)
         self.seen[layer] = kv
-        out = attend(q, kv[:, :key_heads], kv[:, key_heads:], self.mask[:, None, None])
+        out = attend(new[:, :heads], kv[:, :key_heads], kv[:, key_heads:], self.mask[:, None, None])
         return out.reshape(-1, heads * d)

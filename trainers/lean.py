@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainers.bank import GROUPS, SITES, AdapterBank, SiteViews
+from trainers.bank import GROUPS, SITES, AdapterBank
+from trainers.lean_ops import FrozenGroup, Slices, attend, linear, put, rms_norm, rotate, swiglu, take
 from trainers.packing import Group, Packed, Row, causal_mask, pack
 from trainers.vocabulary import token_log_probs
 
@@ -42,16 +43,9 @@ def why_unsupported(config: Any) -> str | None:
 
 
 @dataclass(frozen=True)
-class LeanGroup:
-    """Frozen weights (out, in) of sites that share an input, with their biases where the family has them."""
-
-    weights: list[Tensor]
-    biases: list[Tensor | None]
-
-
-@dataclass(frozen=True)
 class LeanLayer:
-    groups: list[LeanGroup]
+    groups: list[FrozenGroup]
+    site_shapes: list[tuple[int, int]]
     attention_norm: Tensor
     mlp_norm: Tensor
 
@@ -76,23 +70,21 @@ class LeanModel:
     @property
     def site_shapes(self) -> list[list[tuple[int, int]]]:
         """(out, in) of the seven sites of each layer, in the order of `bank.SITES`."""
-        return [
-            [(int(w.shape[0]), int(w.shape[1])) for group in layer.groups for w in group.weights]
-            for layer in self.layers
-        ]
+        return [layer.site_shapes for layer in self.layers]
 
     def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin, each (n, 1, d), for the given positions (n,)."""
-        angles = torch.outer(positions.float(), self.inv_freq)
-        angles = torch.cat((angles, angles), -1)[:, None]
+        """cos and sin, each (n, 1, d / 2), for the given positions (n,)."""
+        angles = torch.outer(positions.float(), self.inv_freq)[:, None]
         return (angles.cos() * self.rotary_scale).to(self.dtype), (angles.sin() * self.rotary_scale).to(self.dtype)
 
-    def linear(self, layer: int, group: int, x: Tensor, bank: AdapterBank | None, slices: Slices) -> list[Tensor]:
-        """The outputs of a group of sites for x (n, in), adapters included."""
-        weights = self.layers[layer].groups[group]
+    def rotated(self, qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """(n, (H + 2K) d) queries, keys and values -> (n, H + 2K, d), queries and keys rotated."""
+        return rotate(qkv.view(len(qkv), -1, self.head_width), cos, sin, self.heads + self.key_heads)
+
+    def linear(self, layer: int, group: int, x: Tensor, bank: AdapterBank | None, slices: Slices) -> Tensor:
+        """The outputs of a group of sites for x (n, in), side by side, adapters included."""
         views = bank.groups[layer * len(GROUPS) + group] if bank is not None else None
-        outputs = _SlicedLoRA.apply(x, weights, views, slices, bank)
-        return list(outputs)
+        return linear(x, self.layers[layer].groups[group], views, slices, bank)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(n, D) states after the last block -> (n, vocabulary) float32 logits."""
@@ -105,14 +97,12 @@ class LeanModel:
         return x.requires_grad_(torch.is_grad_enabled())
 
     def blocks(self, x: Tensor, attention: Attention, bank: AdapterBank | None, slices: Slices) -> Tensor:
-        """All decoder blocks: (n, D) -> (n, D). `attention(layer, q, k, v)` is how tokens see one another."""
+        """All decoder blocks: (n, D) -> (n, D). `attention(layer, qkv)` is how tokens see one another."""
         for number, layer in enumerate(self.layers):
-            q, k, v = self.linear(number, 0, rms_norm(x, layer.attention_norm, self.eps), bank, slices)
-            (out,) = self.linear(number, 1, attention(number, q, k, v), bank, slices)
-            x = x + out
-            gate, up = self.linear(number, 2, rms_norm(x, layer.mlp_norm, self.eps), bank, slices)
-            (out,) = self.linear(number, 3, F.silu(gate) * up, bank, slices)
-            x = x + out
+            qkv = self.linear(number, 0, rms_norm(x, layer.attention_norm, self.eps), bank, slices)
+            x = x + self.linear(number, 1, attention(number, qkv), bank, slices)
+            gate_up = self.linear(number, 2, rms_norm(x, layer.mlp_norm, self.eps), bank, slices)
+            x = x + self.linear(number, 3, swiglu(gate_up), bank, slices)
         return x
 
     @torch.no_grad()
@@ -134,141 +124,29 @@ class LeanModel:
         return token_log_probs(hidden, self.output, batch.targets)
 
 
-Slices = Sequence[tuple[int, int, int]]
-Attention = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+Attention = Callable[[int, Tensor], Tensor]
+"""Of a layer's (n, (H + 2K) d) queries, keys and values, side by side: (n, H * d)."""
 
 
 def _read_layer(layer: Any) -> LeanLayer:
     modules = [layer.get_submodule(name) for name in SITES]
-    groups = [
-        LeanGroup(
-            weights=[modules[j].weight.detach() for j in sites],
-            biases=[None if modules[j].bias is None else modules[j].bias.detach() for j in sites],
-        )
-        for sites in GROUPS
-    ]
-    return LeanLayer(groups, layer.input_layernorm.weight.detach(), layer.post_attention_layernorm.weight.detach())
+    groups = [_stacked([modules[site] for site in sites]) for sites in GROUPS]
+    shapes = [(int(module.weight.shape[0]), int(module.weight.shape[1])) for module in modules]
+    norms = layer.input_layernorm.weight.detach(), layer.post_attention_layernorm.weight.detach()
+    return LeanLayer(groups, shapes, *norms)
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Root-mean-square norm in float32, as in the Hugging Face Llama (Zhang and Sennrich, 2019)."""
-    wide = x.float()
-    return weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype)
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding of (n, heads, d), halves convention (Su et al., 2021, as in Llama)."""
-    first, second = x.chunk(2, -1)
-    return x * cos + torch.cat((-second, first), -1) * sin
-
-
-class _SlicedLoRA(torch.autograd.Function):
-    """y_j = x W_j^T + b_j + s (x A_j^T) B_j^T for the sites j of one group, A and B by contiguous slice.
-
-    Writes the adapters' gradients straight into the bank's buffers: autograd never sees them, so there is one
-    gradient buffer, no accumulation copies, and nothing is ever computed for the frozen base.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, frozen: LeanGroup, views: SiteViews | None, slices: Slices, bank: AdapterBank | None
-    ) -> tuple[Tensor, ...]:
-        outputs = tuple(
-            x @ w.t() if b is None else torch.addmm(b, x, w.t())
-            for w, b in zip(frozen.weights, frozen.biases, strict=True)
-        )
-        downs: list[Tensor] = []
-        if views is not None and bank is not None:
-            rank = bank.rank
-            for slot, start, end in slices:
-                if slot < 0:
-                    continue
-                down = (x[start:end] @ views.a[slot].t()).mul_(bank.scale)
-                downs.append(down)
-                for j, y in enumerate(outputs):
-                    y[start:end].addmm_(down[:, j * rank : (j + 1) * rank], views.b[j][slot].t())
-        ctx.save_for_backward(x, *downs)
-        ctx.frozen, ctx.views, ctx.slices, ctx.bank = frozen, views, slices, bank
-        return outputs
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, *downs = ctx.saved_tensors
-        frozen: LeanGroup = ctx.frozen
-        views: SiteViews = ctx.views
-        bank: AdapterBank = ctx.bank
-        grad_x = grads[0] @ frozen.weights[0]
-        for grad, weight in zip(grads[1:], frozen.weights[1:], strict=True):
-            grad_x.addmm_(grad, weight)
-        if bank is not None:
-            trained = [s for s in ctx.slices if s[0] >= 0]
-            for (slot, start, end), down in zip(trained, downs, strict=True):
-                parts = [grad[start:end] for grad in grads]
-                grad_down = torch.cat([part @ views.b[j][slot] for j, part in enumerate(parts)], 1)
-                grad_down.mul_(bank.scale)
-                for j, part in enumerate(parts):
-                    columns = down[:, j * bank.rank : (j + 1) * bank.rank]
-                    _add_product(views.grad_b[j][slot], part.t(), columns)
-                _add_product(views.grad_a[slot], grad_down.t(), x[start:end])
-                grad_x[start:end].addmm_(grad_down, views.a[slot])
-        return grad_x, None, None, None, None
-
-
-def _add_product(target: Tensor, left: Tensor, right: Tensor) -> None:
-    """target (fp32) += left @ right."""
-    if target.dtype == left.dtype:
-        target.addmm_(left, right)
-    else:
-        target.add_(left @ right)
-
-
-class _Take(torch.autograd.Function):
-    """x[at] for distinct positions; the backward is a plain copy, where autograd's own would accumulate."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, at: Tensor) -> Tensor:
-        ctx.at, ctx.length = at, x.shape[0]
-        return x.index_select(0, at)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (grad,) = grads
-        return grad.new_zeros((ctx.length, *grad.shape[1:])).index_copy_(0, ctx.at, grad), None
-
-
-class _Put(torch.autograd.Function):
-    """Zeros of `length` rows with x at distinct positions: the reverse of :class:`_Take`."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, at: Tensor, length: int) -> Tensor:
-        ctx.at = at
-        return x.new_zeros((length, *x.shape[1:])).index_copy_(0, at, x)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (grad,) = grads
-        return grad.index_select(0, ctx.at), None, None
-
-
-def take(x: Tensor, at: Tensor) -> Tensor:
-    return _Take.apply(x, at)
-
-
-def put(x: Tensor, at: Tensor, length: int) -> Tensor:
-    return _Put.apply(x, at, length)
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Grouped-query attention by plain products: q (b, H, s, d), k and v (b, K, t, d), additive mask -> (b, H, s, d).
-
-    For the few dozen tokens of an example, the CPU's fused attention is several times slower in its backward.
-    """
-    b, heads, s, d = q.shape
-    key_heads = k.shape[1]
-    scores = torch.matmul(q.reshape(b, key_heads, heads // key_heads * s, d), k.transpose(-1, -2))
-    scores = scores.view(b, heads, s, k.shape[2]).float() * d**-0.5
-    weights = torch.softmax(scores if mask is None else scores + mask, -1).to(q.dtype)
-    return torch.matmul(weights.view(b, key_heads, heads // key_heads * s, k.shape[2]), v).view(b, heads, s, d)
+def _stacked(modules: Sequence[Any]) -> FrozenGroup:
+    """The modules' weights one below the other, and themselves made views of that, so that nothing is held twice."""
+    weights = [module.weight.detach() for module in modules]
+    weight = torch.cat(weights) if len(weights) > 1 else weights[0]
+    for module, part in zip(modules, weight.split([len(own) for own in weights]), strict=True):
+        module.weight.data = part
+    if all(module.bias is None for module in modules):
+        return FrozenGroup(weight, None)
+    zeros = [weight.new_zeros(len(module.weight)) for module in modules]
+    biases = [z if m.bias is None else m.bias.detach() for m, z in zip(modules, zeros, strict=True)]
+    return FrozenGroup(weight, torch.cat(biases))
 
 
 class PackedAttention:
@@ -282,38 +160,40 @@ class PackedAttention:
         self.seen: list[Tensor] | None = [] if keep else None
         """With `keep`, each layer's keys and values (B, 2K, P + S, d), for decoding to go on from."""
 
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """q (N, H*d), k and v (N, K*d) -> (N, H*d)."""
+    def __call__(self, layer: int, qkv: Tensor) -> Tensor:
+        """(N, (H + 2K) d) -> (N, H * d)."""
         model, batch = self.model, self.batch
-        heads, key_heads, d = model.heads, model.key_heads, model.head_width
-        q = rotate(q.view(-1, heads, d), self.cos, self.sin)
-        kv = torch.cat((rotate(k.view(-1, key_heads, d), self.cos, self.sin), v.view(-1, key_heads, d)), 1)
+        heads, d = model.heads, model.head_width
         rows, width = len(batch.row_slots), batch.rest_width
-        q_rest = self._grid(q, batch.rest_at, batch.rest_cell, rows, width)  # (B, H, S, d)
-        kv_rest = self._grid(kv, batch.rest_at, batch.rest_cell, rows, width)  # (B, 2K, S, d)
-        if batch.hidden is None:
-            self._keep(kv_rest)
-            out = attend(q_rest, kv_rest[:, :key_heads], kv_rest[:, key_heads:], self.rest_mask)
-            return take(out.transpose(1, 2).reshape(rows * width, heads * d), batch.unpad)
         groups, prefix = len(batch.group_sizes), batch.prefix_width
-        q_pre = self._grid(q, batch.prefix_at, batch.prefix_cell, groups, prefix)
-        kv_pre = self._grid(kv, batch.prefix_at, batch.prefix_cell, groups, prefix)
+        cells = put(model.rotated(qkv, self.cos, self.sin), batch.unpad, rows * width + groups * prefix)
+        if batch.hidden is None:
+            rest = self._grid(cells, rows, width)
+            self._keep(rest[:, heads:])
+            out = self._attend(rest[:, :heads], rest[:, heads:], self.rest_mask)
+            return take(out.transpose(1, 2).reshape(rows * width, heads * d), batch.unpad)
+        of_rests, of_prefixes = cells.split((rows * width, groups * prefix))
+        q, kv = self._grid(of_rests, rows, width).split((heads, 2 * model.key_heads), 1)
+        q_pre, kv_pre = self._grid(of_prefixes, groups, prefix).split((heads, 2 * model.key_heads), 1)
         if self.past is not None:
             kv_pre = torch.cat((self.past[layer].expand(groups, -1, -1, -1), kv_pre), 2)
-        kv_all = torch.cat((self._per_row(kv_pre), kv_rest), 2)  # (B, 2K, P + S, d)
+        kv_all = torch.cat((self._per_row(kv_pre), kv), 2)  # (B, 2K, P + S, d)
         self._keep(kv_all)
-        out = attend(q_rest, kv_all[:, :key_heads], kv_all[:, key_heads:], self.rest_mask)
-        out_pre = attend(q_pre, kv_pre[:, :key_heads], kv_pre[:, key_heads:], self.prefix_mask)
-        cells = (
+        out = self._attend(q, kv_all, self.rest_mask)
+        out_pre = self._attend(q_pre, kv_pre, self.prefix_mask)
+        flat = (
             out.transpose(1, 2).reshape(rows * width, heads * d),
             out_pre.transpose(1, 2).reshape(groups * prefix, heads * d),
         )
-        return take(torch.cat(cells), batch.unpad)
+        return take(torch.cat(flat), batch.unpad)
 
-    def _grid(self, x: Tensor, at: Tensor, cells: Tensor, rows: int, width: int) -> Tensor:
-        """(N, heads, d) -> (rows, heads, width, d), zero where a row is shorter than the grid."""
-        padded = put(take(x, at), cells, rows * width)
-        return padded.view(rows, width, *x.shape[1:]).transpose(1, 2)
+    def _attend(self, q: Tensor, kv: Tensor, mask: Tensor) -> Tensor:
+        k, v = kv.chunk(2, 1)
+        return attend(q, k, v, mask)
+
+    def _grid(self, cells: Tensor, rows: int, width: int) -> Tensor:
+        """(rows * width, heads, d) -> (rows, heads, width, d)."""
+        return cells.view(rows, width, *cells.shape[1:]).transpose(1, 2)
 
     def _keep(self, keys_and_values: Tensor) -> None:
         if self.seen is not None:

@@ -50,10 +50,7 @@ class Packed:
     group_sizes: tuple[int, ...]  # rows of each group, B in all
     prefix_width: int  # P; 0 when no group shares anything
     rest_width: int  # S
-    prefix_at: Tensor  # (tokens in prefixes,) where they stand in the packed sequence
-    prefix_cell: Tensor  # the same tokens' cells in a (G, P) grid
-    rest_at: Tensor  # (tokens in row rests,)
-    rest_cell: Tensor  # their cells in a (B, S) grid
+    rest_at: Tensor  # (tokens in row rests,) where they stand in the packed sequence
     unpad: Tensor  # (N,) cell of each packed token in the (B*S + G*P) concatenation of both grids
     past_width: int  # tokens before every row whose keys and values are there already
     hidden: Tensor | None  # (B, 1, S, past + P + S) additive mask for rests; None when there is nothing before them
@@ -135,10 +132,8 @@ def pack(groups: Sequence[Group], device: torch.device, share_prefix: bool = Tru
     ids: list[int] = []
     positions: list[int] = []
     slices: list[tuple[int, int, int]] = []
-    prefix_at: list[int] = []
-    prefix_cell: list[int] = []
     rest_at: list[int] = []
-    rest_cell: list[int] = []
+    unpad: list[int] = []
     score_at: list[int] = []
     targets: list[int] = []
     target_row: list[int] = []
@@ -146,16 +141,16 @@ def pack(groups: Sequence[Group], device: torch.device, share_prefix: bool = Tru
     row_end: list[int] = []
     row_prefix: list[int] = []
     weights: list[float] = []
+    rest_cells = sum(len(group.rows) for group in groups) * rest_width
     for number, (group, k) in enumerate(zip(groups, prefix_lens, strict=True)):
-        start = len(ids)
-        prefix_at += range(start, start + k)
-        prefix_cell += range(number * prefix_width, number * prefix_width + k)
+        start, prefix_cell = len(ids), rest_cells + number * prefix_width
+        unpad += range(prefix_cell, prefix_cell + k)
         ids += group.rows[0].tokens[:k]
         positions += range(past, past + k)
         for row in group.rows:
             begin, length, index = len(ids), len(row.tokens) - k, len(row_slots)
             rest_at += range(begin, begin + length)
-            rest_cell += range(index * rest_width, index * rest_width + length)
+            unpad += range(index * rest_width, index * rest_width + length)
             ids += row.tokens[k:]
             positions += range(past + k, past + k + length)
             score_at += range(begin + row.prompt_len - k - 1, begin + length - 1)
@@ -173,12 +168,6 @@ def pack(groups: Sequence[Group], device: torch.device, share_prefix: bool = Tru
     def tensor(values: list[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.long, device=device)
 
-    rows = len(row_slots)
-    unpad = torch.empty(len(ids), dtype=torch.long, device=device)
-    rest_at_, rest_cell_ = tensor(rest_at), tensor(rest_cell)
-    prefix_at_, prefix_cell_ = tensor(prefix_at), tensor(prefix_cell)
-    unpad[rest_at_] = rest_cell_
-    unpad[prefix_at_] = rows * rest_width + prefix_cell_
     sizes = tuple(len(group.rows) for group in groups)
     return Packed(
         ids=tensor(ids),
@@ -187,11 +176,8 @@ def pack(groups: Sequence[Group], device: torch.device, share_prefix: bool = Tru
         group_sizes=sizes,
         prefix_width=prefix_width,
         rest_width=rest_width,
-        prefix_at=prefix_at_,
-        prefix_cell=prefix_cell_,
-        rest_at=rest_at_,
-        rest_cell=rest_cell_,
-        unpad=unpad,
+        rest_at=tensor(rest_at),
+        unpad=tensor(unpad),
         past_width=past,
         hidden=_rest_mask(past, prefix_lens, sizes, rest_width, device) if past + prefix_width else None,
         score_at=tensor(score_at),
