@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 
@@ -21,9 +22,16 @@ from trainers.health_probe import HealthPlan
 from trainers.health_run import measure_health
 from trainers.trio import TrioJob, TrioOutcome, TrioProgress, open_engine
 
+Result = TypeVar("Result")
+
 
 class TrainerActor:
-    """Threaded: one call works while others ask for progress or tell it to stop. The base stays loaded."""
+    """Threaded: one call works while others ask for progress or tell it to stop. The base stays loaded.
+
+    All work is done in one thread of its own. GNU OpenMP keeps a set of threads for every thread that ever asked for
+    some, and when all together are more than the cores, those of each product sleep at its end instead of waiting:
+    measured on two cores, 4,700 sleeps a second and a step of 0.81 s instead of 0.58.
+    """
 
     def __init__(self, base: Base, train: TrainSettings, lora: LoraSettings):
         from trainers import runtime
@@ -32,7 +40,13 @@ class TrainerActor:
         self._progress: TrioProgress | None = None
         self._stop = False
         self._base = base
-        self._engine = open_engine(base, train, lora, runtime.default_device(), self._said.append)
+        self._worker = ThreadPoolExecutor(1, "compute")
+        self._engine = self._compute(
+            lambda: open_engine(base, train, lora, runtime.default_device(), self._said.append)
+        )
+
+    def _compute(self, work: Callable[[], Result]) -> Result:
+        return self._worker.submit(work).result()
 
     def facts(self) -> dict[str, Any]:
         """The engine's facts, what it said at start, and this process's id."""
@@ -44,7 +58,7 @@ class TrainerActor:
         self._progress = None
         if self._engine.name == "trl":
             return train_with_ray_train(self._base, job, self._note, lambda: self._stop)
-        return self._engine.train(job, self._note, lambda: self._stop)
+        return self._compute(lambda: self._engine.train(job, self._note, lambda: self._stop))
 
     def progress(self) -> TrioProgress | None:
         """Where the running training stands; None before its first step."""
@@ -63,8 +77,12 @@ class TrainerActor:
         settings: EvalSettings,
     ) -> list[EvalRecord]:
         """Scores of the planned roles with these adapters (role -> SHA under `adapters_dir`)."""
-        generator = self._engine.generator(adapters, Path(adapters_dir))
-        return [record for plan in plans for record in evaluate_role(generator, plan, gen_id, settings)]
+
+        def scores() -> list[EvalRecord]:
+            generator = self._engine.generator(adapters, Path(adapters_dir))
+            return [record for plan in plans for record in evaluate_role(generator, plan, gen_id, settings)]
+
+        return self._compute(scores)
 
     def measure_preferences(
         self,
@@ -80,10 +98,10 @@ class TrainerActor:
         from trainers.fused import FusedEngine
         from trainers.preference_eval import measure_preferences
 
-        if not isinstance(self._engine, FusedEngine):
+        engine, own, before = self._engine, Path(adapters_dir), Path(parents_dir)
+        if not isinstance(engine, FusedEngine):
             return []
-        folders = (Path(adapters_dir), Path(parents_dir))
-        return measure_preferences(self._engine, pairs, adapters, folders[0], parents, folders[1], gen_id, beta)
+        return self._compute(lambda: measure_preferences(engine, pairs, adapters, own, parents, before, gen_id, beta))
 
     def health(
         self,
@@ -94,13 +112,15 @@ class TrainerActor:
         settings: HealthSettings,
     ) -> tuple[list[EvalRecord], str]:
         """Reward health of the planned roles; none and the reason where this engine cannot be measured."""
-        return measure_health(self._engine, plans, reward_model, gen_id, curves, settings)
+        return self._compute(lambda: measure_health(self._engine, plans, reward_model, gen_id, curves, settings))
 
     def interpolate(
         self, parents: Mapping[Role, str], children: Mapping[Role, str], alpha: float, adapters_dir: str, into: str
     ) -> dict[Role, str]:
         """Write parent + alpha (child - parent) for each role under `into`."""
-        return self._engine.interpolated(parents, children, alpha, Path(adapters_dir), Path(into))
+        return self._compute(
+            lambda: self._engine.interpolated(parents, children, alpha, Path(adapters_dir), Path(into))
+        )
 
     def _note(self, progress: TrioProgress) -> None:
         self._progress = progress
