@@ -26,7 +26,8 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 def assert_equal_with_gradients(ours: Callable[..., Tensor], reference: Callable[..., Tensor], *inputs: Tensor) -> None:
     """Both give the same output, and the same gradient of a random weighting of it for every input."""
-    found, expected = [], []
+    found: list[Tensor | None] = []
+    expected: list[Tensor | None] = []
     for function, results in ((ours, found), (reference, expected)):
         leaves = [x.clone().requires_grad_() for x in inputs]
         out = function(*leaves)
