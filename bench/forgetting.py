@@ -23,7 +23,7 @@ from curriculum.example import Example
 from curriculum.parquet import read_examples, write_examples
 from jobs.context import resolve_home, say
 from jobs.reproduce import tell_now_and_then
-from jobs.show import steps_text
+from jobs.show import lr_text, steps_text
 from ledger.errors import LunaError
 from ledger.home import Home
 from ledger.intervals import wilson_interval
@@ -144,7 +144,6 @@ def _engine(home: Home, recorded: Recorded) -> Engine:
 
 def _train(engine: Engine, recorded: Recorded, train: Sequence[Example], adapters: Path, folder: Path) -> Shas:
     """One training of every role from its parent; roles go together as they did."""
-    settings = recorded.request.settings
     folder.mkdir()
     file = folder / "train.parquet"
     shas: Shas = {}
@@ -188,7 +187,6 @@ def _report(recorded: Recorded, marks: Mapping[str, Mapping[Role, Marks]], with_
     counts = [str(sum(getattr(row, name) for row in recorded.rows)) for name in ("n_delta", "n_replay")]
     rows.append(["all", str(len(pooled[0].passed)), *counts, *map(_share, pooled)])
     same = all(row.trained_sha == with_replay[row.role] for row in recorded.rows)
-    settings = recorded.request.settings
     equal = "byte for byte" if same else "not byte for byte (other hardware or versions than then)"
     notes = [
         (
@@ -197,7 +195,7 @@ def _report(recorded: Recorded, marks: Mapping[str, Mapping[Role, Marks]], with_
         ),
         (
             f"base {recorded.request.base.source}; {steps_text(recorded.rows)} steps at learning rate "
-            f"{settings.train.lr:g} from G{parent}'s adapters both times; without replay the new examples alone, "
+            f"{lr_text(recorded.rows)} from G{parent}'s adapters both times; without replay the new examples alone, "
             "in the same order"
         ),
         f"trained again with replay, the adapters are the recorded ones {equal}",

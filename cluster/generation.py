@@ -326,7 +326,7 @@ class GenerationRun:
                     child_sha=adapters[role],
                     data_delta_sha=self.results["freeze"]["delta_sha"],
                     steps=result["steps"],
-                    lr=self.settings.train.lr,
+                    lr=self.settings.train.lr_of(role),
                     walltime_min=round(result["seconds"] / 60, 4),
                     loss_start=result["loss_start"],
                     loss_end=result["loss_end"],

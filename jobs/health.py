@@ -16,6 +16,7 @@ from ledger.errors import LunaError
 from ledger.gates import health_problem
 from ledger.home import Home
 from ledger.records import EvalRecord
+from ledger.roles import ROLES
 from ledger.store import Ledger
 
 NAMES = {
@@ -112,7 +113,8 @@ def course_advice(home: Home) -> str:
 
     settings = settings_of(home)
     indices = [step["rhi"] for step in health_course(home_evals(home))]
-    asked = reduction(indices, settings.train.lr, settings.lora.rank, settings.health)
+    lr = max(settings.train.lr_of(role) for role in ROLES)
+    asked = reduction(indices, lr, settings.lora.rank, settings.health)
     return asked.reason if asked else ""
 
 

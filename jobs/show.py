@@ -28,7 +28,7 @@ def print_generation(home: Home, gen_id: int, out: Console, as_json: bool = Fals
     parent = "the base" if first.parent_gen is None else f"G{first.parent_gen}"
     out.print(f"[bold]G{gen_id}[/] from {parent}: {_verdict(first)}  {first.reason}")
     out.print(
-        f"{steps_text(rows)} steps, lr {first.lr:g}, {first.walltime_min:.2f} min, engine {first.engine}, "
+        f"{steps_text(rows)} steps, lr {lr_text(rows)}, {first.walltime_min:.2f} min, engine {first.engine}, "
         f"{first.dtype} on {first.device} with {first.threads} threads, delta {first.data_delta_sha[:12]}"
     )
     table = Table("score", *(row.role for row in rows), title=None)
@@ -72,7 +72,16 @@ def generations_table(generations: Sequence[Sequence[GenerationRow]], head: int 
 
 def steps_text(rows: Sequence[GenerationRow]) -> str:
     """One number where the roles took equally many steps, else one for each."""
-    return " / ".join(str(row.steps) for row in rows) if len({row.steps for row in rows}) > 1 else str(rows[0].steps)
+    return _once_or_each([str(row.steps) for row in rows])
+
+
+def lr_text(rows: Sequence[GenerationRow]) -> str:
+    """The peak learning rate where the roles had the same, else one for each."""
+    return _once_or_each([f"{row.lr:g}" for row in rows])
+
+
+def _once_or_each(texts: Sequence[str]) -> str:
+    return " / ".join(texts if len(set(texts)) > 1 else texts[:1])
 
 
 def print_status(

@@ -36,8 +36,8 @@ class TrainSettings(_Settings):
 
     steps: int | dict[Role, int] = 300
     """Optimizer steps, the same for every role or a number for each."""
-    lr: float = Field(2e-4, gt=0)
-    """Peak learning rate; it falls linearly to 0 at the last step."""
+    lr: float | dict[Role, float] = 2e-4
+    """Peak learning rate, the same for every role or one for each; it falls linearly to 0 at the last step."""
     warmup_steps: int = Field(0, ge=0)
     rows: int | dict[Role, int] = 8
     """Examples a step, the same for every role or a number for each."""
@@ -66,7 +66,12 @@ class TrainSettings(_Settings):
         """Examples of ``role`` in one step."""
         return self.rows if isinstance(self.rows, int) else self.rows.get(role, 0)
 
+    def lr_of(self, role: Role) -> float:
+        """Peak learning rate of ``role``."""
+        return self.lr if isinstance(self.lr, float) else self.lr.get(role, 0.0)
+
     def model_post_init(self, _: object) -> None:
+        _check_for_each_role("lr", self.lr, above=0)
         _check_for_each_role("steps", self.steps)
         _check_for_each_role("rows", self.rows)
 
@@ -130,8 +135,14 @@ class RewardSettings(_Settings):
     """CPU threads; none means the cores of this process."""
 
 
-def _check_for_each_role(name: str, value: int | dict[Role, int]) -> None:
+def _check_for_each_role(
+    name: str, value: float | dict[Role, float] | dict[Role, int], above: int | None = None
+) -> None:
+    """A number, or one for each role; at least 1, or greater than `above`."""
     if isinstance(value, dict) and set(value) != set(ROLES):
         raise ValueError(f"{name} names {sorted(value)}; give a number for each of {', '.join(ROLES)}")
-    if min(value.values() if isinstance(value, dict) else [value]) < 1:
+    least = min(value.values() if isinstance(value, dict) else [value])
+    if above is not None and least <= above:
+        raise ValueError(f"{name} must be above {above} for every role; it is {least:g}")
+    if above is None and least < 1:
         raise ValueError(f"{name} must be at least 1 for every role")

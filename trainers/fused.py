@@ -210,7 +210,7 @@ class _Run:
     def _rate(self, role: Role) -> float | None:
         """The learning rate of the role's present step; None when it has taken all of its steps."""
         train, steps = self.job.train, self.job.train.steps_of(role)
-        return learning_rate(self.step, steps, train.lr, train.warmup_steps) if self.step < steps else None
+        return learning_rate(self.step, steps, train.lr_of(role), train.warmup_steps) if self.step < steps else None
 
     def _parts(self) -> StepParts:
         """The step's rows and pairs of every role, packed, in as many parts as micro-batches and lanes ask for."""

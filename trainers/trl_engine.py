@@ -104,7 +104,7 @@ class TrlEngine:
             per_device_train_batch_size=max(1, train.rows_of(role) // train.accumulation),
             gradient_accumulation_steps=train.accumulation,
             max_steps=train.steps_of(role),
-            learning_rate=train.lr,
+            learning_rate=train.lr_of(role),
             warmup_steps=train.warmup_steps,
             weight_decay=train.weight_decay,
             adam_beta2=train.beta2,
