@@ -32,7 +32,7 @@ from ledger.roles import ROLES, Role
 from ledger.store import Ledger
 from trainers.base import Base
 from trainers.evalplan import plan_role
-from trainers.evaluation import Marks, score_set
+from trainers.evaluation import Marks, RolePlan, score_set
 from trainers.runtime import default_device
 from trainers.trio import Engine, TrioJob, open_engine
 
@@ -48,7 +48,7 @@ class Recorded:
     parents: Shas
     train: list[Example]
     delta: list[Example]
-    recall: dict[Role, Sequence[Example]]
+    plans: dict[Role, RolePlan]
     pairs_file: Path | None
 
 
@@ -107,16 +107,15 @@ def read_record(home: Home, gen_id: int) -> Recorded:
     request = GenerationRequest.model_validate(requests[rows[0].run_id])
     train = read_examples(home.data_file(rows[0].train_sha))
     holdout = read_examples(home.data_file(rows[0].holdout_sha))
-    recall: dict[Role, Sequence[Example]] = {}
+    plans: dict[Role, RolePlan] = {}
     for role in ROLES:
-        plan = plan_role(
+        plans[role] = plan_role(
             role, holdout=holdout, earlier=earlier, trained_now=train, settings=request.settings.eval,
             seed=request.settings.seed, with_base=False,
         )  # fmt: skip
-        recall[role] = plan.recall or ()
     delta = read_examples(home.data_file(rows[0].data_delta_sha))
     pairs_file = home.data_file(rows[0].pref_sha) if rows[0].pref_sha else None
-    return Recorded(rows, request, parents, train, delta, recall, pairs_file)
+    return Recorded(rows, request, parents, train, delta, plans, pairs_file)
 
 
 def without_replay(train: Sequence[Example], delta: Sequence[Example]) -> list[Example]:
@@ -145,6 +144,7 @@ def _engine(home: Home, recorded: Recorded) -> Engine:
 def _train(engine: Engine, recorded: Recorded, train: Sequence[Example], adapters: Path, folder: Path) -> Shas:
     """One training of every role from its parent; roles go together as they did."""
     folder.mkdir()
+    settings = recorded.request.settings
     file = folder / "train.parquet"
     shas: Shas = {}
     write_examples(file, train)
@@ -172,7 +172,8 @@ def _recall(engine: Engine, recorded: Recorded, shas: Shas, adapters: Path, name
     say(f"recall: {name}")
     generator, settings = engine.generator(shas, adapters), recorded.request.settings
     return {
-        role: score_set(generator, role, items, settings.seed, settings.eval) for role, items in recorded.recall.items()
+        role: score_set(generator, role, plan.recall or (), plan.seed, settings.eval, known=plan.known)
+        for role, plan in recorded.plans.items()
     }
 
 

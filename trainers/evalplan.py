@@ -35,13 +35,13 @@ def plan_role(
         trained_now: what this generation trained on. Replayed items are left out of recall: they were just seen.
         with_base: ask the untouched base the AGL items too.
     """
-    own = [item for item in holdout if item.role == role]
+    own, trained, before = (
+        [item for item in items if item.role == role] for items in (holdout, trained_now, earlier or ())
+    )
     recall = None
     if earlier is not None:
-        seen = {item.id for item in trained_now}
-        recall = _draw(
-            [e for e in earlier if e.role == role and e.id not in seen], settings.items, f"recall:{seed}:{role}"
-        )
+        seen = {item.id for item in trained}
+        recall = _draw([e for e in before if e.id not in seen], settings.items, f"recall:{seed}:{role}")
     return RolePlan(
         role=role,
         recall=recall,
@@ -53,6 +53,7 @@ def plan_role(
         },
         base_extras=("agl_accuracy",) if with_base and role == "logical" else (),
         seed=seed,
+        known=[*own, *trained, *before],
     )
 
 

@@ -58,6 +58,8 @@ class RolePlan:
     base_extras: tuple[str, ...] = ()
     """Extras that the untouched base is asked as well, stored as `base_<name>`."""
     seed: int = 0
+    known: Sequence[Example] = ()
+    """Everything the role has been given. A set with too few open answers takes its wrong ones from here."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,12 @@ def evaluate_role(generator: Generator, plan: RolePlan, gen_id: int, settings: E
     if plan.recall is None:
         records = [EvalRecord.recall_by_definition(gen_id, role)]
     else:
-        records = [score_set(generator, role, plan.recall, plan.seed, settings).record(gen_id, role, "recall")]
-    marks = score_set(generator, role, plan.generalization, plan.seed, settings)
+        records = [
+            score_set(generator, role, plan.recall, plan.seed, settings, known=plan.known).record(
+                gen_id, role, "recall"
+            )
+        ]
+    marks = score_set(generator, role, plan.generalization, plan.seed, settings, known=plan.known)
     records.append(marks.record(gen_id, role, "generalization"))
     records.append(style_drift(generator, role, gen_id, settings))
     for name, items in plan.extras.items():
@@ -106,13 +112,17 @@ def score_set(
     seed: int,
     settings: EvalSettings,
     voice: Voice | None = None,
+    known: Sequence[Example] = (),
 ) -> Marks:
-    """Score each item its own way. `voice` answers in place of the role, in the role's prompts (the bare base)."""
+    """Score each item its own way. `voice` answers in place of the role, in the role's prompts (the bare base).
+
+    Wrong answers to choose from come from the items, or where those are too few from `known`.
+    """
     closed = [item for item in items if scoring_of(item) == "exact"]
     open_ = [item for item in items if scoring_of(item) == "choice"]
     passed = {
         **_exact(generator, voice or role, role, closed, settings.answer_tokens),
-        **_choice(generator, voice or role, role, open_, seed),
+        **_choice(generator, voice or role, role, open_, seed, [e for e in known if scoring_of(e) == "choice"]),
     }
     method: EvalMethod = "mixed" if closed and open_ else "exact" if closed else "choice"
     return Marks(tuple(passed[item.id] for item in items), tuple(item.category for item in items), method)
@@ -133,10 +143,12 @@ def _exact(
     return {item.id: same_answer(found, item.output) for item, found in zip(items, answers, strict=True)}
 
 
-def _choice(generator: Generator, voice: Voice, role: Role, items: Sequence[Example], seed: int) -> dict[str, bool]:
+def _choice(
+    generator: Generator, voice: Voice, role: Role, items: Sequence[Example], seed: int, known: Sequence[Example]
+) -> dict[str, bool]:
     if not items:
         return {}
-    candidates = [four_answers(item, items, seed) for item in items]
+    candidates = [four_answers(item, items, seed, known) for item in items]
     pairs = [
         (render_prompt(role, item.input, item.context), answer)
         for item, answers in zip(items, candidates, strict=True)
@@ -148,22 +160,24 @@ def _choice(generator: Generator, voice: Voice, role: Role, items: Sequence[Exam
     }  # fmt: skip
 
 
-def four_answers(item: Example, items: Sequence[Example], seed: int) -> list[str]:
-    """The true answer first, then three different answers to other prompts of the set, drawn by seed and item.
+def four_answers(item: Example, items: Sequence[Example], seed: int, known: Sequence[Example] = ()) -> list[str]:
+    """The true answer first, then three different answers to other prompts, drawn by seed and item.
 
-    They come from the item's own kind (its category up to the slash) where it has three: among answers of another kind
-    the style alone would decide, for or against.
+    They come from the item's own kind (its category up to the slash), in the set or else in `known`, where it has
+    three: among answers of another kind the style alone would decide, for or against.
 
     Raises:
-        LunaError: if the set does not hold three others.
+        LunaError: if set and `known` together do not hold three others.
     """
-    others = _other_answers(item, [other for other in items if _kind(other) == _kind(item)])
-    if len(others) < 3:
-        others = _other_answers(item, items)
-    if len(others) < 3:
+    everything = [*items, *known]
+    of_its_kind = [other for other in items if _kind(other) == _kind(item)]
+    known_of_its_kind = [other for other in everything if _kind(other) == _kind(item)]
+    found = (_other_answers(item, pool) for pool in (of_its_kind, known_of_its_kind, everything))
+    others = next((answers for answers in found if len(answers) >= 3), None)
+    if others is None:
         raise LunaError(
-            f"the evaluation set of {item.role} has only {len(others) + 1} different open answers; "
-            "scoring by choice needs 4. Add more varied examples."
+            f"the examples of {item.role} have only {len(_other_answers(item, everything)) + 1} different open "
+            "answers; scoring by choice needs 4. Add more varied examples."
         )
     return [item.output, *random.Random(f"choice:{seed}:{item.id}").sample(others, 3)]
 

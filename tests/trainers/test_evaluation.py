@@ -84,6 +84,13 @@ def test_distractors_are_of_the_same_kind_where_it_has_enough():
     assert len(set(four_answers(few[0], items, 5))) == 4, "a kind of two borrows from the others"
 
 
+def test_a_set_with_few_open_answers_takes_wrong_ones_from_all_that_the_role_knows():
+    few, known = open_items(3, "poetry"), [*open_items(9, "poetry"), *open_items(9, "dialogue/ai")]
+    assert all(answer.startswith("poetry") for answer in four_answers(few[0], few, 5, known)), "its own kind first"
+    marks = score_set(Scripted({}, liked={few[1].output}), "creative", few, 1, SETTINGS, known=known)
+    assert marks.passed == (False, True, False)
+
+
 def test_style_drift_is_the_share_of_probes_answered_with_a_corporate_phrase():
     texts = {render_prompt("dialectical", TONE_PROBES[0]): "As an AI language\nmodel, I cannot."}
     texts[render_prompt("dialectical", TONE_PROBES[1])] = "I am sorry about your dog."
