@@ -362,6 +362,13 @@ def test_interpolation_halfway_is_the_mean_of_parent_and_child(home, engine, tmp
         torch.testing.assert_close(mean[name], (a[name] + b[name]) / 2)
 
 
+def test_each_role_learns_at_its_own_rate(home, engine):
+    same = quietly(engine, make_job(home, steps=3, run="same", lr=2e-3))
+    rates = {"creative": 2e-3, "logical": 2e-4, "dialectical": 2e-3}
+    own = quietly(engine, make_job(home, steps=3, run="own", lr=rates))
+    assert {role for role in same if own[role] != same[role]} == {"logical"}
+
+
 def test_settings_refuse_rows_that_leave_a_role_out():
     with pytest.raises(ValueError, match="give a number for each"):
         TrainSettings(rows={"logical": 8})
