@@ -223,7 +223,7 @@ _PUZZLE_LESSON = {
     "beta2": 0.98,
 }
 _REPLAY = {"replay_k": 380}
-"""Three times the default: with 100 and 200 the logical role's recall of G0 fell under the gate."""
+"""Nearly four times the default: with 100 and 200 the logical role's recall of G0 fell under the gate."""
 
 _TALK_LESSON = {
     "steps": {"creative": 24, "logical": 40, "dialectical": 24},

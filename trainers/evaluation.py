@@ -170,9 +170,10 @@ def four_answers(item: Example, items: Sequence[Example], seed: int, known: Sequ
         LunaError: if set and `known` together do not hold three others.
     """
     everything = [*items, *known]
-    of_its_kind = [other for other in items if _kind(other) == _kind(item)]
-    known_of_its_kind = [other for other in everything if _kind(other) == _kind(item)]
-    found = (_other_answers(item, pool) for pool in (of_its_kind, known_of_its_kind, everything))
+    found = (
+        _other_answers(item, [other for other in pool if any_kind or _kind(other) == _kind(item)])
+        for pool, any_kind in ((items, False), (everything, False), (everything, True))
+    )
     others = next((answers for answers in found if len(answers) >= 3), None)
     if others is None:
         raise LunaError(
