@@ -143,8 +143,8 @@ def _engine(home: Home, recorded: Recorded) -> Engine:
 
 def _train(engine: Engine, recorded: Recorded, train: Sequence[Example], adapters: Path, folder: Path) -> Shas:
     """One training of every role from its parent; roles go together as they did."""
-    folder.mkdir()
     settings = recorded.request.settings
+    folder.mkdir()
     file = folder / "train.parquet"
     shas: Shas = {}
     write_examples(file, train)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -12,6 +12,9 @@ from ledger.roles import ROLES, Role
 
 class _Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Rate = Annotated[float, Field(gt=0)]
 
 
 class BaseSettings(_Settings):
@@ -36,7 +39,7 @@ class TrainSettings(_Settings):
 
     steps: int | dict[Role, int] = 300
     """Optimizer steps, the same for every role or a number for each."""
-    lr: float | dict[Role, float] = 2e-4
+    lr: Rate | dict[Role, Rate] = 2e-4
     """Peak learning rate, the same for every role or one for each; it falls linearly to 0 at the last step."""
     warmup_steps: int = Field(0, ge=0)
     rows: int | dict[Role, int] = 8
@@ -71,7 +74,7 @@ class TrainSettings(_Settings):
         return self.lr if isinstance(self.lr, float) else self.lr.get(role, 0.0)
 
     def model_post_init(self, _: object) -> None:
-        _check_for_each_role("lr", self.lr, above=0)
+        _check_names("lr", self.lr)
         _check_for_each_role("steps", self.steps)
         _check_for_each_role("rows", self.rows)
 
@@ -135,14 +138,12 @@ class RewardSettings(_Settings):
     """CPU threads; none means the cores of this process."""
 
 
-def _check_for_each_role(
-    name: str, value: float | dict[Role, float] | dict[Role, int], above: int | None = None
-) -> None:
-    """A number, or one for each role; at least 1, or greater than `above`."""
+def _check_for_each_role(name: str, value: int | dict[Role, int]) -> None:
+    _check_names(name, value)
+    if min(value.values() if isinstance(value, dict) else [value]) < 1:
+        raise ValueError(f"{name} must be at least 1 for every role")
+
+
+def _check_names(name: str, value: float | dict[Role, float] | dict[Role, int]) -> None:
     if isinstance(value, dict) and set(value) != set(ROLES):
         raise ValueError(f"{name} names {sorted(value)}; give a number for each of {', '.join(ROLES)}")
-    least = min(value.values() if isinstance(value, dict) else [value])
-    if above is not None and least <= above:
-        raise ValueError(f"{name} must be above {above} for every role; it is {least:g}")
-    if above is None and least < 1:
-        raise ValueError(f"{name} must be at least 1 for every role")

@@ -87,11 +87,8 @@ def evaluate_role(generator: Generator, plan: RolePlan, gen_id: int, settings: E
     if plan.recall is None:
         records = [EvalRecord.recall_by_definition(gen_id, role)]
     else:
-        records = [
-            score_set(generator, role, plan.recall, plan.seed, settings, known=plan.known).record(
-                gen_id, role, "recall"
-            )
-        ]
+        marks = score_set(generator, role, plan.recall, plan.seed, settings, known=plan.known)
+        records = [marks.record(gen_id, role, "recall")]
     marks = score_set(generator, role, plan.generalization, plan.seed, settings, known=plan.known)
     records.append(marks.record(gen_id, role, "generalization"))
     records.append(style_drift(generator, role, gen_id, settings))

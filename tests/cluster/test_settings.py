@@ -48,10 +48,10 @@ def test_equal_settings_have_equal_hashes_and_others_other(tmp_path):
         ),
         ('profile = "tiny"\n[train]\nsteps = 0\n', "steps must be at least 1"),
         ('profile = "tiny"\n[train]\nsteps = "many"\n', "train.steps = 'many'"),
-        ('profile = "tiny"\n[train]\nlr = -1.0\n', "lr must be above 0 for every role; it is -1"),
+        ('profile = "tiny"\n[train]\nlr = -1.0\n', "train.lr = -1.0"),
         (
             'profile = "tiny"\n[train]\nlr = { creative = 1e-3, logical = 0.0, dialectical = 1e-3 }\n',
-            "lr must be above 0 for every role; it is 0",
+            "train.lr.*logical.* = 0.0",
         ),
         ('profile = "tiny"\n[train]\nlr = { creative = 1e-3 }\n', "lr names \\['creative'\\]; give"),
         ('profile = "tiny"\n[channels]\nmode = "both"\n', "channels.mode = 'both'"),
