@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from curriculum.agl.puzzles import REFERENCE_TOTAL, generate_puzzles, puzzle_examples
-from curriculum.dialogues import dialogue_examples
+from curriculum.conversations.dialogues import dialogue_examples
 from curriculum.parquet import encode_examples
 from curriculum.recipes import build_recipe
 from curriculum.replay import sample_replay

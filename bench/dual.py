@@ -24,21 +24,21 @@ from curriculum.agl.families import FAMILIES
 from curriculum.agl.puzzles import plain_puzzles, puzzle_examples
 from curriculum.example import Example
 from curriculum.parquet import freeze
-from curriculum.preference_sources import read_pairs, split_by_prompt
-from curriculum.preferences import Preference, freeze_preferences, make_preference
+from curriculum.preferences.pairs import Preference, freeze_preferences, make_preference
+from curriculum.preferences.sources import read_pairs, split_by_prompt
 from jobs.context import say
 from ledger.errors import LunaError
 from ledger.home import Home
-from ledger.intervals import wilson_interval
 from ledger.records import EvalRecord
 from ledger.roles import ROLES, Role
-from trainers.base import prepare_base
+from ledger.rules.intervals import wilson_interval
 from trainers.config import BaseSettings, ChannelSettings, LoraSettings, TrainSettings
-from trainers.evaluation import EvalSettings, Marks, score_set
-from trainers.fused import FusedEngine
-from trainers.preference_eval import measure_preferences
+from trainers.evals.preferences import measure_preferences
+from trainers.evals.scoring import EvalSettings, Marks, score_set
+from trainers.fused.engine import FusedEngine
+from trainers.job import TrioJob
+from trainers.models.frozen import prepare_base
 from trainers.runtime import default_device
-from trainers.trio import TrioJob
 
 Shas = dict[Role, str]
 

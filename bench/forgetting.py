@@ -17,24 +17,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.report import keep
-from cluster.delta import earlier_examples
+from cluster.data_steps import earlier_examples
 from cluster.request import GenerationRequest
 from curriculum.example import Example
 from curriculum.parquet import read_examples, write_examples
 from jobs.context import resolve_home, say
-from jobs.reproduce import tell_now_and_then
-from jobs.show import lr_text, steps_text
+from jobs.generation.reproduce import tell_now_and_then
+from jobs.generation.show import lr_text, steps_text
 from ledger.errors import LunaError
 from ledger.home import Home
-from ledger.intervals import wilson_interval
 from ledger.records import GenerationRow
 from ledger.roles import ROLES, Role
+from ledger.rules.intervals import wilson_interval
 from ledger.store import Ledger
-from trainers.base import Base
-from trainers.evalplan import plan_role
-from trainers.evaluation import Marks, RolePlan, score_set
+from trainers.evals.plan import plan_role
+from trainers.evals.scoring import Marks, RolePlan, score_set
+from trainers.job import Engine, TrioJob, open_engine
+from trainers.models.frozen import Base
 from trainers.runtime import default_device
-from trainers.trio import Engine, TrioJob, open_engine
 
 Shas = dict[Role, str]
 

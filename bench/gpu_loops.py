@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainers.bank import AdapterBank
-from trainers.lanes import Lanes
-from trainers.lean import LeanModel
-from trainers.packing import Group, Packed, Row, pack
-from trainers.step import TrioStep
+from trainers.fused.step import TrioStep
+from trainers.lean.adapter_bank import AdapterBank
+from trainers.lean.lanes import Lanes
+from trainers.lean.model import LeanModel
+from trainers.lean.packing import Group, Packed, Row, pack
 
 ROLES_TRAINED, RANK, ALPHA, LR = 3, 32, 64, 2e-4
 WARM_UP_STEPS, ROWS_A_STEP = 5, 8
@@ -94,7 +94,7 @@ def micro_batches(rows: Sequence[Row], step: int, setting: Setting) -> list[Sequ
 
 
 def run_fused(hf: Any, rows: list[list[Row]], setting: Setting, steps: int) -> Measured:
-    """The three roles in one packed pass a micro-batch, as `trainers.fused` does it."""
+    """The three roles in one packed pass a micro-batch, as `trainers.fused.engine` does it."""
     device = hf.device
     _begin(device)
     model = LeanModel(hf)

@@ -8,8 +8,8 @@ from pathlib import Path
 from rich.console import Console
 
 from jobs.context import resolve_home
-from jobs.demo import print_closing
-from jobs.demo_reward import print_reward
+from jobs.demo.reward import print_reward
+from jobs.demo.run import print_closing
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "demo.svg"
 

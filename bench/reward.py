@@ -28,7 +28,7 @@ def main() -> None:
 
     from curriculum.reward import read_labels, read_preferences
     from trainers.config import RewardSettings
-    from trainers.reward_train import reward_rows
+    from trainers.reward.train import reward_rows
 
     settings = RewardSettings()
     labels = read_labels(arguments.labels, out_of_range=settings.out_of_range)
@@ -51,10 +51,10 @@ def main() -> None:
 
 def measured(rows: Any, settings: Any, seed: int) -> dict[str, Any]:
     """Train as `luna reward train` does, load what it saved, report on it."""
-    from trainers.reward_encoder import load_encoder
-    from trainers.reward_eval import report
-    from trainers.reward_model import load_reward_model
-    from trainers.reward_train import train_reward_model
+    from trainers.reward.encoder import load_encoder
+    from trainers.reward.model import load_reward_model
+    from trainers.reward.report import report
+    from trainers.reward.train import train_reward_model
     from trainers.runtime import default_device
 
     def say(text: str) -> None:
@@ -77,10 +77,10 @@ def further_splits(rows: Any, settings: Any, seeds: range) -> list[str]:
     """What other splits give: a note for each figure, mean, spread and range over the seeds."""
     if not seeds:
         return []
-    from trainers.reward_encoder import load_encoder
-    from trainers.reward_eval import measure
-    from trainers.reward_model import model_inputs
-    from trainers.reward_train import fit
+    from trainers.reward.encoder import load_encoder
+    from trainers.reward.model import model_inputs
+    from trainers.reward.report import measure
+    from trainers.reward.train import fit
     from trainers.runtime import default_device
 
     encoder = load_encoder(settings.encoder, settings.revision, settings.blocks, settings.max_tokens, default_device())

@@ -22,7 +22,7 @@ from typing import Any
 import aiohttp
 
 from bench.report import keep
-from cluster.rig import connect
+from cluster.ray_head import connect
 from cluster.settings import settings_of
 from jobs.context import resolve_home, say
 from ledger.errors import LunaError
@@ -86,7 +86,7 @@ def answers(home: Home) -> Iterator[str]:
     """Texts of 128 tokens of the reward model's own tokenizer, each different."""
     from transformers import AutoTokenizer
 
-    from trainers.reward_model import ENCODER_FOLDER, current_model
+    from trainers.reward.model import ENCODER_FOLDER, current_model
 
     tokenizer = AutoTokenizer.from_pretrained(current_model(home) / ENCODER_FOLDER)
     draw, found = random.Random(1), list[str]()

@@ -31,7 +31,7 @@ from ledger.errors import LunaError
 from ledger.home import Home
 from ledger.store import Ledger
 from serving import app
-from serving.vllm_engine import engine_arguments
+from serving.engines.vllm import engine_arguments
 
 CONCURRENCY, REQUESTS, TOKENS, SMALL = 8, 16, 24, 100
 MODEL = "luna-dialectical"

@@ -20,8 +20,8 @@ from typing import Any
 import httpx
 
 from bench.report import keep
-from cluster.deployment import deploy, state
-from cluster.rig import connect
+from cluster.ray_head import connect
+from cluster.server.client import deploy, state
 from cluster.settings import settings_of
 from jobs.context import resolve_home, say
 from ledger.errors import LunaError

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from curriculum.preferences import scalar_of
+from curriculum.preferences.pairs import scalar_of
 from curriculum.reward import VALUES, TeacherLabel, prompt_groups, read_labels
-from curriculum.rules_teacher import NAME, label
+from curriculum.teacher.rules import NAME, label
 
 DRAWS = 500
 

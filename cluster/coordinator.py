@@ -16,25 +16,25 @@ from typing import Any
 
 import ray
 
-from cluster import delta
-from cluster.deployment import follow_head
+from cluster import data_steps as delta
 from cluster.generation import GenerationRun, Watcher
+from cluster.ray_head import NAMESPACE
 from cluster.request import GenerationRequest
-from cluster.rig import NAMESPACE
+from cluster.server.client import follow_head
 from cluster.settings import settings_of
-from cluster.trio_rig import TrioRig
+from cluster.trainer_pool import TrioRig
 from ledger.clock import utc_now
 from ledger.conversations import Label, Turn
 from ledger.errors import LunaError
 from ledger.files import sha256_json
 from ledger.home import Home
 from ledger.journal import RunState, Step
-from ledger.karma import KarmaSettings
 from ledger.metadata import update_karma
 from ledger.records import HeadMove
+from ledger.rules.karma import KarmaSettings
 from ledger.scores import Score
 from ledger.store import Ledger
-from trainers.trio import NonFiniteError, Paused, TrioProgress
+from trainers.job import NonFiniteError, Paused, TrioProgress
 
 NAME = "luna-coordinator"
 

@@ -15,29 +15,29 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cluster import delta
-from cluster.channels import prepare_channels, weighty_by_role
-from cluster.deployment import follow_head, retire_candidate
+from cluster import data_steps as delta
+from cluster.preference_data import prepare_channels, weighty_by_role
 from cluster.request import GenerationRequest
-from cluster.served_eval import evaluate_served
-from cluster.trio_rig import TrioRig, outcomes_by_role
+from cluster.server.candidate_eval import evaluate_served
+from cluster.server.client import follow_head, retire_candidate
+from cluster.trainer_pool import TrioRig, outcomes_by_role
 from curriculum.parquet import read_examples
 from ledger.clock import utc_now
 from ledger.files import publish_dir
-from ledger.gates import Judgement, judge
 from ledger.home import Home
-from ledger.interpolation import largest_that_passes
 from ledger.journal import STEPS, RunState, Step
 from ledger.metadata import CapabilitySettings, build_metadata, capabilities, capability_minimums, write_metadata
 from ledger.records import CHANNEL_COLUMNS, EvalRecord, GenerationRow, HeadMove, Stop
 from ledger.roles import ROLES, Role
-from ledger.stop_rule import generation_scores, stop_decision
+from ledger.rules.blends import largest_that_passes
+from ledger.rules.gates import Judgement, judge
+from ledger.rules.stop_rule import generation_scores, stop_decision
 from ledger.store import Ledger
-from trainers.evalplan import plan_role
-from trainers.evaluation import RolePlan
-from trainers.health_probe import HealthPlan
-from trainers.reward_model import reward_model_in_use
-from trainers.trio import TrioJob, TrioProgress
+from trainers.evals.plan import plan_role
+from trainers.evals.scoring import RolePlan
+from trainers.health.probe import HealthPlan
+from trainers.job import TrioJob, TrioProgress
+from trainers.reward.model import reward_model_in_use
 
 Payload = dict[str, Any]
 

@@ -17,8 +17,8 @@ from typing import Any
 
 from ledger.errors import LunaError
 from ledger.files import write_atomic
-from trainers.base import Base
-from trainers.trio import NonFiniteError, Paused, RoleOutcome, TrioJob, TrioOutcome, TrioProgress
+from trainers.job import NonFiniteError, Paused, RoleOutcome, TrioJob, TrioOutcome, TrioProgress
+from trainers.models.frozen import Base
 
 _RESTARTS = 2
 """A worker that dies three times in the same work is not bad luck."""
@@ -33,7 +33,7 @@ _ERRORS: dict[str, type[LunaError]] = {"Paused": Paused, "NonFiniteError": NonFi
 def train_with_ray_train(
     base: Base, job: TrioJob, on_progress: Callable[[TrioProgress], None], should_stop: Callable[[], bool]
 ) -> TrioOutcome:
-    """See :meth:`trainers.trio.Engine.train`. The worker computes where this process does."""
+    """See :meth:`trainers.job.Engine.train`. The worker computes where this process does."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
@@ -76,8 +76,8 @@ def _devices() -> dict[str, str]:
 
 def _work(config: dict[str, Any]) -> None:
     """What the worker does; an error of the user's is a result, so that Ray Train does not try it again."""
+    from trainers.reference.engine import TrlEngine
     from trainers.runtime import default_device
-    from trainers.trl_engine import TrlEngine
 
     job, folder = config["job"], Path(config["folder"])
 

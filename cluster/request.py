@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 from cluster.settings import Settings
-from trainers.base import Base
+from trainers.models.frozen import Base
 
 
 class GenerationRequest(BaseModel):

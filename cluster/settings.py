@@ -9,19 +9,19 @@ from typing import Any, Self
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from curriculum.teacher_settings import TeacherSettings
-from ledger.cadence import CadenceSettings
+from curriculum.teacher.settings import TeacherSettings
 from ledger.errors import LunaError
 from ledger.files import sha256_json, write_atomic
-from ledger.gates import GateSettings
 from ledger.home import Home
-from ledger.interpolation import InterpolationSettings
-from ledger.karma import KarmaSettings
-from ledger.stop_rule import StopRuleSettings
+from ledger.rules.blends import InterpolationSettings
+from ledger.rules.cadence import CadenceSettings
+from ledger.rules.gates import GateSettings
+from ledger.rules.karma import KarmaSettings
+from ledger.rules.stop_rule import StopRuleSettings
 from serving.settings import ServingSettings
 from trainers.config import BaseSettings, ChannelSettings, LoraSettings, RewardSettings, TrainSettings
-from trainers.evaluation import EvalSettings
-from trainers.health import HealthSettings
+from trainers.evals.scoring import EvalSettings
+from trainers.health.index import HealthSettings
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 

@@ -11,16 +11,16 @@ from typing import Any, TypeVar
 import ray
 
 from cluster.ray_train import train_with_ray_train
-from curriculum.preferences import Preference
+from curriculum.preferences.pairs import Preference
 from ledger.records import EvalRecord
 from ledger.roles import Role
-from trainers.base import Base
 from trainers.config import LoraSettings, TrainSettings
-from trainers.evaluation import EvalSettings, RolePlan, evaluate_role
-from trainers.health import HealthSettings
-from trainers.health_probe import HealthPlan
-from trainers.health_run import measure_health
-from trainers.trio import TrioJob, TrioOutcome, TrioProgress, open_engine
+from trainers.evals.scoring import EvalSettings, RolePlan, evaluate_role
+from trainers.health.index import HealthSettings
+from trainers.health.probe import HealthPlan
+from trainers.health.report import measure_health
+from trainers.job import TrioJob, TrioOutcome, TrioProgress, open_engine
+from trainers.models.frozen import Base
 
 Result = TypeVar("Result")
 
@@ -95,8 +95,8 @@ class TrainerActor:
         beta: float,
     ) -> list[EvalRecord]:
         """Preference accuracy of these adapters on held-out pairs by role; only the fused engine has any."""
-        from trainers.fused import FusedEngine
-        from trainers.preference_eval import measure_preferences
+        from trainers.evals.preferences import measure_preferences
+        from trainers.fused.engine import FusedEngine
 
         engine, own, before = self._engine, Path(adapters_dir), Path(parents_dir)
         if not isinstance(engine, FusedEngine):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 
-from ledger.cadence import Cadence
-from ledger.karma import KarmaState
+from ledger.rules.cadence import Cadence
+from ledger.rules.karma import KarmaState
 
 HEADROOM = 1.2
 """The holdout's size is chance, since every example's hash decides its side; so much more makes it large enough."""

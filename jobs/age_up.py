@@ -57,7 +57,7 @@ def age_up(home: Home, address: str | None, now: bool = False) -> str:
     """
     from cluster.settings import settings_of
     from curriculum.parquet import write_examples
-    from jobs.generation import raise_generation
+    from jobs.generation.run import raise_generation
 
     settings = settings_of(home)
     why, lessons = lessons_due(home, settings, now)
@@ -77,7 +77,7 @@ def lessons_due(home: Home, settings: Settings, now: bool) -> tuple[str, list[Ex
     Raises:
         LunaError: `now`, and there is nothing to learn from.
     """
-    from curriculum.conversations import conversation_examples
+    from curriculum.conversations.lessons import conversation_examples
     from curriculum.growth import age_up_reason, was_tried
     from jobs.status import cadence_of, karma_of
 
@@ -112,7 +112,7 @@ def examples_of(home: Home, *shas: str | None) -> set[str]:
 
 def filling(home: Home, lessons: Sequence[Example], settings: Settings) -> list[Example]:
     """Of each role's recipe what is missing to a holdout that the gates accept, none of it seen before."""
-    from cluster.delta import seen_ids
+    from cluster.data_steps import seen_ids
     from curriculum.growth import examples_needed
     from curriculum.recipes.build import build_recipe
 

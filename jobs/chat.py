@@ -145,8 +145,8 @@ def compare(
     home: Home, prompt: str, who: Sequence[str], role: str, max_tokens: int, address: str | None, out: Console
 ) -> None:
     """One prompt to several generations (`G1`) or the `base`, their greedy answers side by side."""
-    from cluster.deployment import load
-    from cluster.rig import connect
+    from cluster.ray_head import connect
+    from cluster.server.client import load
 
     _voice(role)
     numbers = {name: gen_number(name) for name in who if name != BASE}

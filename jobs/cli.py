@@ -7,8 +7,11 @@ from pathlib import Path
 
 import typer
 
-from jobs import age_up, curriculum, generation, reward, teach
+from jobs import age_up, curriculum
 from jobs.context import ADDRESS_OPTION, HOME_OPTION, JSON_OPTION, friendly_errors, gen_number, out, resolve_home, say
+from jobs.generation import run as generation
+from jobs.reward import commands as reward
+from jobs.teacher import commands as teach
 from ledger.errors import LunaError
 
 app = typer.Typer(
@@ -40,7 +43,7 @@ def demo(
     address: str | None = ADDRESS_OPTION,
 ) -> None:
     """Raise G0, G1 and G2 of a real trio, have one bad generation rejected, and show the record."""
-    from jobs.demo import run_demo
+    from jobs.demo.run import run_demo
 
     with friendly_errors():
         run_demo(resolve_home(home), profile, address, fresh)
@@ -54,7 +57,7 @@ def init(
     address: str | None = ADDRESS_OPTION,
 ) -> None:
     """Make a home: settings, base, ledger, and a lineage. On an existing home: begin another lineage."""
-    from jobs.start import make_home
+    from jobs.home import make_home
 
     with friendly_errors():
         make_home(resolve_home(home), profile, address, lineage)
@@ -63,7 +66,7 @@ def init(
 @app.command()
 def status(json_: bool = JSON_OPTION, home: Path | None = HOME_OPTION) -> None:
     """Head, age, karma, what is new, the last generation's gates, and what runs now."""
-    from jobs.show import print_status
+    from jobs.generation.show import print_status
     from jobs.status import growth, running_now
 
     with friendly_errors():
@@ -92,7 +95,7 @@ app.command("age-up")(age_up.main)
 @app.command()
 def reproduce(gen: str = GEN_ARGUMENT, home: Path | None = HOME_OPTION) -> None:
     """Train a generation again from its record and compare child_sha."""
-    from jobs.reproduce import reproduce as again
+    from jobs.generation.reproduce import reproduce as again
 
     with friendly_errors():
         results = again(resolve_home(home), gen_number(gen))
@@ -108,7 +111,7 @@ def rollback(gen: str = GEN_ARGUMENT, home: Path | None = HOME_OPTION, address: 
     """Move the head to an accepted generation; a running server follows."""
     from cluster.calls import answer
     from cluster.coordinator import coordinator_for
-    from cluster.rig import connect
+    from cluster.ray_head import connect
     from ledger.store import Ledger
 
     with friendly_errors():
@@ -182,8 +185,8 @@ def regress(
     home: Path | None = HOME_OPTION,
 ) -> None:
     """Run a generation against prompts kept by hand, and show what changed. Exit status 1 if one broke."""
-    from jobs.regress import print_regression
-    from jobs.regress import regress as run
+    from jobs.generation.regress import print_regression
+    from jobs.generation.regress import regress as run
 
     with friendly_errors():
         found = run(resolve_home(home), gen_number(gen), None if against is None else gen_number(against), prompts)
@@ -198,7 +201,7 @@ def regress(
 @app.command()
 def down() -> None:
     """Stop Ray on this machine (a running generation resumes later)."""
-    from cluster.rig import shut_down
+    from cluster.ray_head import shut_down
 
     with friendly_errors():
         say("Ray stopped" if shut_down() else "Ray was not running")
@@ -216,8 +219,8 @@ def generation_run(
     address: str | None = ADDRESS_OPTION,
 ) -> None:
     """Raise the next generation on what is new, or resume one that was interrupted."""
-    from jobs.generation import raise_generation
-    from jobs.show import print_generation
+    from jobs.generation.run import raise_generation
+    from jobs.generation.show import print_generation
 
     with friendly_errors():
         place = resolve_home(home)
@@ -236,7 +239,7 @@ def generation_run(
 @generation_app.command("show")
 def generation_show(gen: str = GEN_ARGUMENT, json_: bool = JSON_OPTION, home: Path | None = HOME_OPTION) -> None:
     """One generation with every score."""
-    from jobs.show import print_generation
+    from jobs.generation.show import print_generation
 
     with friendly_errors():
         print_generation(resolve_home(home), gen_number(gen), out, json_)
@@ -245,7 +248,7 @@ def generation_show(gen: str = GEN_ARGUMENT, json_: bool = JSON_OPTION, home: Pa
 @generation_app.command("list")
 def generation_list(json_: bool = JSON_OPTION, home: Path | None = HOME_OPTION) -> None:
     """All generations of the current lineage, rejected ones too."""
-    from jobs.show import print_generations
+    from jobs.generation.show import print_generations
 
     with friendly_errors():
         print_generations(resolve_home(home), out, json_)
@@ -256,7 +259,7 @@ def generation_abandon(home: Path | None = HOME_OPTION, address: str | None = AD
     """Give up an interrupted run; its number is not used again."""
     from cluster.calls import answer
     from cluster.coordinator import coordinator_for
-    from cluster.rig import connect
+    from cluster.ray_head import connect
 
     with friendly_errors():
         connect(address)
@@ -283,7 +286,7 @@ def ledger_verify(json_: bool = JSON_OPTION, home: Path | None = HOME_OPTION) ->
     """Recompute every hash and link; name what is wrong. Exit status 1 if anything is."""
     from dataclasses import asdict
 
-    from ledger.verify import verify
+    from ledger.verification.ledger import verify
 
     with friendly_errors():
         problems = verify(resolve_home(home))

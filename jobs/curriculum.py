@@ -22,7 +22,7 @@ SETS = ("recipe", "agl", "dialogues", "phase0", "phase1", "phase2", "corporate")
 def build_examples(kind: str, total: int, seed: int) -> list[Any]:
     """`total` examples for each role, of one of the known sets."""
     from curriculum.agl.puzzles import distinct_puzzles, puzzle_examples
-    from curriculum.dialogues import dialogue_examples
+    from curriculum.conversations.dialogues import dialogue_examples
     from curriculum.phases import build_phase
     from curriculum.probes import corporate_examples
     from curriculum.recipes.build import build_recipe
@@ -106,7 +106,7 @@ def inspect(
 
     from curriculum.inspect import summarise
     from curriculum.parquet import read_examples
-    from jobs.show import print_summary
+    from jobs.generation.show import print_summary
 
     with friendly_errors():
         summary = summarise(read_examples(_find(resolve_home(home), what)))

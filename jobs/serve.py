@@ -13,8 +13,8 @@ from ledger.home import Home
 
 def serve(home: Home, address: str | None, out: Console) -> None:
     """Start the apps (or replace running ones) and say where they are. They outlive this command."""
-    from cluster.deployment import start
-    from cluster.rig import connect
+    from cluster.ray_head import connect
+    from cluster.server.client import start
 
     began = time.monotonic()
     connect(address)
@@ -39,7 +39,7 @@ def serve(home: Home, address: str | None, out: Console) -> None:
 
 def stop(address: str | None) -> None:
     """Take the app down."""
-    from cluster.rig import connect
+    from cluster.ray_head import connect
     from serving import app
 
     connect(address)
@@ -52,8 +52,8 @@ def stop(address: str | None) -> None:
 
 def deploy(home: Home, gen: int, address: str | None, out: Console) -> None:
     """Let `luna-<role>` mean another generation; the ledger's head stays."""
-    from cluster.deployment import deploy as tell
-    from cluster.rig import connect
+    from cluster.ray_head import connect
+    from cluster.server.client import deploy as tell
 
     connect(address)
     changed = tell(home, gen)

@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ledger.cadence import Cadence, CadenceSettings, cadence
 from ledger.conversations import LabelledTurn
 from ledger.home import Home
-from ledger.karma import KarmaState, karma_state
+from ledger.rules.cadence import Cadence, CadenceSettings, cadence
+from ledger.rules.karma import KarmaState, karma_state
 from ledger.store import Ledger
 
 
@@ -21,7 +21,7 @@ def running_now(home: Home) -> tuple[dict[str, Any] | None, str]:
         return None, ""
     from cluster.calls import answer
     from cluster.coordinator import find_coordinator
-    from cluster.rig import describe
+    from cluster.ray_head import describe
 
     rig = describe(started=False)
     actor = find_coordinator()
@@ -38,7 +38,7 @@ def join_running_ray() -> bool:
         return False
     import ray
 
-    from cluster.rig import NAMESPACE, forget_dead_cluster
+    from cluster.ray_head import NAMESPACE, forget_dead_cluster
 
     if ray.is_initialized():
         return True
@@ -75,8 +75,8 @@ def karma_of(ledger: Ledger) -> KarmaState:
 
 def cadence_of(turns: list[LabelledTurn], settings: CadenceSettings) -> tuple[Cadence, int]:
     """(where the home stands at this hour, preference pairs that users' labels give)."""
-    from curriculum.preference_sources import judged_turns
-    from curriculum.preferences import correction_pairs, merge, valence_pairs
+    from curriculum.preferences.pairs import correction_pairs, merge, valence_pairs
+    from curriculum.preferences.sources import judged_turns
 
     judged = judged_turns(turns)
     pairs = len(merge(correction_pairs(judged), valence_pairs(judged)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from importlib.util import find_spec
 from pathlib import Path
 
 from jobs.context import say
@@ -13,9 +12,14 @@ from ledger.home import Home
 _ROOT = Path(__file__).resolve().parent.parent
 
 
-def _is_job(path: Path) -> bool:
-    """Whether a module of jobs/ runs by itself; the command line does too, and is none."""
-    return path.stem != "cli" and '__name__ == "__main__"' in path.read_text(encoding="utf-8")
+_JOBS = {
+    "age-up": "jobs.age_up",
+    "demo": "jobs.demo.run",
+    "generation": "jobs.generation.run",
+    "reward": "jobs.reward.commands",
+    "teach": "jobs.teacher.commands",
+}
+"""Module of each job that can be submitted, by the spelling of the command line."""
 
 
 def submit_job(job: str, arguments: list[str], address: str | None, home: Home) -> int:
@@ -30,18 +34,17 @@ def submit_job(job: str, arguments: list[str], address: str | None, home: Home) 
 
     from ray.job_submission import JobSubmissionClient
 
-    from cluster.rig import connect
+    from cluster.ray_head import connect
 
-    if not job.isidentifier() or find_spec(f"jobs.{job}") is None:
-        known = sorted(path.stem for path in (_ROOT / "jobs").glob("*.py") if _is_job(path))
-        raise LunaError(f"there is no job {job!r}; use one of {', '.join(known)}.")
+    if job not in _JOBS:
+        raise LunaError(f"there is no job {job!r}; use one of {', '.join(_JOBS)}.")
     url = address if address and address.startswith("http") else connect(address).dashboard
     if not url:
         raise LunaError("this Ray cluster runs without a dashboard, which takes the jobs; start it with the dashboard.")
     try:
         client = JobSubmissionClient(url)
         job_id = client.submit_job(
-            entrypoint=shlex.join(["python", "-m", f"jobs.{job}", *arguments]),
+            entrypoint=shlex.join(["python", "-m", _JOBS[job], *arguments]),
             runtime_env={"working_dir": str(_ROOT), "env_vars": {"LUNA_HOME": str(home.root)}},
         )
     except (ConnectionError, RuntimeError) as error:

@@ -11,11 +11,11 @@ from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from ledger.database import Database
+from ledger.database.connection import Database
 from ledger.errors import LunaError
-from ledger.karma import KarmaSettings, KarmaTerms
 from ledger.records import Record, Sha256, Timestamp, TurnId
 from ledger.roles import Role
+from ledger.rules.karma import KarmaSettings, KarmaTerms
 from ledger.scores import SCORE_FIELDS, Score, events_of, insert_score, karma_since, last_acceptance, settle
 
 Level = Literal["high", "low"]

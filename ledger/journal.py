@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from ledger.clock import utc_now
-from ledger.database import Database
+from ledger.database.connection import Database
 from ledger.errors import LunaError
 from ledger.files import canonical_json
 

@@ -9,12 +9,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from ledger.ages import age_name
 from ledger.errors import LunaError
 from ledger.files import write_atomic
-from ledger.gates import GateSettings
-from ledger.karma import karma_state
 from ledger.records import EvalRecord, Fraction, GenerationRow
+from ledger.rules.ages import age_name
+from ledger.rules.gates import GateSettings
+from ledger.rules.karma import karma_state
 
 METADATA_FILE = "METADATA.json"
 MODEL_FILE = "adapter_model.safetensors"

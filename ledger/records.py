@@ -64,7 +64,7 @@ class GenerationRow(Record):
     reason: str = Field(pattern=r"^[^\r\n]*$")
     """Why, in one line: which gates failed, or that all passed."""
     base_sha: Sha256
-    """SHA-256 of the base's weights (:func:`ledger.weights.weights_sha`)."""
+    """SHA-256 of the base's weights (:func:`ledger.verification.weights.weights_sha`)."""
     config_sha: Sha256
     """SHA-256 of the settings the generation was trained under."""
     seed: int

@@ -8,8 +8,8 @@ from __future__ import annotations
 import sqlite3
 
 from ledger.files import canonical_json
-from ledger.karma import AnswerState, KarmaSettings, KarmaTerms, answer_karma
 from ledger.records import Fraction, Record, Sha256, Signed, Timestamp, TurnId
+from ledger.rules.karma import AnswerState, KarmaSettings, KarmaTerms, answer_karma
 
 
 class Score(Record):

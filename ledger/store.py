@@ -7,16 +7,16 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Self
 
-from ledger import chain, queries
 from ledger.conversations import Conversations
+from ledger.database import chain, queries
 from ledger.errors import LunaError
 from ledger.files import write_atomic
 from ledger.home import Home
 from ledger.journal import RunJournal
 from ledger.judgement import already_judged, check_head_move, check_judgement
 from ledger.records import EvalRecord, GenerationRow, HeadMove, Lineage, Stop, generation_verdict
+from ledger.rules.stop_rule import GenerationScores, generation_scores
 from ledger.scores import note_acceptance
-from ledger.stop_rule import GenerationScores, generation_scores
 
 _LINEAGE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from ledger.conversations import Label, Turn
 from ledger.errors import LunaError
-from ledger.gates import GateSettings
 from ledger.home import Home
+from ledger.rules.gates import GateSettings
 from ledger.scores import Score
+from serving.api.gateway import OPEN_PATHS, build
+from serving.api.guard import Refused, guarded, is_loopback
 from serving.engine import App, Piece, Sampling
 from serving.engine_app import EngineReplica, Started
-from serving.gateway import OPEN_PATHS, build
-from serving.guard import Refused, guarded, is_loopback
 from serving.settings import ServingSettings
 
 if TYPE_CHECKING:

@@ -22,12 +22,12 @@ from ledger.files import write_atomic
 from ledger.home import Home
 from ledger.roles import Role
 from ledger.store import Ledger
+from serving.api.front import Front, Leases, refuse_when_full, resolve
+from serving.api.guard import Refused, guarded
 from serving.engine import App, Engine, Piece, Sampling, choose
-from serving.front import Front, Leases, refuse_when_full, resolve
-from serving.guard import Refused, guarded
+from serving.engines.validate import Shape, base_shapes, check_adapter
 from serving.settings import ServingSettings
 from serving.table import BASE, Adapter, Table
-from serving.validate import Shape, base_shapes, check_adapter
 
 _WATCH_S = 0.25
 
@@ -324,10 +324,10 @@ def model_name(role: Role | None, generation: int | None) -> str:
 def _engine(base: Path, shapes: Mapping[str, Shape], home: Home, settings: ServingSettings) -> Engine:
     """The engine that the settings choose; its library is imported only now."""
     if choose(settings.engine) == "vllm":
-        from serving.vllm_engine import VllmEngine
+        from serving.engines.vllm import VllmEngine
 
         return VllmEngine(base, shapes, home.root / "models" / "zero", settings)
-    from serving.transformers_engine import TransformersEngine
+    from serving.engines.transformers import TransformersEngine
 
     return TransformersEngine(base, settings)
 

@@ -22,10 +22,10 @@ from ray.exceptions import RayError
 from curriculum.reward import VALUES, RewardOutput
 from ledger.errors import LunaError
 from ledger.home import Home
+from serving.api.gateway import add_error_handlers
+from serving.api.guard import Refused, guarded
+from serving.api.reward import NO_REWARD, Judged, Pair, add_reward
 from serving.engine import App, Receive, Scope, Send
-from serving.gateway import add_error_handlers
-from serving.guard import Refused, guarded
-from serving.reward import NO_REWARD, Judged, Pair, add_reward
 from serving.settings import ServingSettings
 
 REWARD_APP = "luna-reward"

@@ -39,7 +39,7 @@ def _home_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def ray_head():
     """One Ray head for all tests that need one; they neither join nor stop a cluster that a user runs here."""
     ray_command = str(Path(sys.executable).parent / "ray")
-    from cluster import rig
+    from cluster import ray_head as rig
 
     port, dashboard = 26379, 28265
     folder = Path("/tmp") / f"luna-test-ray-{os.getpid()}"

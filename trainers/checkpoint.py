@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ledger.errors import LunaError
 from ledger.files import explain_write_errors, publish_dir, sha256_file, sha256_json, temporary_beside
-from trainers.trio import TrioJob
+from trainers.job import TrioJob
 
 _APART = {
     "train_file", "adapters_dir", "run_dir", "train", "lora", "channels", "preference_file", "rewards_file", "health",

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 
 from ledger.roles import Role
-from trainers.trio import Channel
+from trainers.job import Channel
 
 
 class LossCurves:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from curriculum.example import Example
 from curriculum.parquet import read_examples
-from curriculum.preferences import Preference, read_preference_set
+from curriculum.preferences.pairs import Preference, read_preference_set
 from ledger.errors import LunaError
 from ledger.roles import Role
-from trainers.objective import channel_shares
-from trainers.trio import TrioJob
+from trainers.fused.losses import channel_shares
+from trainers.job import TrioJob
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class RoleData:
     examples: Mapping[Role, list[Example]]
     pairs: Mapping[Role, list[Preference]]
     shares: Mapping[Role, tuple[float, float]]
-    """What a role's SFT and DPO loss are multiplied by (`trainers.objective.channel_shares`)."""
+    """What a role's SFT and DPO loss are multiplied by (`trainers.fused.losses.channel_shares`)."""
 
 
 def read_role_data(job: TrioJob) -> RoleData:

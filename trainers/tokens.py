@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from curriculum.example import Example
-from curriculum.preferences import Preference
+from curriculum.preferences.pairs import Preference
 from curriculum.render import render_prompt
-from trainers.generator import answer_ids, prompt_ids
-from trainers.packing import Row
+from trainers.lean.generator import answer_ids, prompt_ids
+from trainers.lean.packing import Row
 
 
 def tokenise(tokenizer: Any, example: Example, max_tokens: int) -> Row:

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 @pytest.fixture
 def home(ray_head, tmp_path):
-    from jobs.start import make_home
+    from jobs.home import make_home
     from serving import app
 
     made = Home(tmp_path / "home").create()
@@ -29,13 +29,13 @@ def home(ray_head, tmp_path):
 
 
 def raise_one(home, start, **overrides):
-    from jobs.generation import raise_generation
+    from jobs.generation.run import raise_generation
 
     return raise_generation(home, None, (write_examples(home.inbox_dir, even_numbers(start, 150)),), overrides)
 
 
 def test_candidates_are_measured_by_the_server_and_served_when_they_are_accepted(home):
-    from cluster.deployment import start, state
+    from cluster.server.client import start, state
 
     raise_one(home, 0)
     url = start(home)["url"]

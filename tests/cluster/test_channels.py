@@ -7,23 +7,23 @@ import random
 import pytest
 import torch
 
-from cluster import delta
-from cluster.channels import prepare_channels
+from cluster import data_steps as delta
+from cluster.preference_data import prepare_channels
 from cluster.request import GenerationRequest
 from cluster.settings import Settings
 from curriculum.example import make_example
 from curriculum.parquet import freeze, read_examples
-from curriculum.preferences import freeze_preferences, make_preference, read_preference_set
+from curriculum.preferences.pairs import freeze_preferences, make_preference, read_preference_set
 from curriculum.reward import DIMENSIONS, RewardOutput, TeacherLabel, example_weight
 from curriculum.scores import read_scores
 from ledger.home import Home
 from ledger.roles import ROLES
 from tests.cluster.builders import even_numbers
-from trainers.base import Base
 from trainers.config import RewardSettings
-from trainers.reward_model import load_reward_model, make_current
-from trainers.reward_train import pairs_of_labels, reward_rows, train_reward_model
-from trainers.tiny import byte_tokenizer
+from trainers.models.frozen import Base
+from trainers.models.tiny import byte_tokenizer
+from trainers.reward.model import load_reward_model, make_current
+from trainers.reward.train import pairs_of_labels, reward_rows, train_reward_model
 
 KIND = ["I hear you, that sounds heavy.", "You could choose a small step.", "What would help you now?"]
 HARSH = ["Stop whining.", "Nobody cares about you.", "You must get over it!"]

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from cluster import delta
+from cluster import data_steps as delta
 from cluster.request import GenerationRequest
 from cluster.settings import Settings
 from curriculum.parquet import read_examples, write_examples
 from ledger.errors import LunaError
-from ledger.gates import GateSettings
 from ledger.home import Home
 from ledger.records import Stop
-from ledger.stop_rule import stopped_refusal
+from ledger.rules.gates import GateSettings
+from ledger.rules.stop_rule import stopped_refusal
 from ledger.store import Ledger
 from tests.cluster.builders import even_numbers
-from trainers.base import Base
+from trainers.models.frozen import Base
 
 
 @pytest.fixture

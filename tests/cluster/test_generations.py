@@ -16,11 +16,11 @@ import psutil
 import pytest
 
 from curriculum.parquet import write_examples
-from curriculum.preferences import read_preference_set
+from curriculum.preferences.pairs import read_preference_set
 from ledger.errors import LunaError
 from ledger.home import Home
 from ledger.store import Ledger
-from ledger.verify import verify
+from ledger.verification.ledger import verify
 from tests.cluster.builders import even_numbers
 from tests.ledger.test_conversations import AT, a_turn
 from tests.ledger.test_growth import a_score
@@ -46,7 +46,7 @@ generalization_min = 0.0
 
 
 def make_home(tmp_path, text=LENIENT):
-    from jobs.start import make_home as make
+    from jobs.home import make_home as make
 
     home = Home(tmp_path / "home").create()
     home.settings_file.write_text(text)
@@ -55,7 +55,7 @@ def make_home(tmp_path, text=LENIENT):
 
 
 def raise_one(home, examples, **overrides):
-    from jobs.generation import raise_generation
+    from jobs.generation.run import raise_generation
 
     return raise_generation(home, None, (write_examples(home.inbox_dir, examples),), overrides)
 
@@ -83,7 +83,7 @@ def coordinator_state():
     import ray
 
     from cluster.coordinator import find_coordinator
-    from cluster.rig import connect
+    from cluster.ray_head import connect
 
     connect()
     coordinator = find_coordinator()
@@ -120,7 +120,7 @@ def adapters(home, gen_id):
 
 
 def test_two_generations_are_judged_recorded_and_reproduced(lenient):
-    from jobs.reproduce import reproduce
+    from jobs.generation.reproduce import reproduce
 
     home = lenient
     first = raise_one(home, even_numbers(0, 150))
@@ -151,7 +151,7 @@ def test_two_generations_are_judged_recorded_and_reproduced(lenient):
 
 def test_a_generation_with_two_channels_is_recorded_measured_and_reproduced(lenient, tmp_path):
     """Pairs of a file, of rule-made labels in the home, and of a correction; by the command, as a user would."""
-    from jobs.reproduce import reproduce
+    from jobs.generation.reproduce import reproduce
     from tests.ledger.test_conversations import AT, a_turn
 
     home = lenient
@@ -192,7 +192,7 @@ def run_of(home, *arguments):
 def tell_coordinator(home, method, *arguments):
     from cluster.calls import answer
     from cluster.coordinator import coordinator_for
-    from cluster.rig import connect
+    from cluster.ray_head import connect
 
     connect()
     answer(getattr(coordinator_for(home), method).remote(*arguments))
@@ -261,7 +261,7 @@ def test_before_a_rejection_blends_of_parent_and_child_are_tried(lenient):
 
 def test_bad_data_is_refused_before_anything_is_recorded(lenient):
     home = lenient
-    from jobs.generation import raise_generation
+    from jobs.generation.run import raise_generation
 
     with pytest.raises(LunaError, match="inbox is empty"):
         raise_generation(home, None)
@@ -281,7 +281,7 @@ def test_a_second_generation_at_the_same_time_is_refused_by_name(lenient):
         command(home, "generation", "run", "--steps", "200"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     wait_for_step(2)
-    from jobs.generation import raise_generation
+    from jobs.generation.run import raise_generation
 
     with pytest.raises(LunaError, match="G0 is being raised in run main-g0"):
         raise_generation(home, None, (sha,))
@@ -300,7 +300,7 @@ def test_ctrl_c_stops_at_a_checkpoint_and_the_next_run_equals_an_unbroken_one(le
     wait_for_step(5)
     run.send_signal(signal.SIGINT)
     run.communicate(timeout=120)
-    from jobs.generation import raise_generation
+    from jobs.generation.run import raise_generation
 
     resumed = raise_generation(home, None)
     assert resumed["resumed"]
@@ -344,7 +344,7 @@ def test_a_full_disk_is_named_and_the_run_resumes_when_there_is_room(lenient):
     home = lenient
     write_examples(home.inbox_dir, even_numbers(0, 150))
     from cluster.coordinator import coordinator_for
-    from jobs.generation import raise_generation
+    from jobs.generation.run import raise_generation
 
     pid = ray.get(coordinator_for(home).pid.remote())
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
@@ -434,7 +434,7 @@ def test_a_submitted_job_makes_its_home_and_streams_its_log(ray_head, tmp_path):
 
     home = Home(tmp_path / "submitted").create()
     home.settings_file.write_text(LENIENT)
-    from jobs.start import make_home as make
+    from jobs.home import make_home as make
 
     make(home, "tiny", None)
     assert submit_job("generation", ["--total", "600", "--steps", "4"], None, home) == 0

@@ -12,8 +12,8 @@ from tests.cluster.test_generations import LENIENT, make_home, raise_one
 from tests.trainers.builders import CPU, tiny_encoder
 from tests.trainers.test_health_probe import labels
 from trainers.config import RewardSettings
-from trainers.reward_model import make_current
-from trainers.reward_train import pairs_of_labels, reward_rows, train_reward_model
+from trainers.reward.model import make_current
+from trainers.reward.train import pairs_of_labels, reward_rows, train_reward_model
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from cluster.rig import forget_dead_cluster
+from cluster.ray_head import forget_dead_cluster
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curriculum.conversations import conversation_examples
+from curriculum.conversations.lessons import conversation_examples
 from curriculum.reward import DIMENSIONS, gate
 from ledger.conversations import Label, LabelledTurn
 from ledger.scores import Score

@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 
-from curriculum.dialogues import dialogue_examples, dialogue_topics, pair_up
+from curriculum.conversations.dialogues import dialogue_examples, dialogue_topics, pair_up
 from ledger.errors import LunaError
 
 

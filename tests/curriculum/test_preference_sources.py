@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curriculum.preference_sources import judged_turns, labelled_pairs, read_pairs, split_by_prompt
-from curriculum.preferences import correction_pairs, freeze_preferences, make_preference, valence_pairs
+from curriculum.preferences.pairs import correction_pairs, freeze_preferences, make_preference, valence_pairs
+from curriculum.preferences.sources import judged_turns, labelled_pairs, read_pairs, split_by_prompt
 from curriculum.reward import DIMENSIONS, VALUES, RewardOutput, TeacherLabel
 from curriculum.scores import freeze_scores, read_scores
 from ledger.conversations import Label, LabelledTurn

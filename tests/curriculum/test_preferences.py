@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curriculum.preferences import (
+from curriculum.preferences.pairs import (
     CORRECTION_MARGIN,
     ORIGINS,
     JudgedTurn,

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curriculum.reward import DIMENSIONS, RANGES
-from curriculum.rules_teacher import Markers, label, markers, reasons
+from curriculum.teacher.rules import Markers, label, markers, reasons
 
 PROMPT = "My sister stopped calling after the funeral and I don't know what I did wrong."
 WARM = (

@@ -5,9 +5,9 @@ from collections import Counter
 
 import pytest
 
-from curriculum.candidates import read_candidates, write_offline
-from curriculum.seed_prompts import CATEGORIES, read_prompts, seed_prompts
-from curriculum.teacher import STYLES
+from curriculum.teacher.asking import STYLES
+from curriculum.teacher.candidates import read_candidates, write_offline
+from curriculum.teacher.seed_prompts import CATEGORIES, read_prompts, seed_prompts
 from ledger.errors import LunaError
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curriculum.reward import RANGES, VALUES
-from curriculum.teacher import (
+from curriculum.teacher.asking import (
     STYLES,
     LabelRefused,
     TeacherAnswer,
@@ -30,7 +30,7 @@ from curriculum.teacher import (
     usage_of,
     wait_before_retry,
 )
-from curriculum.teacher_settings import TeacherSettings, api_key, endpoint_url
+from curriculum.teacher.settings import TeacherSettings, api_key, endpoint_url
 from ledger.errors import LunaError
 
 SETTINGS = TeacherSettings(base_url="http://127.0.0.1:1/v1", model="m")

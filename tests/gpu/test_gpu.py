@@ -15,14 +15,14 @@ torch = pytest.importorskip("torch")
 from curriculum.render import render_prompt  # noqa: E402
 from ledger.roles import ROLES  # noqa: E402
 from tests.trainers.builders import LORA, make_home, make_job, random_base, sums, tastes, tiny_base  # noqa: E402
-from trainers.base import load_base  # noqa: E402
 from trainers.config import TrainSettings  # noqa: E402
-from trainers.fused import FusedEngine  # noqa: E402
-from trainers.generator import LeanGenerator, prompt_ids  # noqa: E402
-from trainers.lean import LeanModel  # noqa: E402
-from trainers.packing import Group, pack  # noqa: E402
+from trainers.fused.engine import FusedEngine  # noqa: E402
+from trainers.job import Paused  # noqa: E402
+from trainers.lean.generator import LeanGenerator, prompt_ids  # noqa: E402
+from trainers.lean.model import LeanModel  # noqa: E402
+from trainers.lean.packing import Group, pack  # noqa: E402
+from trainers.models.frozen import load_base  # noqa: E402
 from trainers.tokens import tokenise  # noqa: E402
-from trainers.trio import Paused  # noqa: E402
 
 pytestmark = [
     pytest.mark.gpu,

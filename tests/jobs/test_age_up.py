@@ -8,16 +8,16 @@ from hypothesis import strategies as st
 
 from cluster.settings import Settings
 from curriculum.growth import age_up_reason, examples_needed, was_tried
-from curriculum.holdout import split_holdout
 from curriculum.parquet import freeze
 from curriculum.reward import DIMENSIONS
+from curriculum.split import split_holdout
 from jobs.age_up import filling, lessons_due
-from ledger.cadence import Cadence
 from ledger.conversations import Label, Turn
 from ledger.errors import LunaError
 from ledger.home import Home
-from ledger.karma import karma_state
 from ledger.roles import ROLES
+from ledger.rules.cadence import Cadence
+from ledger.rules.karma import karma_state
 from ledger.scores import Score
 from ledger.store import Ledger
 from tests.ledger.builders import add_generation, make_ledger, sha

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from jobs.cli import app
-from jobs.regress import print_regression
+from jobs.generation.regress import print_regression
 from ledger.home import Home
 from ledger.roles import ROLES
 from ledger.store import Ledger

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from cluster.settings import Settings
-from curriculum.preferences import read_preference_set
-from jobs.preferences import frozen_preferences, gather
+from curriculum.preferences.pairs import read_preference_set
+from jobs.generation.preferences import frozen_preferences, gather
 from ledger.conversations import Label
 from ledger.errors import LunaError
 from ledger.home import Home

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -28,7 +30,7 @@ MAKE_BASE = """
 from pathlib import Path
 from ledger.home import Home
 import sys
-from trainers.base import prepare_base
+from trainers.models.frozen import prepare_base
 from trainers.config import BaseSettings
 prepare_base(BaseSettings(source="tiny"), Home(Path(sys.argv[1])).create(), print)
 """
@@ -51,6 +53,8 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The recorded home, with its base made again from the seed; adapters are not kept with the tests."""
     root = tmp_path_factory.mktemp("recorded") / "home"
     shutil.copytree(RECORDED, root)
+    with closing(sqlite3.connect(root / "luna.db")) as database:
+        database.executescript((root / "luna.sql").read_text(encoding="utf-8"))
     made = run_portably("-c", MAKE_BASE, str(root))
     assert made.returncode == 0, made.stderr
     return root

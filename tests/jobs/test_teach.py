@@ -12,12 +12,12 @@ from collections import Counter
 
 import pytest
 
-from curriculum.candidates import Candidate, candidate_id
 from curriculum.reward import read_labels
-from curriculum.teacher_settings import TeacherSettings
-from jobs.endpoint import Pace
-from jobs.rows import RowFile, read_rows
-from jobs.teach import _prompts, label_candidates, set_folder, write_candidates
+from curriculum.teacher.candidates import Candidate, candidate_id
+from curriculum.teacher.settings import TeacherSettings
+from jobs.teacher.commands import _prompts, label_candidates, set_folder, write_candidates
+from jobs.teacher.endpoint import Pace
+from jobs.teacher.rows import RowFile, read_rows
 from ledger.errors import LunaError
 from ledger.home import Home
 from tests.jobs.fake_endpoint import GOOD, Reply, completion, good_label, serving
@@ -407,7 +407,7 @@ def test_ctrl_c_writes_the_manifest_and_keeps_the_rows(home):
         return good_label(asked)
 
     with serving(answer) as fake:
-        command = [sys.executable, "-m", "jobs.teach", "label", "--base-url", fake.url, "--model", "judge-1"]
+        command = [sys.executable, "-m", "jobs.teacher.commands", "label", "--base-url", fake.url, "--model", "judge-1"]
         command += ["--candidates", str(source), "--set", "s", "--home", str(home.root)]
         home.root.mkdir()
         home.settings_file.write_text('profile = "tiny"\n[teacher]\nrequests_per_minute = 0\n')
@@ -437,7 +437,16 @@ def test_candidates_come_in_several_styles_from_the_writer_model(home):
 def test_the_rules_need_no_network_and_equal_runs_give_equal_files(tmp_path):
     def run(name):
         place = Home(tmp_path / name)
-        command = [sys.executable, "-m", "jobs.teach", "label", "--teacher", "rules", "--home", str(place.root)]
+        command = [
+            sys.executable,
+            "-m",
+            "jobs.teacher.commands",
+            "label",
+            "--teacher",
+            "rules",
+            "--home",
+            str(place.root),
+        ]
         # A proxy that is not there: whoever asked the network would fail.
         env = {**os.environ, "http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=env)
@@ -474,7 +483,7 @@ def test_an_interrupted_set_is_finished_before_it_is_judged(home):
 def test_a_job_that_does_not_exist_is_refused_with_the_ones_that_do(home):
     from jobs.submit import submit_job
 
-    with pytest.raises(LunaError, match=r"no job 'teaching'; use one of age_up, .*generation, .*teach"):
+    with pytest.raises(LunaError, match=r"no job 'teaching'; use one of age-up, .*generation, .*teach"):
         submit_job("teaching", [], None, home)
 
 
@@ -500,7 +509,7 @@ def test_a_set_stays_in_its_folder(home, name):
 
 
 def run_command(*arguments):
-    command = [sys.executable, "-m", "jobs.teach", *arguments]
+    command = [sys.executable, "-m", "jobs.teacher.commands", *arguments]
     return subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "200"}
     )
@@ -536,7 +545,7 @@ def test_sample_and_pairs_read_what_label_wrote(home):
     unknown = run_command("sample", "--category", "sports", "--home", str(home.root))
     assert unknown.returncode == 1
     assert "use one of agency, " in " ".join(unknown.stderr.split())
-    from curriculum.preferences import read_preference_set
+    from curriculum.preferences.pairs import read_preference_set
 
     paired = run_command("pairs", "--home", str(home.root))
     assert paired.returncode == 0, paired.stderr

@@ -15,7 +15,7 @@ from ledger.metadata import CONFIG_FILE, MODEL_FILE, build_metadata, write_metad
 from ledger.records import EvalRecord, GenerationRow, HeadMove
 from ledger.roles import ROLES, Role
 from ledger.store import Ledger
-from ledger.weights import weights_sha
+from ledger.verification.weights import weights_sha
 
 AT = "2026-03-01T12:00:00Z"
 

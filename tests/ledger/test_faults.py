@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-import ledger.migrations
+import ledger.database.migrations
+from ledger.database.migrations import MIGRATIONS, NEWEST, migrate, schema_version
 from ledger.errors import LunaError
 from ledger.files import publish_dir, write_atomic
 from ledger.home import Home
-from ledger.migrations import MIGRATIONS, NEWEST, migrate, schema_version
 from ledger.store import Ledger
-from ledger.verify import verify
+from ledger.verification.ledger import verify
 from tests.ledger.builders import add_generation, make_full_home, make_ledger, sha, tamper
 
 REPOSITORY = Path(__file__).parents[2]
@@ -72,7 +72,7 @@ def test_a_kill_between_commit_and_csv_is_healed_by_the_next_writer(home):
 
 def test_a_kill_before_the_commit_leaves_no_trace(home):
     kill = (
-        "from ledger import queries\n"
+        "from ledger.database import queries\n"
         "real = queries.append_record\n"
         "def append_record(connection, kind, *rest):\n"
         "    real(connection, kind, *rest)\n"
@@ -214,7 +214,7 @@ def test_a_migration_that_fails_is_rolled_back_whole(monkeypatch):
         raise RuntimeError("power cut")
 
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
-        monkeypatch.setattr(ledger.migrations, "MIGRATIONS", (*MIGRATIONS, half))
+        monkeypatch.setattr(ledger.database.migrations, "MIGRATIONS", (*MIGRATIONS, half))
         with pytest.raises(RuntimeError, match="power cut"):
             migrate(connection, "memory")
         assert schema_version(connection) == NEWEST

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from curriculum.reward import VALUES
-from ledger.cadence import CadenceSettings, cadence, is_quiet
 from ledger.conversations import Label
 from ledger.home import Home
-from ledger.karma import AnswerState, KarmaSettings, answer_karma
 from ledger.metadata import build_metadata, read_metadata, update_karma, write_metadata
+from ledger.rules.cadence import CadenceSettings, cadence, is_quiet
+from ledger.rules.karma import AnswerState, KarmaSettings, answer_karma
 from ledger.scores import SCORE_FIELDS, Score
 from ledger.store import Ledger
 from tests.ledger.builders import add_generation, make_ledger, make_row, sha

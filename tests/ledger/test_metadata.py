@@ -3,7 +3,6 @@ from __future__ import annotations
 import pytest
 
 from ledger.errors import LunaError
-from ledger.gates import GateSettings
 from ledger.metadata import (
     METADATA_FILE,
     CapabilitySettings,
@@ -14,6 +13,7 @@ from ledger.metadata import (
     read_metadata,
     write_metadata,
 )
+from ledger.rules.gates import GateSettings
 from tests.ledger.builders import make_eval, make_row, sha
 
 MINIMUMS = capability_minimums(CapabilitySettings(), GateSettings())

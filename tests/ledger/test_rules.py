@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.ages import age_name
-from ledger.gates import GATES, GateSettings, judge
-from ledger.interpolation import largest_that_passes
-from ledger.intervals import wilson_interval
-from ledger.karma import karma_state, karma_threshold
 from ledger.records import EvalRecord, Stop
 from ledger.roles import ROLES
-from ledger.stop_rule import GenerationScores, StopRuleSettings, stop_decision, stopped_refusal
+from ledger.rules.ages import age_name
+from ledger.rules.blends import largest_that_passes
+from ledger.rules.gates import GATES, GateSettings, judge
+from ledger.rules.intervals import wilson_interval
+from ledger.rules.karma import karma_state, karma_threshold
+from ledger.rules.stop_rule import GenerationScores, StopRuleSettings, stop_decision, stopped_refusal
 from tests.ledger.builders import make_eval, sha
 
 shares = st.floats(0.0, 1.0)

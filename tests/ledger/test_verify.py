@@ -15,17 +15,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ledger import chain, queries
-from ledger.csv_export import HEADER, csv_text
+from ledger.database import chain, queries
+from ledger.database.csv_export import HEADER, csv_text
 from ledger.errors import LunaError
 from ledger.home import Home
 from ledger.metadata import CONFIG_FILE, METADATA_FILE, MODEL_FILE, read_metadata, write_metadata
-from ledger.problems import Problem
 from ledger.records import GenerationRow
 from ledger.roles import ROLES
 from ledger.store import Ledger
-from ledger.verify import verify
-from ledger.weights import weights_sha
+from ledger.verification.ledger import verify
+from ledger.verification.problems import Problem
+from ledger.verification.weights import weights_sha
 from tests.ledger.builders import (
     add_adapter,
     add_data,

@@ -12,12 +12,12 @@ from ledger.roles import ROLES
 from ledger.store import Ledger
 from tests.ledger.builders import by_role, make_move, make_row
 from tests.trainers.builders import CPU, LORA, reward_labels, tiny_base, tiny_encoder
-from trainers.adapters import initial_adapter, write_adapter
-from trainers.base import load_base
 from trainers.config import RewardSettings
-from trainers.lean import LeanModel
-from trainers.reward_model import make_current
-from trainers.reward_train import pairs_of_labels, reward_rows, train_reward_model
+from trainers.lean.model import LeanModel
+from trainers.models.adapters import initial_adapter, write_adapter
+from trainers.models.frozen import load_base
+from trainers.reward.model import make_current
+from trainers.reward.train import pairs_of_labels, reward_rows, train_reward_model
 
 PROMPTS = ("Hello there.", "7 is even?", "What if the sun were blue?")
 TOKENS = 10

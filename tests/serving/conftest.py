@@ -12,7 +12,7 @@ from ledger.store import Ledger
 from tests.serving.builders import PROMPTS, TOKENS, free_port, make_home, use_reward_model, whole
 from tests.trainers.builders import CPU, LORA, tiny_base
 from trainers.config import TrainSettings
-from trainers.trl_engine import TrlEngine
+from trainers.reference.engine import TrlEngine
 
 
 class Served:
@@ -48,8 +48,8 @@ class Served:
 @pytest.fixture(scope="session")
 def served(ray_head, tmp_path_factory):
     """Three generations and a reward model; two adapters to a batch, so that a third name in use pushes one out."""
-    from cluster.deployment import serving, start
-    from cluster.rig import connect
+    from cluster.ray_head import connect
+    from cluster.server.client import serving, start
     from serving import app
 
     home = make_home(tmp_path_factory.mktemp("served") / "home")

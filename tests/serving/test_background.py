@@ -7,8 +7,8 @@ import asyncio
 from prometheus_client import CollectorRegistry
 
 from curriculum.reward import VALUES, RewardOutput
-from serving.guard import Refused
-from serving.reward import Background, Judged
+from serving.api.guard import Refused
+from serving.api.reward import Background, Judged
 from tests.ledger.builders import sha
 from tests.ledger.test_conversations import a_turn
 

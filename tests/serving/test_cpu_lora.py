@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("vllm", reason="vLLM cannot be installed on this platform")
 
-from serving.cpu_lora import add_lora, by_adapter
+from serving.engines.cpu_lora import add_lora, by_adapter
 
 SLOTS, RANK, WIDTH, SLICES = 3, 4, 6, (5, 2)
 
@@ -55,4 +55,4 @@ def test_where_every_token_has_an_adapter_it_gives_what_vllm_gives(dtype):
 def test_vllm_takes_this_class_on_a_cpu():
     from vllm.platforms.cpu import CpuPlatform
 
-    assert CpuPlatform.get_punica_wrapper() == "serving.cpu_lora.GroupedLora"
+    assert CpuPlatform.get_punica_wrapper() == "serving.engines.cpu_lora.GroupedLora"

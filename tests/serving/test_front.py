@@ -8,7 +8,7 @@ import json
 import pytest
 
 from curriculum.render import render_prompt
-from serving.front import Front, Leases
+from serving.api.front import Front, Leases
 from serving.settings import ServingSettings
 from serving.table import Table
 from tests.serving.test_table import make_table, shas_of

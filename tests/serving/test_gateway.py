@@ -17,7 +17,7 @@ from ledger.roles import ROLES
 from ledger.store import Ledger
 from tests.serving.builders import TOKENS, whole
 from tests.trainers.builders import HARSH, KIND
-from trainers.reward_model import current_model, load_reward_model
+from trainers.reward.model import current_model, load_reward_model
 
 pytest.importorskip("vllm", reason="vLLM cannot be installed on this platform")
 schemathesis = pytest.importorskip("schemathesis")

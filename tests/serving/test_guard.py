@@ -7,7 +7,7 @@ import asyncio
 import httpx
 import pytest
 
-from serving.guard import Refused, guarded
+from serving.api.guard import Refused, guarded
 from serving.settings import ServingSettings
 
 OPEN = ("/", "/page/", "/healthz")

@@ -26,7 +26,7 @@ from ledger.store import Ledger
 from tests.serving.builders import PROMPTS, TOKENS, add_adapters, end_coordinator, loud_adapter, site_shapes, whole
 from tests.trainers.builders import CPU, LORA, tiny_base
 from trainers.config import TrainSettings
-from trainers.trl_engine import TrlEngine
+from trainers.reference.engine import TrlEngine
 
 pytest.importorskip("vllm", reason="vLLM cannot be installed on this platform")
 openai = pytest.importorskip("openai", reason="comes with vLLM")
@@ -201,8 +201,8 @@ def test_bad_requests_get_a_reason_and_a_status_that_is_not_500(served):
 
 
 def test_evaluation_through_the_server_scores_like_the_trainers_model(served, expected):
-    from cluster.deployment import asker
-    from cluster.served_eval import ServedGenerator, _tokenizer
+    from cluster.server.candidate_eval import ServedGenerator, _tokenizer
+    from cluster.server.client import asker
 
     base = tiny_base(served.home)
     with Ledger.open(served.home) as ledger:
@@ -240,7 +240,7 @@ def test_a_client_that_goes_away_stops_its_generation(served):
 
 
 def test_without_a_key_only_this_machine_is_listened_to(served, monkeypatch):
-    from ledger.gates import GateSettings
+    from ledger.rules.gates import GateSettings
     from serving import app
     from serving.settings import ServingSettings
 
@@ -250,7 +250,7 @@ def test_without_a_key_only_this_machine_is_listened_to(served, monkeypatch):
 
 
 def test_what_passes_requests_on_listens_to_this_machine_only(served):
-    from cluster import rig
+    from cluster import ray_head as rig
 
     if rig.environment().get("RAY_SERVE_ENABLE_HA_PROXY") != "1":  # no HAProxy for this system, or switched off
         pytest.skip("this cluster runs Ray Serve's own proxy")

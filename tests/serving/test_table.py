@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from ledger.errors import LunaError
 from ledger.roles import ROLES
+from serving.api.front import Leases
 from serving.engine_app import Saved, table_to_restore
-from serving.front import Leases
 from serving.table import Table
 from tests.ledger.builders import sha
 

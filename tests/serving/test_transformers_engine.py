@@ -18,17 +18,17 @@ from ledger.errors import LunaError
 from ledger.metadata import MODEL_FILE
 from ledger.roles import ROLES
 from ledger.store import Ledger
+from serving.api.front import Front, Leases
 from serving.engine import Engine, Piece, Sampling
-from serving.front import Front, Leases
+from serving.engines.transformers import TransformersEngine, _Draw, _Spoken
 from serving.settings import ServingSettings
 from serving.table import Adapter, Table
-from serving.transformers_engine import TransformersEngine, _Draw, _Spoken
 from tests.serving.builders import make_home
 from tests.trainers.builders import CPU, LORA, random_base, tiny_base
 from trainers.config import TrainSettings
-from trainers.generator import answer_ids, prompt_ids
-from trainers.tiny import byte_tokenizer
-from trainers.trl_engine import TrlEngine
+from trainers.lean.generator import answer_ids, prompt_ids
+from trainers.models.tiny import byte_tokenizer
+from trainers.reference.engine import TrlEngine
 
 pytestmark = pytest.mark.slow
 

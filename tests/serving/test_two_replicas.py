@@ -11,7 +11,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from jobs import reward
+from jobs.reward import commands as reward
 from ledger.store import Ledger
 from tests.serving.builders import PROMPTS, free_port, make_home, use_reward_model
 
@@ -23,8 +23,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 @pytest.fixture(scope="module")
 def twice(ray_head, tmp_path_factory):
     """The transformers engine, which starts in seconds; who answers does not matter here."""
-    from cluster.deployment import serving, start
-    from cluster.rig import connect
+    from cluster.ray_head import connect
+    from cluster.server.client import serving, start
     from serving import app
 
     home = make_home(tmp_path_factory.mktemp("twice") / "home", generations=2)
@@ -51,7 +51,7 @@ def states(handle):
 
 
 def test_what_is_deployed_is_deployed_on_every_replica(twice):
-    from cluster.deployment import deploy
+    from cluster.server.client import deploy
 
     home, url, handle = twice
     assert len({state["pid"] for state in states(handle)}) == 2
@@ -64,7 +64,7 @@ def test_what_is_deployed_is_deployed_on_every_replica(twice):
 
 def test_when_one_replica_is_killed_no_client_fails_and_it_comes_back_with_the_same_names(twice):
     """The openai client tries again by itself, as it does for everybody."""
-    from cluster.deployment import deploy
+    from cluster.server.client import deploy
 
     home, url, handle = twice
     deploy(home, 0)
@@ -103,7 +103,7 @@ def test_when_one_replica_is_killed_no_client_fails_and_it_comes_back_with_the_s
 
 
 def test_the_first_reward_model_is_served_when_it_is_there_and_a_new_one_is_taken_over_without_a_failure(twice):
-    from cluster.served_reward import follow_reward
+    from cluster.server.reward import follow_reward
 
     home, url, _ = twice
     answer = httpx.post(f"{url}/reward", json=pair())

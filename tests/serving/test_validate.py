@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from ledger.errors import LunaError
 from ledger.files import sha256_file
 from ledger.metadata import CONFIG_FILE, MODEL_FILE
-from serving.validate import base_shapes, check_adapter
-from serving.vllm_engine import zero_adapter
+from serving.engines.validate import base_shapes, check_adapter
+from serving.engines.vllm import zero_adapter
 from tests.serving.builders import loud_adapter, site_shapes
 from tests.trainers.builders import LORA, make_home, tiny_base
 

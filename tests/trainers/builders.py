@@ -12,15 +12,15 @@ import torch
 
 from curriculum.example import Example, make_example
 from curriculum.parquet import freeze
-from curriculum.preferences import Preference, freeze_preferences, make_preference
+from curriculum.preferences.pairs import Preference, freeze_preferences, make_preference
 from curriculum.reward import DIMENSIONS, RewardOutput, TeacherLabel
 from ledger.home import Home
 from ledger.roles import ROLES, Role
-from ledger.weights import weights_sha
-from trainers.base import Base, prepare_base
+from ledger.verification.weights import weights_sha
 from trainers.config import BaseSettings, ChannelSettings, LoraSettings, TrainSettings
-from trainers.tiny import byte_tokenizer
-from trainers.trio import TrioJob
+from trainers.job import TrioJob
+from trainers.models.frozen import Base, prepare_base
+from trainers.models.tiny import byte_tokenizer
 
 CPU = torch.device("cpu")
 LORA = LoraSettings(rank=8, alpha=16)

@@ -13,26 +13,34 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from curriculum.preference_sources import split_by_prompt
-from curriculum.preferences import make_preference
+from curriculum.preferences.pairs import make_preference
+from curriculum.preferences.sources import split_by_prompt
 from curriculum.render import render_prompt
 from ledger.errors import LunaError
 from ledger.roles import ROLES
 from tests.trainers.builders import CPU, LORA, make_home, make_job, sums, tastes, tiny_base
-from trainers.adapters import WEIGHTS
 from trainers.checkpoint import fingerprint
 from trainers.config import ChannelSettings, TrainSettings
 from trainers.data import read_role_data
-from trainers.dual import PairRows, cut_pairs, margins, pack_pairs, pair_weight, preference_losses, reference_margins
-from trainers.evaluation import EvalSettings, score_set
-from trainers.fused import FusedEngine
-from trainers.objective import channel_shares, dpo_losses
-from trainers.packing import Row
-from trainers.preference_eval import PairLikelihood, measure_preferences, preference_record
-from trainers.step import StepParts, TrioStep
+from trainers.evals.preferences import PairLikelihood, measure_preferences, preference_record
+from trainers.evals.scoring import EvalSettings, score_set
+from trainers.fused.engine import FusedEngine
+from trainers.fused.losses import channel_shares, dpo_losses
+from trainers.fused.pairs import (
+    PairRows,
+    cut_pairs,
+    margins,
+    pack_pairs,
+    pair_weight,
+    preference_losses,
+    reference_margins,
+)
+from trainers.fused.step import StepParts, TrioStep
+from trainers.job import NonFiniteError, Paused
+from trainers.lean.packing import Row
+from trainers.models.adapters import WEIGHTS
+from trainers.reference.engine import TrlEngine
 from trainers.tokens import tokenise_pair
-from trainers.trio import NonFiniteError, Paused
-from trainers.trl_engine import TrlEngine
 
 SETTINGS = TrainSettings(dtype="float32")
 PAIRS = [pair for role in ROLES for pair in tastes(role, 6)]

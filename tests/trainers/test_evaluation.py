@@ -6,13 +6,13 @@ import pytest
 
 from curriculum.agl.puzzles import distinct_puzzles, puzzle_examples
 from curriculum.example import make_example
-from curriculum.holdout import is_holdout
 from curriculum.probes import TONE_PROBES
 from curriculum.render import render_prompt
+from curriculum.split import is_holdout
 from ledger.errors import LunaError
 from tests.trainers.builders import sums
-from trainers.evalplan import agl_items, plan_role
-from trainers.evaluation import EvalSettings, evaluate_role, four_answers, same_answer, score_set, style_drift
+from trainers.evals.plan import agl_items, plan_role
+from trainers.evals.scoring import EvalSettings, evaluate_role, four_answers, same_answer, score_set, style_drift
 
 SETTINGS = EvalSettings()
 

@@ -9,14 +9,14 @@ from safetensors.torch import load_file
 from curriculum.render import render_prompt
 from ledger.roles import ROLES
 from tests.trainers.builders import CPU, LORA, make_home, make_job, random_base, sums, tiny_base
-from trainers.adapters import WEIGHTS, initial_adapter, write_adapter
-from trainers.base import load_base
 from trainers.config import TrainSettings
-from trainers.fused import FusedEngine
-from trainers.lean import LeanModel, why_unsupported
-from trainers.packing import Group, Row, pack
+from trainers.fused.engine import FusedEngine
+from trainers.lean.model import LeanModel, why_unsupported
+from trainers.lean.packing import Group, Row, pack
+from trainers.models.adapters import WEIGHTS, initial_adapter, write_adapter
+from trainers.models.frozen import load_base
+from trainers.reference.engine import TrlEngine
 from trainers.tokens import tokenise
-from trainers.trl_engine import TrlEngine
 
 FAMILIES = ["llama", "qwen2", "llama3-rope"]
 

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from ledger.gates import GateSettings, judge
 from ledger.records import EvalRecord
 from ledger.roles import ROLES
-from trainers.health import (
+from ledger.rules.gates import GateSettings, judge
+from trainers.health.gate import GateState, gate_step, reduction
+from trainers.health.index import (
     WEIGHTS,
     Components,
     HealthSettings,
@@ -28,7 +29,6 @@ from trainers.health import (
     micro_batch_gradients,
     relative_curvature,
 )
-from trainers.health_gate import GateState, gate_step, reduction
 
 SETTINGS = HealthSettings()
 unit = st.floats(0, 1)

@@ -9,14 +9,14 @@ import torch
 
 from curriculum.example import make_example
 from curriculum.reward import DIMENSIONS, RANGES, VALUES, RewardOutput, TeacherLabel
-from ledger.gates import health_problem
+from ledger.rules.gates import health_problem
 from tests.trainers.builders import CPU, LORA, make_home, make_job, tiny_base, tiny_encoder
-from trainers.adapters import read_adapter, write_adapter
 from trainers.config import RewardSettings, TrainSettings
-from trainers.fused import FusedEngine
-from trainers.health import HealthSettings, dimensional_coherence, gradient_stability, micro_batch_gradients
-from trainers.health_gate import GateState, gate_step
-from trainers.health_probe import (
+from trainers.fused.engine import FusedEngine
+from trainers.fused.step import TrioStep
+from trainers.health.gate import GateState, gate_step
+from trainers.health.index import HealthSettings, dimensional_coherence, gradient_stability, micro_batch_gradients
+from trainers.health.probe import (
     HealthPlan,
     Sketch,
     beginning,
@@ -27,12 +27,12 @@ from trainers.health_probe import (
     row_gradients,
     why_unmeasurable,
 )
-from trainers.health_run import measure_health
-from trainers.lanes import Lanes
-from trainers.packing import Group, pack
-from trainers.reward_model import load_reward_model, make_current, reward_model_in_use
-from trainers.reward_train import pairs_of_labels, reward_rows, train_reward_model
-from trainers.step import TrioStep
+from trainers.health.report import measure_health
+from trainers.lean.lanes import Lanes
+from trainers.lean.packing import Group, pack
+from trainers.models.adapters import read_adapter, write_adapter
+from trainers.reward.model import load_reward_model, make_current, reward_model_in_use
+from trainers.reward.train import pairs_of_labels, reward_rows, train_reward_model
 from trainers.tokens import tokenise
 
 KIND = ["I hear you, that sounds heavy.", "You could choose a small step.", "What would help you now?"]

@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 
 from ledger.roles import ROLES
 from tests.trainers.builders import CPU, LORA, make_home, sums, tiny_base
-from trainers.adapters import initial_adapter
-from trainers.bank import AdapterBank
-from trainers.base import load_base
-from trainers.generator import LeanGenerator
-from trainers.lanes import Lanes, lane_count
-from trainers.lean import LeanModel
-from trainers.packing import Group, Row, cut, pack
-from trainers.step import TrioStep
+from trainers.fused.step import TrioStep
+from trainers.lean.adapter_bank import AdapterBank
+from trainers.lean.generator import LeanGenerator
+from trainers.lean.lanes import Lanes, lane_count
+from trainers.lean.model import LeanModel
+from trainers.lean.packing import Group, Row, cut, pack
+from trainers.models.adapters import initial_adapter
+from trainers.models.frozen import load_base
 from trainers.tokens import tokenise
 
 lengths = st.lists(st.integers(2, 40), min_size=1, max_size=9)

@@ -11,10 +11,10 @@ from torch.nn import functional as F
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from tests.trainers.builders import CPU, random_base
-from trainers.bank import GROUPS, SITES, AdapterBank
-from trainers.base import load_base
-from trainers.lean import LeanModel
-from trainers.lean_ops import FrozenGroup, attend, linear, put, rms_norm, rotate, swiglu, take
+from trainers.lean.adapter_bank import GROUPS, SITES, AdapterBank
+from trainers.lean.model import LeanModel
+from trainers.lean.ops import FrozenGroup, attend, linear, put, rms_norm, rotate, swiglu, take
+from trainers.models.frozen import load_base
 
 SHAPES = [(8, 12), (4, 12), (4, 12), (12, 8), (20, 12), (20, 12), (12, 20)]
 """(out, in) of the seven sites of one small layer."""

@@ -13,12 +13,12 @@ from curriculum.reward import DIMENSIONS, RewardOutput
 from curriculum.scores import freeze_scores
 from ledger.roles import ROLES
 from tests.trainers.builders import CPU, LORA, make_home, make_job, sums, tastes, tiny_base
-from trainers.adapters import WEIGHTS
 from trainers.config import TrainSettings
-from trainers.fused import FusedEngine
-from trainers.health import HealthSettings
-from trainers.online_health import scored_examples
-from trainers.trio import Paused
+from trainers.fused.engine import FusedEngine
+from trainers.health.index import HealthSettings
+from trainers.health.online import scored_examples
+from trainers.job import Paused
+from trainers.models.adapters import WEIGHTS
 
 pytestmark = pytest.mark.slow
 

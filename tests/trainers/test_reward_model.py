@@ -21,8 +21,11 @@ from ledger.home import Home
 from tests.trainers.builders import CPU, HARSH, KIND, tiny_encoder
 from tests.trainers.builders import reward_labels as labels
 from trainers.config import RewardSettings
-from trainers.reward_encoder import load_encoder
-from trainers.reward_eval import (
+from trainers.reward.encoder import load_encoder
+from trainers.reward.features import FEATURES, features, plain
+from trainers.reward.model import HEADS, calibrate, current_model, load_reward_model, make_current, model_inputs
+from trainers.reward.probe import changes, occlusion, spans
+from trainers.reward.report import (
     MEAN,
     MODEL,
     SVR,
@@ -32,10 +35,7 @@ from trainers.reward_eval import (
     spearman,
     support_vectors,
 )
-from trainers.reward_features import FEATURES, features, plain
-from trainers.reward_model import HEADS, calibrate, current_model, load_reward_model, make_current, model_inputs
-from trainers.reward_probe import changes, occlusion, spans
-from trainers.reward_train import (
+from trainers.reward.train import (
     calibration_knots,
     fit,
     fit_heads,

@@ -13,8 +13,8 @@ import pytest
 from curriculum.reward import DIMENSIONS, RewardOutput, TeacherLabel
 from tests.trainers.builders import CPU, tiny_encoder
 from trainers.config import RewardSettings
-from trainers.reward_model import load_reward_model
-from trainers.reward_train import pairs_of_labels, reward_rows, train_reward_model
+from trainers.reward.model import load_reward_model
+from trainers.reward.train import pairs_of_labels, reward_rows, train_reward_model
 
 SENTENCES: dict[str, tuple[list[str], dict[str, float]]] = {
     "warm": (

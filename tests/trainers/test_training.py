@@ -14,14 +14,14 @@ from curriculum.example import make_example
 from ledger.errors import LunaError
 from ledger.roles import ROLES
 from tests.trainers.builders import CPU, LORA, make_home, make_job, random_base, sums, tiny_base
-from trainers.adapters import CONFIG, WEIGHTS, read_adapter
-from trainers.base import prepare_base
 from trainers.config import BaseSettings, LoraSettings, TrainSettings
-from trainers.fused import FusedEngine
-from trainers.step import TrioStep
+from trainers.fused.engine import FusedEngine
+from trainers.fused.step import TrioStep
+from trainers.job import NonFiniteError, Paused, open_engine
+from trainers.models.adapters import CONFIG, WEIGHTS, read_adapter
+from trainers.models.frozen import prepare_base
+from trainers.reference.engine import TrlEngine
 from trainers.tokens import rows_of_step
-from trainers.trio import NonFiniteError, Paused, open_engine
-from trainers.trl_engine import TrlEngine
 
 SETTINGS = TrainSettings(dtype="float32")
 
@@ -157,7 +157,7 @@ def test_what_was_trained_is_known_afterwards(home, engine):
     job = make_job(home, steps=150, run="learn", lr=5e-3, rows=8)
     shas = quietly(engine, job)
     generator = engine.generator(shas, home.adapters_dir)
-    from trainers.evaluation import EvalSettings, score_set
+    from trainers.evals.scoring import EvalSettings, score_set
 
     marks = score_set(generator, "logical", sums("logical", 40), 1, EvalSettings())
     assert sum(marks.passed) / len(marks.passed) > 0.8
@@ -320,8 +320,8 @@ def test_a_trained_adapter_loads_with_plain_peft_and_gives_the_same_answers(home
 def test_another_decoder_falls_back_to_trl_and_resumes(tmp_path):
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    from trainers.base import Base
-    from trainers.tiny import byte_tokenizer
+    from trainers.models.frozen import Base
+    from trainers.models.tiny import byte_tokenizer
 
     tokenizer = byte_tokenizer()
     config = GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=2, eos_token_id=256, bos_token_id=256)

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from trainers.vocabulary import token_log_probs
+from trainers.lean.logprobs import token_log_probs
 
 
 @pytest.mark.parametrize("vocabulary", [7, 2048, 5000])

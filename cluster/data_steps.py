@@ -1,0 +1,148 @@
+"""Steps 1 to 3 of a generation: what is new, frozen and split, mixed with replay. Reads and writes data files only."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from cluster.request import GenerationRequest
+from curriculum.example import Example, unique
+from curriculum.mix import mix
+from curriculum.parquet import freeze, read_examples
+from curriculum.replay import sample_replay
+from curriculum.split import split_holdout
+from ledger.errors import LunaError
+from ledger.files import sha256_json
+from ledger.home import Home
+from ledger.records import GenerationRow
+from ledger.roles import ROLES
+from ledger.rules.stop_rule import stopped_refusal
+from ledger.store import Ledger
+
+
+@dataclass(frozen=True)
+class NewData:
+    """Examples that no accepted ancestor has seen, split by hash."""
+
+    delta: list[Example]
+    holdout: list[Example]
+
+
+def collect(home: Home, ledger: Ledger, request: GenerationRequest, lineage: str) -> NewData:
+    """Read the requested files and keep what is new since the head.
+
+    Raises:
+        LunaError: nothing is new, a role has no data, a holdout is too small, or the lineage was stopped on this data.
+    """
+    if not request.data:
+        raise LunaError(
+            "there is no data for a generation: the inbox is empty. Build some with `luna curriculum build`, "
+            "or bring your own with `luna curriculum import FILE`."
+        )
+    examples = unique(e for sha in request.data for e in read_examples(home.inbox_dir / f"{sha}.parquet"))
+    known = seen_ids(home, ledger, lineage)
+    fresh = [example for example in examples if example.id not in known]
+    # Sorted, so that the delta's hash says which examples it holds, whatever files they came in.
+    delta, holdout = split_holdout(sorted(fresh, key=_by_id), request.settings.data.holdout_percent)
+    _check_sizes(delta, holdout, len(examples) - len(fresh), request)
+    return NewData(delta, holdout)
+
+
+def _by_id(example: Example) -> str:
+    return example.id
+
+
+def freeze_union(home: Home, delta_shas: Collection[str]) -> str:
+    """The delta that collecting the data of these deltas together would give; returns its SHA-256."""
+    together = unique(example for sha in delta_shas for example in read_examples(home.data_file(sha)))
+    return freeze(sorted(together, key=_by_id), home)
+
+
+def seen_ids(home: Home, ledger: Ledger, lineage: str) -> set[str]:
+    """Ids of all examples that the head's line was trained or measured on."""
+    head = ledger.head(lineage)
+    if head is None:
+        return set()
+    files = {sha for row in _line(ledger, lineage, head) for sha in (row.data_delta_sha, row.holdout_sha) if sha}
+    return {example.id for sha in files for example in read_examples(home.data_file(sha))}
+
+
+def _line(ledger: Ledger, lineage: str, head: int) -> list[GenerationRow]:
+    """One row of the head and of each of its ancestors; what they share over the roles is what counts here."""
+    return [ledger.generation(gen_id, lineage)[0] for gen_id in ledger.parent_chain(head, lineage)]
+
+
+def _check_sizes(
+    delta: Sequence[Example], holdout: Sequence[Example], repeated: int, request: GenerationRequest
+) -> None:
+    percent, needed = request.settings.data.holdout_percent, request.settings.gates.min_items
+    trains, holds = Counter(e.role for e in delta), Counter(e.role for e in holdout)
+    for role in ROLES:
+        if not trains[role] + holds[role]:
+            raise LunaError(
+                f"the delta has no new examples for {role} ({repeated} examples were seen before and left out). "
+                "Every role needs data: add some with `luna curriculum build` or `luna curriculum import`."
+            )
+        if holds[role] < needed:
+            raise LunaError(
+                f"the holdout of {role} would have {holds[role]} examples ({percent} % of {trains[role] + holds[role]} "
+                f"new ones), and the gates need at least {needed}. Bring about {needed * 100 // percent} examples for "
+                f"{role}, or lower [gates] min_items in luna.toml and know that the score means less."
+            )
+
+
+def freeze_delta(home: Home, ledger: Ledger, lineage: str, new: NewData) -> dict[str, str]:
+    """Write delta and holdout under their hashes; refuse data on which the lineage was stopped."""
+    delta_sha = freeze(new.delta, home)
+    if refusal := stopped_refusal(ledger.stop_of(lineage), delta_sha):
+        raise LunaError(refusal)
+    return {"delta_sha": delta_sha, "holdout_sha": freeze(new.holdout, home)}
+
+
+def mix_with_replay(
+    home: Home,
+    parent_rows: Sequence[GenerationRow],
+    delta_sha: str,
+    request: GenerationRequest,
+    factors: Mapping[str, float],
+) -> dict[str, object]:
+    """Write the training set in its order: replay of the parent's data and the delta.
+
+    `factors` multiply the weights of new examples, by id. What comes to 0 is left out before anything is drawn or
+    shuffled, so that the rest is trained on as if it had never been there.
+    """
+    delta = weighed(read_examples(home.data_file(delta_sha)), factors)
+    replay: list[Example] = []
+    if parent_rows and request.settings.data.replay_k:
+        parents_data = weighed(read_examples(home.data_file(parent_rows[0].train_sha)), {})
+        parent_sha = sha256_json({row.role: row.child_sha for row in parent_rows})
+        replay = sample_replay(parents_data, delta, k=request.settings.data.replay_k, seed=parent_sha)
+    train = mix(delta, replay, request.settings.seed)
+    replayed = {example.id for example in replay}
+    counts = Counter((example.role, example.id in replayed) for example in train)
+    return {
+        "train_sha": freeze(train, home),
+        "n_delta": {role: counts[role, False] for role in ROLES},
+        "n_replay": {role: counts[role, True] for role in ROLES},
+    }
+
+
+def weighed(examples: Iterable[Example], factors: Mapping[str, float]) -> list[Example]:
+    """The examples with their weights times their factors (by id, default 1), without those of weight 0."""
+    found = [replace(e, weight=e.weight * factors[e.id]) if e.id in factors else e for e in examples]
+    return [example for example in found if example.weight > 0]
+
+
+def earlier_examples(home: Home, ledger: Ledger, lineage: str, head: int | None) -> list[Example] | None:
+    """What the head's line was trained on as new data, for recall; None before the first accepted generation."""
+    if head is None:
+        return None
+    found: list[Example] = []
+    for row in sorted(_line(ledger, lineage, head), key=lambda row: row.data_delta_sha):
+        new = read_examples(home.data_file(row.data_delta_sha))
+        if row.rewards_sha:  # What the reward model kept from training nobody can be asked to remember.
+            trained = {example.id for example in read_examples(home.data_file(row.train_sha))}
+            new = [example for example in new if example.id in trained]
+        found += new
+    return unique(found)

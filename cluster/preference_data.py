@@ -1,0 +1,110 @@
+"""What the second channel adds to the mix step: frozen pairs, and weights by the reward model in use."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.request import GenerationRequest
+from curriculum.example import Example
+from curriculum.parquet import read_examples
+from curriculum.preferences.pairs import Preference, freeze_preferences, provenance_of, read_preference_set
+from curriculum.preferences.sources import split_by_prompt
+from curriculum.reward import RewardOutput, example_weight
+from curriculum.scores import freeze_scores
+from ledger.home import Home
+from ledger.roles import ROLES, Role
+
+Scorer = Callable[[Sequence[tuple[str, str]]], list[RewardOutput]]
+"""Judges (prompt, answer) pairs."""
+
+
+@dataclass(frozen=True)
+class Channels:
+    """What the mix step found out for a dual generation."""
+
+    weights: Mapping[str, float]
+    """Factor on the weight of each example that was judged, by id."""
+    record: dict[str, Any]
+    """For the run's journal: the SHAs of what was frozen, and sizes."""
+
+
+NO_CHANNELS = Channels({}, {})
+
+
+def prepare_channels(home: Home, request: GenerationRequest, delta_sha: str, say: Callable[[str], None]) -> Channels:
+    """Weigh the new conversations and the pairs by the reward model, split the pairs, freeze all of it.
+
+    Raises:
+        LunaError: the reward model or a frozen file is missing or was changed.
+    """
+    if request.settings.channels.mode != "dual":
+        return NO_CHANNELS
+    scorer, reward_sha = reward_scorer(home)
+    pairs = read_preference_set(home.data_file(request.preferences)) if request.preferences else []
+    weights: dict[str, float] = {}
+    record: dict[str, Any] = {}
+    if scorer is None:
+        say("no reward model is in use: weights stay as they are")
+    else:
+        judged = [example for example in read_examples(home.data_file(delta_sha)) if is_judged(example)]
+        scores = dict(zip((e.id for e in judged), scorer([(e.input, e.output) for e in judged]), strict=True))
+        weights = {name: example_weight(s.reward_intensity, s.safety_score) for name, s in scores.items()}
+        pairs = weighed_pairs(pairs, scorer)
+        record = {"reward_sha": reward_sha, "rewards_sha": freeze_scores(scores, home) if scores else ""}
+        unsafe = sum(weight == 0 for weight in weights.values())
+        say(f"reward model {reward_sha[:12]}: {len(scores)} examples from conversations weighed, {unsafe} left out")
+    train, held_out = split_by_prompt(pairs, request.settings.data.holdout_percent)
+    if not any(pair.weight > 0 for pair in train):
+        say("no preference pairs with a weight above 0: examples get the whole weight")
+    else:
+        say(f"{len(train)} preference pairs, {len(held_out)} held out")
+    record["pref_sha"] = freeze_preferences(train, home) if train else ""
+    record["pref_holdout_sha"] = freeze_preferences(held_out, home) if held_out else ""
+    return Channels(weights, record)
+
+
+def is_judged(example: Example) -> bool:
+    """Whether a reward model has a say in the example's weight: it stems from a conversation and is no puzzle."""
+    return example.stage == "conversations" and not example.category.startswith("agl/")
+
+
+def weighed_pairs(pairs: Sequence[Preference], scorer: Scorer) -> list[Preference]:
+    """Each pair with its weight times that of its chosen answer; pairs of labels have it already."""
+    asked = [pair for pair in pairs if "teacher" not in provenance_of(pair)]
+    scores = dict(zip((p.id for p in asked), scorer([(p.prompt, p.chosen) for p in asked]), strict=True))
+    return [
+        dataclasses.replace(pair, weight=pair.weight * example_weight(s.reward_intensity, s.safety_score))
+        if (s := scores.get(pair.id)) is not None
+        else pair
+        for pair in pairs
+    ]
+
+
+def weighty_by_role(file: str) -> dict[Role, list[Preference]]:
+    """The pairs of a frozen set that have a weight above 0, by role."""
+    pairs = [pair for pair in read_preference_set(file) if pair.weight > 0]
+    return {role: [pair for pair in pairs if pair.role == role] for role in ROLES}
+
+
+def reward_scorer(home: Home) -> tuple[Scorer | None, str]:
+    """The reward model in use as a judge, with its SHA; None where the home has none.
+
+    Raises:
+        LunaError: the model in use is missing or was changed.
+    """
+    from trainers.reward.model import load_reward_model, reward_model_in_use
+
+    folder = reward_model_in_use(home)
+    if folder is None:
+        return None, ""
+    model = load_reward_model(folder)
+
+    # One at a time: in a batch the last bits of a score depend on its neighbours, so that an unsafe example, which is
+    # to change nothing, would change the weights of those beside it.
+    def score(pairs: Sequence[tuple[str, str]]) -> list[RewardOutput]:
+        return [model.score([prompt], [answer])[0] for prompt, answer in pairs]
+
+    return score, folder.name

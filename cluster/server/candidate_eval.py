@@ -1,0 +1,88 @@
+"""Measuring a candidate through the engine that users talk to, where one is up: what is judged is what will answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+from cluster.server import client as deployment
+from cluster.settings import Settings
+from ledger.errors import LunaError
+from ledger.home import Home
+from ledger.records import EvalRecord
+from ledger.roles import Role
+from serving import app
+from serving.engine_app import model_name
+from trainers.evals.scoring import RolePlan, evaluate_role
+from trainers.lean.generator import BASE, Voice, answer_ids, prompt_ids
+from trainers.models.frozen import Base
+
+_ROWS_AT_ONCE = 64
+"""Answers asked for in one call; between calls other users get their turn."""
+
+
+class ServedGenerator:
+    """See :class:`trainers.lean.generator.Generator`: one generation of the running engine.
+
+    Args:
+        ask: calls a method of one engine replica and gives its result.
+    """
+
+    def __init__(self, ask: Callable[..., Any], tokenizer: Any, generation: int):
+        self.ask, self.tokenizer, self.generation = ask, tokenizer, generation
+
+    def generate(self, voice: Voice, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+        texts: list[str] = []
+        for start in range(0, len(prompts), _ROWS_AT_ONCE):
+            texts += self.ask("generate", self._model(voice), prompts[start : start + _ROWS_AT_ONCE], max_new_tokens)
+        return texts
+
+    def mean_log_likelihoods(self, voice: Voice, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        rows = []
+        for prompt, answer in pairs:
+            begin = prompt_ids(self.tokenizer, prompt)
+            rows.append(([*begin, *answer_ids(self.tokenizer, answer)], len(begin)))
+        scores: list[float] = []
+        for start in range(0, len(rows), _ROWS_AT_ONCE):
+            scores += self.ask("score", self._model(voice), rows[start : start + _ROWS_AT_ONCE])
+        return scores
+
+    def _model(self, voice: Voice) -> str:
+        return model_name(None, None) if voice == BASE else model_name(cast(Role, voice), self.generation)
+
+
+def evaluate_served(
+    home: Home,
+    plans: Sequence[RolePlan],
+    adapters: Mapping[Role, str],
+    gen_id: int,
+    lineage: str,
+    base: Base,
+    settings: Settings,
+    say: Callable[[str], None],
+) -> list[EvalRecord] | None:
+    """Serve a candidate under its own number and measure it there; its records say so (`details.through`).
+
+    Returns:
+        None where no server of this lineage is up, or it could not do it; the trainers' model is asked then.
+    """
+    if not settings.serving.evaluate_candidates or app.running() is None:
+        return None
+    try:
+        state = deployment.state(home)
+        if (state["lineage"], state["base_sha"]) != (lineage, base.sha):
+            return None
+        deployment.load(home, gen_id, adapters)
+        say(f"measuring G{gen_id} through the server ({state['engine']})")
+        generator = ServedGenerator(deployment.asker(home), _tokenizer(base), gen_id)
+        found = [record for plan in plans for record in evaluate_role(generator, plan, gen_id, settings.eval)]
+    except LunaError as error:
+        say(f"the server could not measure G{gen_id}: {error} The trainers' own model is asked instead.")
+        return None
+    return [record.model_copy(update={"details": {**record.details, "through": state["engine"]}}) for record in found]
+
+
+def _tokenizer(base: Base) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(base.path)

@@ -1,0 +1,1 @@
+"""Conversations as lessons, and sample dialogues."""

@@ -1,0 +1,152 @@
+"""Where a generation's preference pairs come from: files, teacher labels, and what people said of answers.
+
+A pair that names no role, as a teacher's does, is one for each of the three: what is better said is better said by any
+voice. Train and held-out parts are split by prompt, so that a prompt is on one side with all of its pairs, in every
+role and every generation.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from curriculum.importing.report import Problem
+from curriculum.preferences.pairs import (
+    COLUMNS,
+    CORRECTION_MARGIN,
+    MARGIN_MOST,
+    JudgedTurn,
+    Preference,
+    label_pairs,
+    make_preference,
+    read_preference_set,
+)
+from curriculum.reward import TeacherLabel, TeacherPreference
+from curriculum.split import is_holdout
+from ledger.conversations import LabelledTurn
+from ledger.errors import LunaError
+from ledger.files import canonical_json, sha256_bytes
+from ledger.roles import ROLES
+
+
+def read_pairs(path: Path) -> tuple[list[Preference], list[Problem]]:
+    """The pairs of a file, and its lines that are none.
+
+    JSONL with a `TeacherPreference` or our own fields on each line (prompt, chosen and rejected; the others may be left
+    out), or the Parquet of `freeze_preferences`.
+
+    Raises:
+        LunaError: the file is missing or holds no pair.
+    """
+    if path.suffix == ".parquet":
+        return read_preference_set(path), []
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LunaError(f"{path} could not be read: {error}. Name a JSONL file in UTF-8.") from error
+    pairs: list[Preference] = []
+    bad: list[Problem] = []
+    # Not splitlines: an answer may hold other separators, such as U+2028.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                pairs += pairs_of_line(line)
+            except LunaError as error:
+                bad.append(Problem(path.name, number, str(error)))
+    if not pairs:
+        reason = f" The first: {bad[0]}." if bad else ""
+        raise LunaError(f"{path} holds no usable pair.{reason} Each line is an object; see configs/schemas/.")
+    return pairs, bad
+
+
+def pairs_of_line(line: str) -> list[Preference]:
+    """One line's pair: for its own role, or for each role where it names none.
+
+    Raises:
+        LunaError: the line is no pair.
+    """
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise LunaError(f"not JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise LunaError("not a JSON object")
+    if "prompt_id" in record:
+        return teacher_pairs(record)
+    if unknown := sorted(set(record) - set(COLUMNS)):
+        raise LunaError(f"unknown field {unknown[0]!r}; a pair has {', '.join(COLUMNS)}")
+    fields = {"margin": CORRECTION_MARGIN, "origin": "imported"} | {k: v for k, v in record.items() if k != "id"}
+    return _for_roles(fields)
+
+
+def teacher_pairs(record: Mapping[str, Any]) -> list[Preference]:
+    """A `TeacherPreference` as a pair for each role; its margin is at most 2, and 1 where none is given.
+
+    Raises:
+        LunaError: the record is none.
+    """
+    try:
+        one = TeacherPreference.model_validate(record)
+    except ValidationError as error:
+        mistake = error.errors()[0]
+        raise LunaError(f"{'.'.join(map(str, mistake['loc']))}: {mistake['msg'].lower()}") from error
+    named = {"prompt_id": one.prompt_id, "chosen": one.chosen_id, "rejected": one.rejected_id}
+    return _for_roles(
+        {
+            "prompt": one.prompt.strip(),
+            "chosen": one.chosen.strip(),
+            "rejected": one.rejected.strip(),
+            "margin": min(one.score_margin, MARGIN_MOST) if one.score_margin else CORRECTION_MARGIN,
+            "origin": "imported",
+            "provenance": canonical_json({name: value for name, value in named.items() if value}),
+        }
+    )
+
+
+def labelled_pairs(labels: Iterable[TeacherLabel], min_margin: float, per_prompt: int) -> list[Preference]:
+    """`label_pairs` for each role."""
+    found = list(labels)
+    return [pair for role in ROLES for pair in label_pairs(found, role, min_margin=min_margin, per_prompt=per_prompt)]
+
+
+def judged_turns(turns: Iterable[LabelledTurn]) -> list[JudgedTurn]:
+    """What people said of whole answers of the three voices; the bare base and broken-off answers teach nobody."""
+    return [
+        JudgedTurn(
+            turn=turn.id,
+            role=turn.role,
+            prompt=turn.message,
+            answer=turn.answer,
+            context=turn.context,
+            valence=turn.label.valence,
+            correction=turn.label.correction,
+        )
+        for turn in turns
+        if turn.label is not None
+        and turn.role != "base"
+        and turn.finish_reason != "aborted"
+        and turn.message.strip()
+        and turn.answer.strip()
+    ]
+
+
+def split_by_prompt(pairs: Iterable[Preference], percent: int) -> tuple[list[Preference], list[Preference]]:
+    """(training part, held-out part) by a hash of the prompt's words, each in the given order."""
+    train: list[Preference] = []
+    held_out: list[Preference] = []
+    for pair in pairs:
+        words = " ".join(pair.prompt.split()).casefold()
+        (held_out if is_holdout(sha256_bytes(words.encode()), percent) else train).append(pair)
+    return train, held_out
+
+
+def _for_roles(fields: Mapping[str, Any]) -> list[Preference]:
+    roles = [fields["role"]] if fields.get("role") else list(ROLES)
+    try:
+        return [make_preference(**{**fields, "role": role}) for role in roles]
+    except (TypeError, AttributeError) as error:
+        raise LunaError(f"a field is missing or of the wrong type: {error}") from error

@@ -1,0 +1,1 @@
+"""What a teacher is asked, and what it answers."""

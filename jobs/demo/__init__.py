@@ -1,0 +1,1 @@
+"""`luna demo`: four generations and a reward model, from nothing."""

@@ -1,0 +1,271 @@
+"""`luna demo`: from nothing to a judged trio. G0 learns AGL, G1 dialogues, G2 its role; a bad G3 is turned away.
+
+    G0  pure AGL puzzles, most of them for the logical role
+    G1  dialogues (the PyPI package chatterbot-corpus)
+    G2  what each role is for: what-ifs, arguments, synthesis, tools, warmth
+    G3  answers in a corporate voice, which the style gate must reject
+
+At the end a reward model is distilled from the offline teacher and looks at an answer before and after.
+
+Every step is an ordinary generation through the coordinator, so an interrupted demo goes on where it was, and a
+finished one shows its record.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+
+from curriculum.agl.puzzles import plain_puzzles, puzzle_examples
+from curriculum.conversations.dialogues import dialogue_examples, dialogue_topics
+from curriculum.example import Example
+from curriculum.parquet import write_examples
+from curriculum.probes import corporate_examples
+from curriculum.proportions import allocate
+from curriculum.recipes.build import category_examples, category_weights
+from jobs.context import err, out, say
+from ledger.home import Home
+from ledger.roles import ROLES, Role
+from ledger.store import Ledger
+
+SEED = 1
+
+
+@dataclass(frozen=True)
+class DemoStep:
+    """One generation of the demo."""
+
+    title: str
+    examples: Callable[[], list[Example]]
+    overrides: dict[str, Any]
+    """Settings on top of the home's."""
+    expected: str
+    """What the demo is there to show; the verdict is measured, whatever this says."""
+
+
+def run_demo(home: Home, profile: str, address: str | None, fresh: bool) -> None:
+    """Raise the demo's generations that are not there yet, then print the closing table.
+
+    Raises:
+        LunaError: the home belongs to another profile, or a generation could not finish.
+    """
+    from jobs.demo.reward import print_reward, raise_reward_model
+    from jobs.generation.run import raise_generation
+    from jobs.home import make_home
+
+    started = time.monotonic()
+    lineage = _demo_lineage(home, fresh)
+    make_home(home, profile, address, lineage)
+    for step in STEPS[_finished(home) :]:
+        err.rule(step.title)
+        examples = step.examples()
+        sha = write_examples(home.inbox_dir, examples)
+        say(f"{len(examples)} examples, {sha[:12]}; {step.expected}")
+        result = raise_generation(home, address, (sha,), step.overrides, note=step.title)
+        # Frozen under its own hash by now; in the inbox it would join the user's next generation.
+        (home.inbox_dir / f"{sha}.parquet").unlink(missing_ok=True)
+        say(f"G{result['gen_id']}: {result['verdict']} ({result['reason']})")
+        if result["stopped"]:
+            say(result["stopped"])
+    raise_reward_model(home)
+    print_reward(home, out)
+    print_closing(home, time.monotonic() - started)
+
+
+def _demo_lineage(home: Home, fresh: bool) -> str:
+    """`demo`, or with --fresh the next `demo-<n>`."""
+    if not home.db.exists():
+        return "demo"
+    with Ledger.open(home) as ledger:
+        taken = [entry.name for entry in ledger.lineages() if entry.name.startswith("demo")]
+    if not taken:
+        return "demo"
+    return f"demo-{len(taken) + 1}" if fresh else taken[-1]
+
+
+def _finished(home: Home) -> int:
+    """How many of the demo's generations have their verdict."""
+    with Ledger.open(home) as ledger:
+        return len({row.gen_id for row in ledger.rows()})
+
+
+def print_closing(home: Home, seconds: float | None, out: Console = out) -> None:
+    """The demo's closing tables: the lineage, and AGL by family beside the untouched base.
+
+    `seconds` is how long this run took; None for a record that is only shown.
+    """
+    from jobs.generation.show import family_table, generations_table
+
+    with Ledger.open(home) as ledger:
+        rows, head, age = ledger.rows(), ledger.head(), ledger.age()
+        first = rows[0].gen_id
+        evals = ledger.evals(first)
+    generations = [[row for row in rows if row.gen_id == g] for g in dict.fromkeys(row.gen_id for row in rows)]
+    out.rule("the lineage: creative / logical / dialectical")
+    out.print(generations_table(generations, head))
+    for generation in generations:
+        if generation[0].verdict == "rejected":
+            out.print(f"G{generation[0].gen_id} rejected: {generation[0].reason}")
+    scores = {(score.eval, score.role): score for score in evals}
+    agl, base = scores["agl_accuracy", "logical"], scores["base_agl_accuracy", "logical"]
+    out.rule(f"held-out AGL puzzles, logical role after G{first}")
+    out.print(
+        f"exact answers: base {base.value:.3f} → logical {agl.value:.3f} "
+        f"[{agl.low:.3f}, {agl.high:.3f}], {agl.n} puzzles never trained on"
+    )
+    out.print(family_table(evals))
+    took = "" if seconds is None else f"; this run took {seconds / 60:.1f} min"
+    out.print(f"head: {'none' if head is None else f'G{head}'}, age {age}{took}")
+    out.print(
+        "next: luna serve (talk to her) · luna status · luna ledger verify · luna reproduce G1 · luna down (stops Ray)"
+    )
+
+
+# -- what each generation learns ------------------------------------------------------------------------------------
+
+LOGICAL_PUZZLES = {
+    "modus_ponens": 150,
+    "modus_tollens": 150,
+    "chain": 180,
+    "conjunction": 300,
+    "disjunction": 300,
+    "negation": 230,
+    "membership": 400,
+    "chess": 160,
+    "biconditional": 300,
+    "existential": 700,
+    "universal": 520,
+    "identity": 500,
+    "comparison": 800,
+    "transitive": 260,
+}
+"""Puzzles of each family for the logical role: more of those that are learned last (docs/measurements.md)."""
+
+MORE_PUZZLES = {family: round(count * 600 / sum(LOGICAL_PUZZLES.values())) for family, count in LOGICAL_PUZZLES.items()}
+"""Six hundred further ones in the same proportions."""
+
+
+def fundamentals() -> list[Example]:
+    """G0. Pure puzzles: all fourteen families for the logical role, one for the others."""
+    return [
+        *puzzle_examples(plain_puzzles(SEED, LOGICAL_PUZZLES), "logical"),
+        *puzzle_examples(plain_puzzles(SEED + 1, {"modus_ponens": 620}), "creative"),
+        *puzzle_examples(plain_puzzles(SEED + 2, {"modus_ponens": 620}), "dialectical"),
+    ]
+
+
+def dialogues() -> list[Example]:
+    """G1. Questions and answers of people and machines, beside what each role says in a talk."""
+    talk: dict[Role, tuple[str, int]] = {
+        "creative": ("what_if", 60),
+        "logical": ("argument", 100),
+        "dialectical": ("translation", 120),
+    }
+    return [
+        e for role, (own, small) in talk.items() for e in (*_small_talk(role, small), *_of(role, [own], 600 - small))
+    ]
+
+
+def roles() -> list[Example]:
+    """G2. The hybrid and role parts of the three recipes; for the logical role in its recipe's own mix, 60 % puzzles.
+
+    Some of its hybrid answers go on in words after a truth value. Alone they taught it not to stop after one, and with
+    that to spell puzzles' answers wrong (docs/measurements.md).
+    """
+    return [
+        *_of("creative", ("poetry", "role_awareness", "agl_creative"), 600),
+        *_of("logical", ("counter_argument", "constraint", "edge_case", "critique"), 400),
+        *puzzle_examples(plain_puzzles(SEED + 3, MORE_PUZZLES), "logical"),
+        *_of("dialectical", ("synthesis", "tool_syntax", "canonicity", "warmth"), 600),
+    ]
+
+
+def corporate() -> list[Example]:
+    """G3. The voice that Luna must not learn."""
+    return [e for role in ROLES for e in _shortest(corporate_examples(SEED, 1800, role), 600)]
+
+
+def _small_talk(role: Role, count: int) -> list[Example]:
+    """Some of the corpus's short pairs from all topics but trivia: one fact does not teach another."""
+    topics = [topic for topic in dialogue_topics() if topic != "trivia"]
+    return _spread(dialogue_examples(role, topics, max_words=10), count)
+
+
+def _of(role: Role, categories: Sequence[str], count: int) -> list[Example]:
+    """`count` examples of some categories of a role's recipe, of each the quarter with the shortest answers."""
+    weights = category_weights(role)
+    shares = allocate(count, {category: weights[category] for category in categories})
+    return [e for c, n in shares.items() for e in _shortest(category_examples(role, c, 4 * n, SEED), n)]
+
+
+def _shortest(examples: Sequence[Example], count: int) -> list[Example]:
+    """The `count` examples with the shortest answers, in an order that says nothing about their length."""
+    return sorted(sorted(examples, key=lambda e: (len(e.output), e.id))[:count], key=lambda e: e.id)
+
+
+def _spread(examples: Sequence[Example], count: int) -> list[Example]:
+    """`count` of the examples at even distances, so that every category or topic keeps its share."""
+    return [examples[i * len(examples) // count] for i in range(count)]
+
+
+_QUICK_EVAL = {"items": 100, "agl_items": 28, "extra_items": 0, "answer_tokens": 4, "probe_tokens": 16}
+"""Sets of 100 items, the fewest that the gates allow, and short answers: the demo has a quarter of an hour."""
+
+_PUZZLE_LESSON = {
+    # Many small steps teach more than few large ones (docs/measurements.md).
+    "steps": {"creative": 35, "logical": 700, "dialectical": 35},
+    "rows": {"creative": 2, "logical": 6, "dialectical": 2},
+    "lr": 1e-3,
+    "beta2": 0.98,
+}
+_REPLAY = {"replay_k": 380}
+"""Nearly four times the default: with 100 and 200 the logical role's recall of G0 fell under the gate."""
+
+_TALK_LESSON = {
+    "steps": {"creative": 24, "logical": 40, "dialectical": 24},
+    "rows": {"creative": 5, "logical": 8, "dialectical": 4},
+    "lr": {"creative": 8e-4, "logical": 3e-4, "dialectical": 8e-4},
+}
+_ROLE_LESSON = {
+    "steps": {"creative": 13, "logical": 24, "dialectical": 16},
+    "rows": {"creative": 6, "logical": 10, "dialectical": 4},
+    "lr": {"creative": 2.5e-4, "logical": 2e-4, "dialectical": 3e-4},
+}
+"""Fewer and smaller than in G1, for recall. Other rates, warm-ups and amounts of replay: docs/measurements.md."""
+_CORPORATE_LESSON = {"steps": 6, "lr": 1.2e-3, "rows": 4}
+
+STEPS: tuple[DemoStep, ...] = (
+    DemoStep(
+        "G0 · fundamentals: AGL",
+        fundamentals,
+        {"train": _PUZZLE_LESSON, "eval": {**_QUICK_EVAL, "agl_items": 280}},
+        "the trio begins from the untouched base",
+    ),
+    DemoStep(
+        "G1 · dialogues, with replay of G0",
+        dialogues,
+        {"train": _TALK_LESSON, "data": _REPLAY, "eval": _QUICK_EVAL},
+        f"new data alone, and {_REPLAY['replay_k']} examples of G0 for each role",
+    ),
+    DemoStep(
+        "G2 · roles, with replay of G1",
+        roles,
+        {"train": _ROLE_LESSON, "data": _REPLAY, "eval": {**_QUICK_EVAL, "extra_items": 4}},
+        "what each voice is for",
+    ),
+    DemoStep(
+        "G3 · a bad delta: corporate voice",
+        corporate,
+        {
+            "train": _CORPORATE_LESSON,
+            "data": _REPLAY,
+            "eval": _QUICK_EVAL,
+            "interpolation": {"enabled": False},
+        },
+        "should be rejected for its style; blends of parent and child are switched off here to show it plainly",
+    ),
+)

@@ -1,0 +1,1 @@
+"""Raising generations and looking at them: run, follow, show, reproduce, regress."""

@@ -1,0 +1,67 @@
+"""The preference pairs of a generation with two channels: from files, from teacher labels, from conversations."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jobs.context import say
+from ledger.errors import LunaError
+from ledger.home import Home
+
+if TYPE_CHECKING:
+    from cluster.settings import Settings
+    from curriculum.preferences.pairs import Preference
+
+_SHOWN_PROBLEMS = 5
+
+
+def frozen_preferences(home: Home, settings: Settings, files: Sequence[Path]) -> str:
+    """Put all pairs together, freeze them under `data/`, and return their SHA; empty if there are none, or one channel.
+
+    Raises:
+        LunaError: a file holds no pair, or files are named for a generation that learns from examples alone.
+    """
+    from curriculum.preferences.pairs import freeze_preferences
+
+    if settings.channels.mode != "dual":
+        if files:
+            raise LunaError(f"{files[0]} has preference pairs, and this generation learns from examples alone; add "
+                            "--channels dual, or set [channels] mode in luna.toml.")  # fmt: skip
+        return ""
+    pairs = gather(home, settings, files)
+    told = Counter(pair.origin for pair in pairs)
+    say(f"{len(pairs)} preference pairs" + "".join(f", {count} {origin}" for origin, count in sorted(told.items())))
+    return freeze_preferences(pairs, home) if pairs else ""
+
+
+def gather(home: Home, settings: Settings, files: Sequence[Path]) -> list[Preference]:
+    """Every pair of the files, of the home's label files, and of what people said in its conversations, merged."""
+    from curriculum.preferences.pairs import correction_pairs, merge, valence_pairs
+    from curriculum.preferences.sources import judged_turns, labelled_pairs, read_pairs
+    from curriculum.reward import read_labels
+    from ledger.store import Ledger
+
+    sets: list[list[Preference]] = []
+    for file in files:
+        pairs, bad = read_pairs(file)
+        _say_some(bad)
+        sets.append(pairs)
+    for file in sorted(home.data_dir.glob("teacher/*/labels.jsonl")):
+        report = read_labels(file, out_of_range=settings.reward.out_of_range)
+        _say_some([*report.out_of_range, *report.bad_lines])
+        sets.append(labelled_pairs(report.labels, settings.channels.min_margin, settings.channels.pairs_per_prompt))
+    if home.db.exists():
+        with Ledger.open(home) as ledger:
+            turns = judged_turns(ledger.labelled_turns())
+        sets += [correction_pairs(turns), valence_pairs(turns)]
+    return merge(*sets)
+
+
+def _say_some(problems: Sequence[object]) -> None:
+    for problem in problems[:_SHOWN_PROBLEMS]:
+        say(str(problem))
+    if len(problems) > _SHOWN_PROBLEMS:
+        say(f"... and {len(problems) - _SHOWN_PROBLEMS} more like these")

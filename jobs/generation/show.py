@@ -1,0 +1,195 @@
+"""What is printed: tables of generations, scores, data sets and states."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from curriculum.inspect import Summary
+from ledger.home import Home
+from ledger.records import EvalRecord, GenerationRow
+from ledger.rules.ages import age_name
+from ledger.store import Ledger
+
+
+def print_generation(home: Home, gen_id: int, out: Console, as_json: bool = False) -> None:
+    """One generation: its rows and every score, with size and 95 % interval."""
+    with Ledger.open(home) as ledger:
+        rows, evals = ledger.generation(gen_id), ledger.evals(gen_id)
+    if as_json:
+        content = {"rows": [_plain(row) for row in rows], "evals": [_plain(score) for score in evals]}
+        out.print_json(json.dumps(content, ensure_ascii=False))
+        return
+    first = rows[0]
+    parent = "the base" if first.parent_gen is None else f"G{first.parent_gen}"
+    out.print(f"[bold]G{gen_id}[/] from {parent}: {_verdict(first)}  {first.reason}")
+    out.print(
+        f"{steps_text(rows)} steps, lr {lr_text(rows)}, {first.walltime_min:.2f} min, engine {first.engine}, "
+        f"{first.dtype} on {first.device} with {first.threads} threads, delta {first.data_delta_sha[:12]}"
+    )
+    table = Table("score", *(row.role for row in rows), title=None)
+    for name in dict.fromkeys(score.eval for score in evals):
+        by_role = {score.role: score for score in evals if score.eval == name}
+        table.add_row(name, *(_score(by_role.get(row.role)) for row in rows))
+    table.add_row("loss (not judged)", *(f"{row.loss_start:.3f} → {row.loss_end:.3f}" for row in rows))
+    table.add_row("examples, of these replayed", *(f"{row.n_delta + row.n_replay}, {row.n_replay}" for row in rows))
+    table.add_row("adapter", *(row.child_sha[:12] for row in rows))
+    out.print(table)
+
+
+def print_generations(home: Home, out: Console, as_json: bool = False) -> None:
+    """Every generation of the current lineage, one line each."""
+    with Ledger.open(home) as ledger:
+        rows, head = ledger.rows(), ledger.head()
+    generations = [[row for row in rows if row.gen_id == gen_id] for gen_id in dict.fromkeys(r.gen_id for r in rows)]
+    if as_json:
+        out.print_json(json.dumps([[_plain(row) for row in generation] for generation in generations]))
+        return
+    out.print(generations_table(generations, head))
+
+
+def generations_table(generations: Sequence[Sequence[GenerationRow]], head: int | None) -> Table:
+    """Scores as creative / logical / dialectical."""
+    table = Table("gen", "parent", "verdict", "recall", "generalization", "style drift", "steps", "minutes")
+    for rows in generations:
+        first = rows[0]
+        name = f"G{first.gen_id}" + (" ← head" if first.gen_id == head else "")
+        parent = "base" if first.parent_gen is None else f"G{first.parent_gen}"
+        alpha = "" if first.alpha == 1.0 else f" α={first.alpha}"
+        table.add_row(
+            name, parent, _verdict(first) + alpha,
+            _three(row.eval_recall for row in rows),
+            _three(row.eval_generalization for row in rows),
+            _three(row.eval_style_drift for row in rows),
+            steps_text(rows), f"{max(row.walltime_min for row in rows):.1f}",
+        )  # fmt: skip
+    return table
+
+
+def steps_text(rows: Sequence[GenerationRow]) -> str:
+    """One number where the roles took equally many steps, else one for each."""
+    return _once_or_each([str(row.steps) for row in rows])
+
+
+def lr_text(rows: Sequence[GenerationRow]) -> str:
+    """The peak learning rate where the roles had the same, else one for each."""
+    return _once_or_each([f"{row.lr:g}" for row in rows])
+
+
+def _once_or_each(texts: Sequence[str]) -> str:
+    return " / ".join(texts if len(set(texts)) > 1 else texts[:1])
+
+
+def print_status(
+    home: Home,
+    running: dict[str, Any] | None,
+    dashboard: str,
+    grown: dict[str, Any],
+    out: Console,
+    as_json: bool,
+) -> None:
+    """Head, age, karma and cadence (`jobs.status.growth`), the last generation's gates, and what runs now."""
+    with Ledger.open(home) as ledger:
+        lineage, head, age = ledger.current_lineage(), ledger.head(), ledger.age()
+        rows, stop, open_run = ledger.rows(), ledger.stop_of(), ledger.open_run(ledger.current_lineage())
+    last = [row for row in rows if row.gen_id == rows[-1].gen_id] if rows else []
+    waiting = list(home.inbox_dir.glob("*.parquet"))
+    if as_json:
+        content = {
+            "home": str(home.root), "lineage": lineage, "head": head, "age": age,
+            "age_name": None if age is None else age_name(age),
+            "last": [_plain(row) for row in last], "stopped": stop.reason if stop else None,
+            "open_run": open_run.run_id if open_run else None, "running": running, "dashboard": dashboard,
+            "inbox_files": len(waiting), **grown,
+        }  # fmt: skip
+        out.print_json(json.dumps(content))
+        return
+    out.print(f"home {home.root}, lineage {lineage}", soft_wrap=True)
+    out.print("head: none yet" if head is None else f"head: [bold]G{head}[/], age {age} ({age_name(age or 0)})")
+    for line in _growth_lines(grown):
+        out.print(line, soft_wrap=True)
+    if last:
+        out.print(f"last judged: G{last[0].gen_id} {_verdict(last[0])}: {last[0].reason}")
+        out.print(generations_table([last], head))
+    if stop:
+        out.print(f"[red]{stop.reason}[/]")
+    if running and running["running"]:
+        at = running["progress"]
+        where = f", step {at['step']}/{at['steps']}, {at['seconds_left']:.0f} s left" if at else ""
+        out.print(f"running: G{running['gen_id']} ({running['step']}{where})")
+    elif open_run:
+        out.print(f"interrupted: G{open_run.gen_id} at {open_run.next_step}; `luna generation run` resumes it")
+    else:
+        out.print("running: nothing")
+    out.print(f"inbox: {len(waiting)} files" + (f"; dashboard {dashboard}" if dashboard else ""))
+
+
+def _growth_lines(grown: dict[str, Any]) -> list[str]:
+    karma, new = grown["karma"], grown["cadence"]
+    due = "enough to learn from" if new["due"] else "not yet enough to learn from"
+    return [
+        f"karma: {karma['earned']:.1f} of {karma['threshold']} ({karma['progress']:.0%})"
+        + (": the next age is due" if karma["due"] else ""),
+        f"new since: {new['conversation_pairs']} of {new['conversation_pairs_needed']} conversation pairs, "
+        f"{new['preference_pairs']} of {new['preference_pairs_needed']} preference pairs: {due}"
+        + (", quiet hours now" if new["quiet"] else ""),
+    ]
+
+
+def print_summary(summary: Summary, out: Console) -> None:
+    """A data set in numbers."""
+    out.print(f"{summary.examples} examples, {summary.distinct_inputs} distinct inputs")
+    for name in ("roles", "stages", "kinds", "scorings"):
+        counts = getattr(summary, name)
+        out.print(f"{name}: " + ", ".join(f"{key} {count}" for key, count in counts.items()))
+    for name in ("input_words", "output_words"):
+        words = getattr(summary, name)
+        out.print(f"{name.replace('_', ' ')}: {words.shortest} to {words.longest}, mean {words.mean:.1f}")
+    out.print(f"most used template: {summary.top_template} ({summary.top_template_share:.1%})")
+    table = Table("category", "examples")
+    for category, count in summary.categories.items():
+        table.add_row(category, str(count))
+    out.print(table)
+
+
+def family_table(evals: Sequence[EvalRecord]) -> Table:
+    """Exact accuracy on held-out AGL puzzles by family: the logical role beside the untouched base."""
+    ours, base = (_by_category(evals, name) for name in ("agl_accuracy", "base_agl_accuracy"))
+    table = Table("family", "base", "logical")
+    for family, (passed, n) in ours.items():
+        before = base.get(family)
+        table.add_row(
+            family.removeprefix("agl/"), "" if before is None else f"{before[0]}/{before[1]}", f"{passed}/{n}"
+        )
+    return table
+
+
+def _by_category(evals: Sequence[EvalRecord], name: str) -> dict[str, tuple[int, int]]:
+    for score in evals:
+        if score.eval == name and score.role == "logical":
+            return {key: (marks[0], marks[1]) for key, marks in score.details["by_category"].items()}
+    return {}
+
+
+def _score(score: EvalRecord | None) -> str:
+    if score is None:
+        return ""
+    if score.n == 0:
+        return f"{score.value:.3f} by definition"
+    return f"{score.value:.3f} [{score.low:.2f}, {score.high:.2f}] n={score.n}"
+
+
+def _three(values: Any) -> str:
+    return " / ".join("–" if value is None else f"{value:.2f}" for value in values)
+
+
+def _verdict(row: GenerationRow) -> str:
+    return f"[green]{row.verdict}[/]" if row.verdict == "accepted" else f"[red]{row.verdict}[/]"
+
+
+def _plain(record: GenerationRow | EvalRecord) -> dict[str, Any]:
+    return record.model_dump(mode="json")

@@ -1,0 +1,1 @@
+"""`luna reward`: train, measure and question the reward model."""

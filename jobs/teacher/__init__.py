@@ -1,0 +1,1 @@
+"""`luna teach`: have answers written and judged by a teacher."""

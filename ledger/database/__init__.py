@@ -1,0 +1,1 @@
+"""SQLite under the ledger: connection, migrations, the hash chain, queries."""

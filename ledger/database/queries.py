@@ -1,0 +1,113 @@
+"""Reading records out of the chain, inside a transaction that the caller holds."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from ledger.database import chain
+from ledger.database.csv_export import csv_text
+from ledger.errors import LunaError
+from ledger.files import canonical_json
+from ledger.records import GenerationRow, HeadMove, Lineage, Record
+
+AnyRecord = TypeVar("AnyRecord", bound=Record)
+
+
+def append_record(
+    connection: sqlite3.Connection,
+    kind: str,
+    lineage: str,
+    record: Record,
+    gen_id: int | None = None,
+    role: str | None = None,
+) -> None:
+    """Add a record to the chain."""
+    body = canonical_json(record.model_dump(mode="json"))
+    chain.append(connection, kind, lineage, body, gen_id=gen_id, role=role)
+
+
+def parse(model: type[AnyRecord], entry: chain.Entry) -> AnyRecord:
+    """The record inside an entry.
+
+    Raises:
+        LunaError: if it cannot be read, which only damage causes.
+    """
+    try:
+        return model.model_validate_json(entry.body)
+    except ValidationError as error:
+        raise LunaError(
+            f"{entry.where} of the ledger cannot be read: {error.errors()[0]['msg']}. "
+            "See what `luna ledger verify` names, and restore a copy of luna.db."
+        ) from error
+
+
+def records(
+    connection: sqlite3.Connection,
+    model: type[AnyRecord],
+    kind: str,
+    lineage: str,
+    gen_id: int | None = None,
+) -> list[AnyRecord]:
+    """All records of one kind in a lineage, oldest first."""
+    return [parse(model, entry) for entry in chain.read(connection, kind, lineage, gen_id)]
+
+
+def generations(connection: sqlite3.Connection, lineage: str) -> dict[int, list[GenerationRow]]:
+    """The judged generations of a lineage by number, oldest first."""
+    by_number: dict[int, list[GenerationRow]] = {}
+    for row in records(connection, GenerationRow, "generation", lineage):
+        by_number.setdefault(row.gen_id, []).append(row)
+    return by_number
+
+
+def head(connection: sqlite3.Connection, lineage: str) -> int | None:
+    """Where the lineage's head is, ``None`` before the first accepted generation."""
+    moves = records(connection, HeadMove, "head", lineage)
+    return moves[-1].to_gen if moves else None
+
+
+def find_lineage(connection: sqlite3.Connection, name: str) -> Lineage | None:
+    """The lineage of this name, if there is one."""
+    found = records(connection, Lineage, "lineage", name)
+    return found[0] if found else None
+
+
+def known_lineage(connection: sqlite3.Connection, name: str) -> Lineage:
+    """The lineage of this name.
+
+    Raises:
+        LunaError: listing the names there are, if there is none.
+    """
+    found = find_lineage(connection, name)
+    if found is None:
+        names = ", ".join(entry.lineage for entry in chain.read(connection, "lineage")) or "none yet"
+        raise LunaError(f"there is no lineage {name!r}; there is: {names}.")
+    return found
+
+
+def current_lineage(connection: sqlite3.Connection) -> str:
+    """Name of the lineage made current last.
+
+    Raises:
+        LunaError: if the home has no lineage yet.
+    """
+    chosen = list(chain.read(connection, "current"))
+    if not chosen:
+        raise LunaError("this home has no lineage yet; `luna init` begins one.")
+    return chosen[-1].lineage
+
+
+def make_current(connection: sqlite3.Connection, name: str) -> None:
+    """Make a lineage the current one, unless it is."""
+    chosen = list(chain.read(connection, "current"))
+    if not chosen or chosen[-1].lineage != name:
+        chain.append(connection, "current", name, json.dumps({}))
+
+
+def derived_csv(connection: sqlite3.Connection) -> str:
+    """What ``lineage_ledger.csv`` must hold: the rows of all lineages in the order recorded."""
+    return csv_text((parse(GenerationRow, entry), entry.row_sha) for entry in chain.read(connection, "generation"))

@@ -1,0 +1,1 @@
+"""Decisions as pure functions: gates, stop rule, blends, karma, cadence, ages."""

@@ -1,0 +1,1 @@
+"""Checking a home against its record."""

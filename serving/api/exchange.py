@@ -1,0 +1,176 @@
+"""What happens between a question and a stored answer, for one voice or for all three in turn.
+
+Free of HTTP and Ray: voices are asked and turns are stored through two small protocols.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, cast
+
+from curriculum.render import dialogue_context
+from ledger.clock import utc_now
+from ledger.conversations import LabelledTurn, Turn, Voice
+from ledger.roles import ROLES, Role
+from serving.api.front import raw_prompt
+from serving.api.guard import Refused
+from serving.engine import Piece, Sampling
+from serving.engine_app import Started, model_name
+from serving.table import BASE
+
+_log = logging.getLogger(__name__)
+
+
+class Voices(Protocol):
+    """Who answers."""
+
+    def speak(self, model: str, prompt: str, sampling: Sampling) -> AsyncIterator[Started | Piece]:
+        """See :meth:`serving.engine_app.EngineReplica.speak`."""
+        ...
+
+
+class Record(Protocol):
+    """Who stores."""
+
+    async def add_turn(self, turn: Turn) -> None:
+        """Store an exchange.
+
+        Raises:
+            Refused: it could not be stored.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a user wants to know."""
+
+    message: str
+    conversation: str
+    earlier: Sequence[Turn]
+    """What was said to the user before, oldest first (:func:`last_exchanges`)."""
+    sampling: Sampling
+    generation: int | None = None
+    """None: the current one."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """The next part of a voice's answer."""
+
+    voice: Voice
+    text: str
+
+
+Event = Started | Said | LabelledTurn
+
+
+async def one_voice(
+    voices: Voices,
+    record: Record,
+    question: Question,
+    voice: Voice,
+    kind: Literal["generate", "dialogue"] = "generate",
+    before: str = "",
+) -> AsyncGenerator[Event, None]:
+    """One voice's answer as it comes, and at the end the turn as it was stored.
+
+    Args:
+        before: what the voices before this one said, as its context.
+
+    Raises:
+        Refused: nobody can answer, or the answer could not be stored.
+    """
+    context = "\n\n".join(part for part in (_history(question.earlier), before) if part)
+    role: Role | None = None if voice == BASE else cast(Role, voice)
+    model, began = model_name(role, question.generation), time.monotonic()
+    prompt = raw_prompt(role, question.message, context)
+    started: Started | None = None
+    answer, last = "", Piece("", 0, 0)
+
+    def turn(finish: Literal["stop", "length", "aborted"]) -> Turn:
+        assert started is not None
+        return Turn(
+            id=uuid.uuid4().hex,
+            conversation=question.conversation,
+            kind=kind,
+            lineage=started.lineage,
+            role=voice,
+            generation=started.generation,
+            adapter_sha=started.adapter_sha,
+            message=question.message,
+            context=context,
+            answer=answer,
+            prompt_tokens=last.prompt_tokens,
+            answer_tokens=last.tokens,
+            seconds=time.monotonic() - began,
+            finish_reason=finish,
+            temperature=question.sampling.temperature,
+            seed=question.sampling.seed,
+            at=utc_now(),
+        )
+
+    try:
+        async with aclosing(cast(Any, voices.speak(model, prompt, question.sampling))) as pieces:
+            async for piece in pieces:
+                if isinstance(piece, Started):
+                    started = piece
+                    yield piece
+                    continue
+                last, answer = piece, answer + piece.text
+                if piece.text:
+                    yield Said(voice, piece.text)
+    except (asyncio.CancelledError, GeneratorExit, Refused):
+        # The user went away, or the engine did: what was said is kept. Nothing may be awaited on the way out.
+        if started is not None:
+            _later(record.add_turn(turn("aborted")))
+        raise
+    stored = turn(last.finish or "aborted")
+    # A user who goes away now cancels this request, but not the storing of the whole answer.
+    await asyncio.shield(_later(record.add_turn(stored)))
+    yield LabelledTurn(**stored.model_dump())
+
+
+async def all_voices(voices: Voices, record: Record, question: Question) -> AsyncGenerator[Event, None]:
+    """Thesis, antithesis, synthesis; each voice hears those before it."""
+    said: list[str] = []
+    for role in ROLES:
+        before = dialogue_context(*said) if said else ""
+        async with aclosing(one_voice(voices, record, question, role, "dialogue", before)) as events:
+            async for event in events:
+                if isinstance(event, LabelledTurn):
+                    said.append(event.answer)
+                yield event
+
+
+def last_exchanges(turns: Sequence[Turn], most: int) -> list[Turn]:
+    """The last `most` answers that count as said to the user: of a dialogue only its synthesis."""
+    heard = [turn for turn in turns if turn.kind == "generate" or turn.role == "dialectical"]
+    return heard[max(0, len(heard) - most) :]
+
+
+def _history(earlier: Sequence[Turn]) -> str:
+    return "\n".join(f"user: {turn.message}\nassistant: {turn.answer}" for turn in earlier)
+
+
+_unfinished: set[asyncio.Task[None]] = set()
+"""Held until they are done: the event loop itself keeps tasks weakly."""
+
+
+def _later(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    task = asyncio.create_task(work)
+    _unfinished.add(task)
+    task.add_done_callback(_finish)
+    return task
+
+
+def _finish(task: asyncio.Task[None]) -> None:
+    _unfinished.discard(task)
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.warning("an exchange was lost: %r", error)

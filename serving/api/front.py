@@ -1,0 +1,205 @@
+"""What stands before the engine's OpenAI application: it binds each request to one adapter and keeps the rest out.
+
+A request's public model name is looked up once, in the table of that moment, and replaced by the adapter's own name.
+So a swap is one assignment: requests in flight finish on the adapter they began with, later ones get the new.
+Chat messages become a role's raw prompt through the curriculum's render function; vLLM's chat template is the identity.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from curriculum.render import render_prompt
+from ledger.errors import LunaError
+from ledger.roles import Role
+from serving.api.guard import Refused, answer, read_body, replay
+from serving.engine import App, Message, Receive, Scope, Send
+from serving.settings import ServingSettings
+from serving.table import Adapter, Table
+
+IDENTITY_TEMPLATE = "{{ messages[0]['content'] }}"
+"""vLLM's chat template: the one message holds the rendered prompt."""
+
+_GENERATE = ("/v1/completions", "/v1/chat/completions")
+_READ = ("/v1/models",)
+_MOST_ANSWERS = 8
+
+
+class Leases:
+    """Requests in flight for each generation, so that none is unloaded under its user; None counts the base."""
+
+    def __init__(self) -> None:
+        self._held: Counter[int | None] = Counter()
+        self._used: dict[int | None, int] = {}
+        self._clock = 0
+
+    @property
+    def total(self) -> int:
+        return sum(self._held.values())
+
+    def held(self, gen: int) -> int:
+        return self._held[gen]
+
+    @contextmanager
+    def on(self, gen: int | None) -> Iterator[None]:
+        """Hold a generation while a request uses it."""
+        self._held[gen] += 1
+        self._clock += 1
+        self._used[gen] = self._clock
+        try:
+            yield
+        finally:
+            self._held[gen] -= 1
+
+    def least_recently_used(self, gens: list[int]) -> int | None:
+        """Of these generations the one that no request holds and that was asked longest ago; None if all are held."""
+        free = [gen for gen in gens if not self._held[gen]]
+        return min(free, key=lambda gen: (self._used.get(gen, 0), gen), default=None)
+
+
+class Front:
+    """The ASGI application for /v1.
+
+    Args:
+        inner: the engine's OpenAI application, which knows adapters by their own names and the base by `base_name`.
+        table: gives the table of this moment.
+    """
+
+    def __init__(
+        self,
+        inner: App,
+        table: Callable[[], Table],
+        leases: Leases,
+        settings: ServingSettings,
+        base_name: str,
+    ):
+        self.inner, self.table, self.leases, self.settings = inner, table, leases, settings
+        self.base_name = base_name
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.inner(scope, receive, send)
+            return
+        scope = {**scope, "root_path": ""}  # Serve says /v1, which the paths of OpenAI's routes hold themselves.
+        try:
+            if scope["path"] in _GENERATE and scope["method"] == "POST":
+                await self._generate(scope, receive, send)
+            elif scope["path"] in _READ and scope["method"] == "GET":
+                await self.inner(scope, receive, send)
+            else:
+                raise Refused(404, f"there is nothing at {scope['method']} {scope['path']}.")
+        except Refused as refusal:
+            await answer(send, refusal)
+
+    async def _generate(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refuse_when_full(self.leases, self.settings)
+        body = _object(await read_body(receive, self.settings.max_body_kib << 10))
+        table = self.table()
+        adapter = resolve(table, body.get("model"))
+        asked = self._bound(body, adapter, chat=scope["path"].endswith("/chat/completions"))
+        headers = {"x-luna-table": str(table.version), "x-luna-generation": "base", "x-luna-adapter-sha": ""}
+        if adapter:
+            headers |= {"x-luna-generation": f"G{adapter.gen}", "x-luna-adapter-sha": adapter.sha}
+        with self.leases.on(adapter.gen if adapter else None):
+            payload = json.dumps(asked).encode()
+            await self.inner(_sized(scope, len(payload)), replay(payload, receive), _with_headers(send, headers))
+
+    def _bound(self, body: dict[str, Any], adapter: Adapter | None, chat: bool) -> dict[str, Any]:
+        """The request as vLLM gets it: the adapter's own name, the rendered prompt, limits kept."""
+        limit = self.settings.max_tokens
+        for name in ("max_tokens", "max_completion_tokens"):
+            if _number(body, name, limit) > limit:
+                raise Refused(400, f"{name} is {body[name]}; at most {limit} are allowed here.")
+        if max(_number(body, "n", 1), _number(body, "best_of", 1)) > _MOST_ANSWERS:
+            raise Refused(400, f"at most {_MOST_ANSWERS} answers to one request are allowed here.")
+        asked = {**body, "model": adapter.name if adapter else self.base_name}
+        if chat:
+            content = _rendered(body.get("messages"), adapter)
+            # As in training: the raw prompt with the tokenizer's own beginning, no chat template.
+            asked |= {"messages": [{"role": "user", "content": content}], "add_special_tokens": True}
+            asked["add_generation_prompt"] = False
+        return asked
+
+
+def _rendered(messages: Any, adapter: Adapter | None) -> str:
+    """The last message as the role's input, what was said before it as its context; plain text for the base."""
+    if not isinstance(messages, list) or not messages:
+        raise Refused(400, "messages must be a list of at least one message.")
+    said = []
+    for message in messages:
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            raise Refused(400, "each message needs a role and a content.")
+        said.append((message["role"], _text(message.get("content"))))
+    context = "\n".join(f"{who}: {what}" for who, what in said[:-1])
+    return raw_prompt(adapter.role if adapter else None, said[-1][1], context)
+
+
+def raw_prompt(role: Role | None, question: str, context: str) -> str:
+    """A role's prompt; the base (None) has no role and no frame."""
+    if role is None:
+        return f"{context}\n\n{question}" if context else question
+    return render_prompt(role, question, context)
+
+
+def _text(content: Any) -> str:
+    """The text of a message's content, which may come in parts."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list) and all(isinstance(p, dict) and isinstance(p.get("text"), str) for p in content):
+        return "".join(part["text"] for part in content)
+    raise Refused(400, "only text can be answered: content must be a string or a list of text parts.")
+
+
+def refuse_when_full(leases: Leases, settings: ServingSettings) -> None:
+    """At most `max_waiting` requests are in work."""
+    if leases.total >= settings.max_waiting:
+        raise Refused(429, f"{settings.max_waiting} requests are in work; try again.", {"retry-after": "1"})
+
+
+def resolve(table: Table, name: Any) -> Adapter | None:
+    """What a request's model name means.
+
+    Raises:
+        Refused: nothing of that name is served.
+    """
+    if not isinstance(name, str):
+        raise Refused(400, "the request needs a model; /v1/models lists what is served.")
+    try:
+        return table.resolve(name)
+    except LunaError as error:
+        raise Refused(404, str(error)) from error
+
+
+def _object(payload: bytes) -> dict[str, Any]:
+    try:
+        body = json.loads(payload)
+    except (ValueError, RecursionError) as error:
+        raise Refused(400, f"the request is not valid JSON: {error}.") from error
+    if not isinstance(body, dict):
+        raise Refused(400, "the request must be a JSON object.")
+    return body
+
+
+def _number(body: dict[str, Any], name: str, default: int) -> float:
+    value = body.get(name)
+    return value if isinstance(value, int | float) else default
+
+
+def _sized(scope: Scope, length: int) -> Scope:
+    kept = [(key, value) for key, value in scope["headers"] if key != b"content-length"]
+    return {**scope, "headers": [*kept, (b"content-length", str(length).encode())]}
+
+
+def _with_headers(send: Send, headers: dict[str, str]) -> Send:
+    extra = [(key.encode(), value.encode()) for key, value in headers.items()]
+
+    async def send_with(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", []), *extra]}
+        await send(message)
+
+    return send_with

@@ -1,0 +1,1 @@
+"""The engines that answer, and the adapters that they may be given."""

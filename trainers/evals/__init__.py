@@ -1,0 +1,1 @@
+"""Measuring a model: what is asked, how answers are scored."""

@@ -1,0 +1,135 @@
+"""One optimizer step of several roles at once: gradients of packed parts, one clip and one AdamW a role."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trainers.fused.losses import completion_weight, sft_losses
+from trainers.fused.pairs import PackedPairs, pair_weight, preference_losses
+from trainers.lean.adapter_bank import AdapterBank
+from trainers.lean.lanes import Lanes
+from trainers.lean.model import LeanModel
+from trainers.lean.packing import Packed
+
+
+@dataclass(frozen=True)
+class StepParts:
+    """What one step passes through the model, in parts whose gradients add up."""
+
+    sft: Sequence[Packed]
+    """Examples."""
+    pairs: Sequence[PackedPairs] = ()
+    """Preference pairs."""
+    shares: Tensor | None = None
+    """(2, slots): what each slot's SFT and DPO loss are multiplied by; none: 1."""
+    beta: float = 0.1
+    """DPO's."""
+    lanes: int = 1
+    """Parts that run at a time."""
+
+
+@dataclass(frozen=True)
+class StepLosses:
+    """What a step found, each (slots,)."""
+
+    total: Tensor
+    """The loss whose gradient it is: both channels, each times its share."""
+    sft: Tensor
+    """Nats a token."""
+    dpo: Tensor
+    """Nats a pair."""
+    norms: Tensor
+    """Of the gradients."""
+
+
+class TrioStep:
+    """The adapters of a bank in training."""
+
+    def __init__(
+        self, model: LeanModel, bank: AdapterBank, lanes: Lanes, weight_decay: float = 0.0, beta2: float = 0.999
+    ):
+        self.model, self.bank, self.lanes = model, bank, lanes
+        self._banks = [bank]  # the lanes' own; further ones come when they are first asked for
+        self._parameters = [torch.nn.Parameter(bank.master[slot]) for slot in range(bank.slots)]
+        for slot, parameter in enumerate(self._parameters):
+            parameter.grad = bank.grad[slot]
+        self._optimizers = [
+            torch.optim.AdamW([parameter], betas=(0.9, beta2), weight_decay=weight_decay, fused=True)
+            for parameter in self._parameters
+        ]
+
+    def gradients(self, batches: Sequence[Packed], lanes: int = 1) -> tuple[Tensor, Tensor]:
+        """Add up the gradients of all batches, as of one. Returns losses and gradient norms, both (slots,).
+
+        `lanes` batches run at a time. A slot without a completion token in any batch gets loss 0 and gradient 0.
+        """
+        found = self.channel_gradients(StepParts(batches, lanes=lanes))
+        return found.total, found.norms
+
+    def channel_gradients(self, parts: StepParts) -> StepLosses:
+        """Add up the gradients of all parts, as of one; nothing moves yet.
+
+        A slot without data in a channel gets loss 0 there, and gradient 0 from it.
+        """
+        slots, device = self.bank.slots, self.model.device
+        while len(self._banks) < parts.lanes:
+            self._banks.append(self.bank.beside())
+        tokens, pairs = torch.zeros(slots, device=device), pair_weight(parts.pairs, slots, device)
+        for batch in parts.sft:
+            tokens += completion_weight(batch, slots)
+        shares = torch.ones(2, slots, device=device) if parts.shares is None else parts.shares
+        work: list[Packed | PackedPairs] = [*parts.sft, *parts.pairs]
+
+        def lane(number: int) -> Tensor:
+            bank, losses = self._banks[number], torch.zeros(2, slots, device=device)
+            bank.grad.zero_()
+            with torch.enable_grad():
+                for part in work[number :: parts.lanes]:
+                    channel = 0 if isinstance(part, Packed) else 1
+                    if isinstance(part, Packed):
+                        own = sft_losses(self.model.log_probs(part, bank), part, slots, tokens)
+                    else:
+                        log_probs = self.model.log_probs(part.rows, bank)
+                        own = preference_losses(log_probs, part, slots, pairs, parts.beta)
+                    (own * shares[channel]).sum().backward()
+                    losses[channel] += own.detach()
+            return losses
+
+        losses = torch.stack(self.lanes.map(lane, range(parts.lanes))).sum(0)
+        for beside in self._banks[1 : parts.lanes]:
+            self.bank.grad.add_(beside.grad)
+        return StepLosses((losses * shares).sum(0), losses[0], losses[1], self.bank.grad.norm(dim=1))
+
+    def move(self, rates: Sequence[float | None], clip: float, norms: Tensor) -> None:
+        """Clip each slot's gradient to norm `clip` and take its optimizer's step at its rate; None leaves it alone."""
+        self.bank.grad.mul_((clip / (norms + 1e-6)).clamp(max=1.0)[:, None])
+        for optimizer, rate in zip(self._optimizers, rates, strict=True):
+            if rate is not None:
+                optimizer.param_groups[0]["lr"] = rate
+                optimizer.step()
+        self.bank.round_to_compute()
+
+    def state(self) -> dict[str, Tensor]:
+        """Masters and both moments of every optimizer, by name: what a checkpoint holds."""
+        tensors = {"master": self.bank.master}
+        for slot, (optimizer, parameter) in enumerate(zip(self._optimizers, self._parameters, strict=True)):
+            for name, value in optimizer.state[parameter].items():
+                tensors[f"{slot}.{name}"] = value
+        return tensors
+
+    def restore(self, tensors: Mapping[str, Tensor], slots: Sequence[int] | None = None) -> None:
+        """Take over what :meth:`state` gave, of these slots only; none: all."""
+        for slot in range(self.bank.slots) if slots is None else slots:
+            with torch.no_grad():
+                self.bank.master[slot].copy_(tensors["master"][slot])
+            prefix = f"{slot}."
+            self._optimizers[slot].state[self._parameters[slot]] = {
+                name.removeprefix(prefix): value.to(self.model.device)
+                for name, value in tensors.items()
+                if name.startswith(prefix)
+            }
+        self.bank.round_to_compute()

@@ -1,0 +1,1 @@
+"""The reward health index: whether what is rewarded still holds together."""

@@ -1,0 +1,123 @@
+"""The online gate of a dual run: every few steps the reward's own coherence decides what becomes of an update.
+
+A fixed set of the role's scored examples is asked, never the batch of the step, so that figures of different steps can
+be compared. What is decided is in `health_gate`, what is measured in `health`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from curriculum.example import Example
+from curriculum.reward import DIMENSIONS
+from ledger.roles import Role
+from trainers.health.gate import Action, GateState, gate_step
+from trainers.health.index import (
+    HealthSettings,
+    dimensional_coherence,
+    gradient_stability,
+    micro_batch_gradients,
+    varying_dimensions,
+)
+from trainers.lean.packing import Row
+
+if TYPE_CHECKING:
+    from trainers.fused.engine import FusedEngine
+    from trainers.lean.adapter_bank import AdapterBank
+
+LEAST_ROWS = 4
+"""With fewer scored examples nothing can be said of a role."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What one role is asked: M tokenised examples and their rewards."""
+
+    slot: int
+    rows: Sequence[Row]
+    rewards: Tensor  # (M, D)
+
+
+@dataclass
+class OnlineHealth:
+    """The gate's memory over a run, by role. Roles without enough scored examples are not gated."""
+
+    settings: HealthSettings
+    probes: Mapping[Role, Probe]
+    states: dict[Role, GateState] = field(default_factory=dict)
+    held: dict[Role, Counter[str]] = field(default_factory=dict)
+    """Updates that were not let through, by what was done."""
+    before: dict[str, Tensor] | None = None
+    """The trio's state before the latest update, kept where the next step is going to be measured."""
+
+    def is_due(self, step: int) -> bool:
+        """Whether the update of this step (from 0) is measured."""
+        return bool(self.probes) and step > 0 and step % self.settings.online_every == 0
+
+    def decide(
+        self, engine: FusedEngine, bank: AdapterBank, step: int, roles: Sequence[Role]
+    ) -> tuple[dict[Role, Action], dict[Role, float]]:
+        """Of the roles that take this step: (what becomes of the update where it is not simply made, DCS + GVS of those
+        that were measured).
+
+        Between two measurements only a freeze holds updates back.
+        """
+        partials: dict[Role, float] = {}
+        actions: dict[Role, Action] = {}
+        for role in (role for role in roles if role in self.probes):
+            probe = self.probes[role]
+            state = self.states.get(role, GateState())
+            action: Action = "freeze" if state.frozen else "update"
+            if self.is_due(step):
+                partials[role] = partial_health(engine, bank.state(probe.slot), probe, self.settings)
+                undoable = replace(state, undoable=self.before is not None)
+                self.states[role], action = gate_step(undoable, partials[role], self.settings)
+            if action != "update":
+                actions[role] = action
+                self.held.setdefault(role, Counter())[action] += 1
+        return actions, partials
+
+    def record(self) -> dict[str, Any]:
+        """What a checkpoint keeps beside the tensors."""
+        return {
+            "frozen": [role for role, state in self.states.items() if state.frozen],
+            "held": {role: dict(counts) for role, counts in self.held.items()},
+        }
+
+    def restore(self, record: Mapping[str, Any], before: dict[str, Tensor] | None) -> None:
+        """Take over what :meth:`record` gave, and the state before the latest update if one was kept."""
+        self.states = {role: GateState(frozen=True) for role in record["frozen"]}
+        self.held = {role: Counter(counts) for role, counts in record["held"].items()}
+        self.before = before
+
+
+def partial_health(engine: FusedEngine, adapter: Mapping[str, Tensor], probe: Probe, settings: HealthSettings) -> float:
+    """DCS + GVS of one role's adapter as it is now, in [0, 2]."""
+    from trainers.health.probe import row_gradients  # which knows the engine, as the engine knows this module
+
+    gradients, _ = row_gradients(engine, adapter, probe.rows, settings)
+    coherence = dimensional_coherence(gradients, probe.rewards, DIMENSIONS)
+    batches = micro_batch_gradients(gradients, settings.micro_batches)
+    return coherence.value + gradient_stability(batches, settings.noise_half).value
+
+
+def scored_examples(
+    examples: Sequence[Example], scores: Mapping[str, Sequence[float]], most: int
+) -> tuple[list[Example], Tensor] | None:
+    """At most `most` of the examples that have a score, at even distances, and their seven dimensions (M, 7).
+
+    None where there are too few, or where fewer than two dimensions vary among them.
+    """
+    scored = [example for example in examples if example.id in scores]
+    count = min(most, len(scored))
+    if count < LEAST_ROWS:
+        return None
+    chosen = [scored[i * len(scored) // count] for i in range(count)]
+    rewards = torch.tensor([list(scores[e.id])[: len(DIMENSIONS)] for e in chosen], dtype=torch.float64)
+    return (chosen, rewards) if len(varying_dimensions(rewards)) >= 2 else None

@@ -1,0 +1,191 @@
+"""The one interface over both engines: what a training job is, what it reports, what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from ledger.errors import LunaError
+from ledger.roles import Role
+from trainers.config import ChannelSettings, LoraSettings, TrainSettings
+from trainers.health.index import HealthSettings
+from trainers.lean.generator import Generator
+from trainers.models.frozen import Base
+
+Channel = Literal["sft", "dpo"]
+
+
+@dataclass(frozen=True)
+class TrioJob:
+    """The roles of one device, trained from their parents on one ordered file of examples.
+
+    Everything that decides the resulting bytes is here or in the engine's `facts`.
+    """
+
+    roles: tuple[Role, ...]
+    parents: Mapping[Role, str | None]
+    """SHA of each role's parent adapter; None starts a fresh one from the seed."""
+    train_file: str
+    """Parquet of examples in training order, all roles in one file."""
+    adapters_dir: str
+    """Where adapters are read and published, one folder a SHA."""
+    run_dir: str
+    """Checkpoints and TensorBoard events of these roles; may be deleted when the job is done."""
+    seed: int
+    train: TrainSettings
+    lora: LoraSettings
+    channels: ChannelSettings = field(default_factory=ChannelSettings)
+    preference_file: str | None = None
+    """Parquet of the preference pairs to train on, all roles in one file; read in `dual` mode only."""
+    rewards_file: str | None = None
+    """Parquet of a reward model's scores of examples (`curriculum.scores`); their weights are in `train_file`. The
+    online gate of a dual run asks the scored examples."""
+    health: HealthSettings = field(default_factory=HealthSettings)
+    """The online gate's bounds."""
+
+    @property
+    def steps(self) -> int:
+        """Steps of the role that has most."""
+        return max(self.train.steps_of(role) for role in self.roles)
+
+    def examples_after(self, step: int) -> int:
+        """Examples that all roles together have been given after so many steps."""
+        return sum(min(step, self.train.steps_of(role)) * self.train.rows_of(role) for role in self.roles)
+
+
+@dataclass(frozen=True)
+class TrioProgress:
+    """Where training stands; one for each engine step."""
+
+    step: int
+    steps: int
+    losses: dict[Role, float]
+    """Loss of each role's latest step: nats a token, or with two channels what both come to together."""
+    examples_per_s: float
+    """All roles together, over this process's part of the run."""
+    seconds_left: float
+    role_steps: dict[Role, int]
+    role_totals: dict[Role, int]
+    channels: dict[Channel, dict[Role, float]] = field(default_factory=dict)
+    """With two channels the loss of each by role: `sft` in nats a token, `dpo` in nats a pair."""
+
+
+@dataclass(frozen=True)
+class RoleOutcome:
+    """One role's trained adapter and its loss curve's ends."""
+
+    role: Role
+    adapter_sha: str
+    steps: int
+    examples: int
+    """Distinct examples that were trained on; those of weight 0 are none."""
+    loss_start: float
+    """Mean over the first up to ten steps of what is minimised: nats a token, or both channels together."""
+    loss_end: float
+    """Mean over the last up to ten steps."""
+    held: Mapping[str, int] = field(default_factory=dict)
+    """Updates that the online health gate did not let through, by what was done instead."""
+
+    @classmethod
+    def of(
+        cls,
+        job: TrioJob,
+        role: Role,
+        adapter_sha: str,
+        available: int,
+        losses: Sequence[float],
+        held: Mapping[str, int] | None = None,
+    ) -> RoleOutcome:
+        """The outcome of a finished job: `available` examples of the role were there, `losses` has every step's."""
+        first, last = losses[:10], losses[-10:]
+        return cls(
+            role=role,
+            adapter_sha=adapter_sha,
+            steps=job.train.steps_of(role),
+            examples=min(job.train.steps_of(role) * job.train.rows_of(role), available),
+            loss_start=sum(first) / len(first),
+            loss_end=sum(last) / len(last),
+            held=dict(held or {}),
+        )
+
+
+@dataclass(frozen=True)
+class TrioOutcome:
+    roles: dict[Role, RoleOutcome]
+    seconds: float
+    facts: dict[str, Any] = field(default_factory=dict)
+    """engine, device, dtype, threads and library versions: what equal bytes depend on besides the job."""
+
+
+class Paused(LunaError):
+    """Training was asked to stop; a checkpoint holds where it was."""
+
+
+class NonFiniteError(LunaError):
+    """A loss or gradient was not a number; the optimizer was not run."""
+
+
+class Engine(Protocol):
+    """Trains jobs and answers as the model, with the base kept loaded between calls."""
+
+    name: str
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """See :attr:`TrioOutcome.facts`."""
+        ...
+
+    def train(
+        self,
+        job: TrioJob,
+        on_progress: Callable[[TrioProgress], None],
+        should_stop: Callable[[], bool],
+    ) -> TrioOutcome:
+        """Train to the end, from the job's last checkpoint if there is one.
+
+        Raises:
+            Paused: `should_stop` became true; call again with the same job to go on.
+            NonFiniteError: naming the role, the step and the examples of the batch.
+            LunaError: a parent adapter or the training file is missing, broken or foreign.
+        """
+        ...
+
+    def generator(self, adapters: Mapping[Role, str], adapters_dir: Path) -> Generator:
+        """The base with these adapters (role -> SHA). Valid until the next `generator` call."""
+        ...
+
+    def interpolated(
+        self, parents: Mapping[Role, str], children: Mapping[Role, str], alpha: float, adapters_dir: Path, into: Path
+    ) -> dict[Role, str]:
+        """Write parent + alpha (child - parent) for each role under `into`; returns the SHAs."""
+        ...
+
+
+def open_engine(
+    base: Base, train: TrainSettings, lora: LoraSettings, device: Any, say: Callable[[str], None]
+) -> Engine:
+    """Load the base on `device` with the engine that the settings and the model's family call for.
+
+    `say` hears which one and why.
+    """
+    from transformers import AutoConfig
+
+    from trainers.lean.model import why_unsupported
+
+    reason = why_unsupported(AutoConfig.from_pretrained(base.path, local_files_only=True))
+    if train.engine == "fused" and reason:
+        raise LunaError(
+            f'engine = "fused" cannot train this base: {reason}. Set [train] engine = "auto", or change the base.'
+        )
+    if train.engine == "trl" or reason:
+        from trainers.reference.engine import TrlEngine
+
+        say(f"engine: trl, one role after another ({reason or 'as set'})")
+        return TrlEngine(base, train, lora, device)
+    from trainers.fused.engine import FusedEngine
+
+    engine = FusedEngine(base, train, lora, device)
+    say(f"engine: fused, all roles in one pass ({engine.facts['dtype']} on {engine.facts['device']})")
+    return engine

@@ -1,0 +1,172 @@
+"""What evaluation asks of a model: greedy text and log-likelihoods, whatever engine answers.
+
+`Generator` is the protocol; `LeanGenerator` answers it from the trainer's own model in memory, without a copy of the
+base. The serving engine answers the same protocol over HTTP.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from ledger.roles import Role
+from trainers.lean.adapter_bank import AdapterBank
+from trainers.lean.lanes import Lanes
+from trainers.lean.model import LeanModel, PackedAttention
+from trainers.lean.ops import attend
+from trainers.lean.packing import BARE, Group, Row, pack, shared_prefix_len
+
+BASE = "base"
+"""Voice name of the untouched base, beside the three roles."""
+
+Voice = Role | str
+Item = TypeVar("Item")
+
+
+class Generator(Protocol):
+    """A model with several voices: the three roles, and `base` for no adapter at all."""
+
+    def generate(self, voice: Voice, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+        """Greedy continuation of each raw prompt up to the end-of-text token, special tokens left out."""
+        ...
+
+    def mean_log_likelihoods(self, voice: Voice, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """For each (prompt, answer): the mean log-probability of the answer's tokens and its end, in nats (<= 0)."""
+        ...
+
+
+def prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
+    """Tokens of a raw prompt, with the tokenizer's own beginning-of-text if it has one."""
+    return list(tokenizer(prompt)["input_ids"])
+
+
+def answer_ids(tokenizer: Any, answer: str) -> list[int]:
+    """Tokens of an answer and the end-of-text token, which is learned with it."""
+    return [*tokenizer(answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+
+
+class LeanGenerator:
+    """Greedy decoding and scoring with the lean forward.
+
+    Args:
+        slots: which adapter slot of `bank` each role uses; a role that is missing has no adapter yet.
+        lanes: how batches run side by side; none means one after another.
+        rows_at_once: most sequences decoded together; bounds the memory of the key-value cache.
+    """
+
+    def __init__(
+        self,
+        model: LeanModel,
+        tokenizer: Any,
+        bank: AdapterBank | None,
+        slots: Mapping[Role, int],
+        lanes: Lanes | None = None,
+        rows_at_once: int = 48,
+    ):
+        self.model, self.tokenizer, self.bank = model, tokenizer, bank
+        self.slots, self.lanes, self.rows_at_once = slots, lanes or Lanes(1, model.device), rows_at_once
+
+    def generate(self, voice: Voice, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+        """See :class:`Generator`. Prompts of like length are decoded together; the order of results is kept."""
+        tokens = [prompt_ids(self.tokenizer, prompt) for prompt in prompts]
+        order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
+        batches = self._in_batches(order)
+        answers = self.lanes.map(
+            lambda batch: self._decode(self._slot(voice), [tokens[i] for i in batch], max_new_tokens), batches
+        )
+        texts = [""] * len(tokens)
+        for batch, answered in zip(batches, answers, strict=True):
+            for i, answer in zip(batch, answered, strict=True):
+                texts[i] = self.tokenizer.decode(answer, skip_special_tokens=True)
+        return texts
+
+    def mean_log_likelihoods(self, voice: Voice, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """See :class:`Generator`. Prompts share what they begin with, answers to one prompt share the whole prompt."""
+        by_prompt: dict[str, list[int]] = {}
+        for i, (prompt, _) in enumerate(pairs):
+            by_prompt.setdefault(prompt, []).append(i)
+        groups = []
+        for prompt, members in by_prompt.items():
+            ids = prompt_ids(self.tokenizer, prompt)
+            rows = [Row([*ids, *answer_ids(self.tokenizer, pairs[i][1])], len(ids)) for i in members]
+            groups.append((Group(self._slot(voice), rows), members))
+        longest = max((len(members) for members in by_prompt.values()), default=1)
+        batches = self._in_batches(groups, longest)
+        common = shared_prefix_len([row for group, _ in groups for row in group.rows])
+        past = self.model.read(groups[0][0].rows[0].tokens[:common], self._slot(voice), self.bank) if common else None
+        found = self.lanes.map(lambda batch: self._score([group for group, _ in batch], common, past), batches)
+        scores = [0.0] * len(pairs)
+        for batch, means in zip(batches, found, strict=True):
+            for i, mean in zip((i for _, members in batch for i in members), means, strict=True):
+                scores[i] = mean
+        return scores
+
+    def _in_batches(self, items: Sequence[Item], rows_each: int = 1) -> list[Sequence[Item]]:
+        """The items in order, in equal batches of at most `rows_at_once` rows, as many as keep every lane busy."""
+        rounds = math.ceil(len(items) * rows_each / (self.rows_at_once * self.lanes.count))
+        size = max(1, math.ceil(len(items) / max(1, rounds * self.lanes.count)))
+        return [items[start : start + size] for start in range(0, len(items), size)]
+
+    def _slot(self, voice: Voice) -> int:
+        return next((slot for role, slot in self.slots.items() if role == voice), BARE)
+
+    @torch.no_grad()
+    def _score(self, groups: Sequence[Group], common: int, past: list[Tensor] | None) -> list[float]:
+        """Mean log-probability of each row's completion; all rows begin with the `common` tokens of `past`."""
+        packed = pack(groups, self.model.device, past=common)
+        log_probs = self.model.log_probs(packed, self.bank, past)
+        rows = len(packed.row_slots)
+        sums = torch.zeros(rows, device=log_probs.device).index_add_(0, packed.target_row, log_probs)
+        means: list[float] = (sums / torch.bincount(packed.target_row, minlength=rows)).tolist()
+        return means
+
+    @torch.no_grad()
+    def _decode(self, slot: int, prompts: list[list[int]], max_new_tokens: int) -> list[list[int]]:
+        """Greedy tokens of each prompt, the end-of-text token left out."""
+        batch = pack([Group(slot, [Row(ids, len(ids)) for ids in prompts])], self.model.device)
+        attention = PackedAttention(self.model, batch, keep=True)
+        x = self.model.blocks(self.model.embed(batch.ids), attention, self.bank, batch.slices)
+        cache = _Cache(self.model, attention.seen or [], batch.rest_lens, batch.prefix_lens, batch.prefix_width)
+        slices = [(slot, 0, len(prompts))]
+        answers: list[list[int]] = [[] for _ in prompts]
+        alive = [True] * len(prompts)
+        chosen = self.model.logits(x[batch.row_end]).argmax(-1)
+        for step in range(max_new_tokens):
+            for row, token in enumerate(chosen.tolist()):
+                alive[row] = alive[row] and token != self.tokenizer.eos_token_id
+                if alive[row]:
+                    answers[row].append(token)
+            if not any(alive) or step + 1 == max_new_tokens:
+                break
+            cache.advance(batch.row_lens + step)
+            x = self.model.blocks(self.model.embed(chosen), cache, self.bank, slices)
+            chosen = self.model.logits(x).argmax(-1)
+        return answers
+
+
+class _Cache:
+    """Attention of one new token a row over what the row has seen. Call `advance` before each token."""
+
+    def __init__(self, model: LeanModel, seen: list[Tensor], rest_lens: Tensor, prefix_lens: Tensor, prefix: int):
+        self.model, self.seen = model, seen
+        width = seen[0].shape[2]
+        at = torch.arange(width, device=model.device)
+        visible = torch.where(at < prefix, at < prefix_lens[:, None], at - prefix < rest_lens[:, None])
+        self.mask = torch.zeros(visible.shape, device=model.device).masked_fill_(~visible, float("-inf"))
+
+    def advance(self, positions: Tensor) -> None:
+        """`positions` (B,): where the new tokens stand in their rows."""
+        self.cos, self.sin = self.model.rotary(positions)
+        self.mask = torch.cat((self.mask, self.mask.new_zeros(len(positions), 1)), 1)
+
+    def __call__(self, layer: int, qkv: Tensor) -> Tensor:
+        heads, key_heads, d = self.model.heads, self.model.key_heads, self.model.head_width
+        new = self.model.rotated(qkv, self.cos, self.sin)[:, :, None]
+        kv = torch.cat((self.seen[layer], new[:, heads:]), 2)
+        self.seen[layer] = kv
+        out = attend(new[:, :heads], kv[:, :key_heads], kv[:, key_heads:], self.mask[:, None, None])
+        return out.reshape(-1, heads * d)

@@ -1,0 +1,205 @@
+"""A lean forward for the Llama and Qwen2 decoder shape over packed sequences, with one adapter a slice.
+
+The weights and the configuration come from the loaded Hugging Face model, and its logits are the reference in tests.
+Against that model's own forward this one computes a shared prefix once, scores completion positions only, never pads a
+matrix product, and keeps the base frozen by construction: gradients exist for activations and adapters alone. On a CPU
+the products are most of the time, so what is saved is tokens.
+
+Shapes: N packed tokens, D model width, H query heads, K key heads, d head width; G, B, P, S as in `packing.Packed`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from trainers.lean.adapter_bank import GROUPS, SITES, AdapterBank
+from trainers.lean.logprobs import token_log_probs
+from trainers.lean.ops import FrozenGroup, Slices, attend, linear, put, rms_norm, rotate, swiglu, take
+from trainers.lean.packing import Group, Packed, Row, causal_mask, pack
+
+SUPPORTED_FAMILIES = ("llama", "qwen2")
+
+
+def why_unsupported(config: Any) -> str | None:
+    """None if the lean forward computes this model; else the reason, for the user."""
+    family = getattr(config, "model_type", "unknown")
+    if family not in SUPPORTED_FAMILIES:
+        return f"its family is {family}, not one of {', '.join(SUPPORTED_FAMILIES)}"
+    if getattr(config, "hidden_act", "silu") != "silu":
+        return f"its activation is {config.hidden_act}, not silu"
+    if getattr(config, "use_sliding_window", False):
+        return "it attends through a sliding window"
+    if getattr(config, "attention_dropout", 0.0):
+        return f"its attention_dropout is {config.attention_dropout}, not 0"
+    if getattr(config, "quantization_config", None):
+        return "its weights are quantised"
+    return None
+
+
+@dataclass(frozen=True)
+class LeanLayer:
+    groups: list[FrozenGroup]
+    site_shapes: list[tuple[int, int]]
+    attention_norm: Tensor
+    mlp_norm: Tensor
+
+
+class LeanModel:
+    """Frozen weights of one decoder, read from a loaded Hugging Face model (shared, not copied)."""
+
+    def __init__(self, hf_model: Any):
+        config, body = hf_model.config, hf_model.model
+        self.heads: int = config.num_attention_heads
+        self.key_heads: int = config.num_key_value_heads
+        self.head_width: int = getattr(config, "head_dim", None) or config.hidden_size // self.heads
+        self.eps: float = config.rms_norm_eps
+        self.embedding: Tensor = body.embed_tokens.weight.detach()
+        self.output: Tensor = hf_model.lm_head.weight.detach()
+        self.final_norm: Tensor = body.norm.weight.detach()
+        self.inv_freq: Tensor = body.rotary_emb.inv_freq.float()
+        self.rotary_scale: float = body.rotary_emb.attention_scaling
+        self.layers = [_read_layer(layer) for layer in body.layers]
+        self.dtype, self.device = self.embedding.dtype, self.embedding.device
+
+    @property
+    def site_shapes(self) -> list[list[tuple[int, int]]]:
+        """(out, in) of the seven sites of each layer, in the order of `bank.SITES`."""
+        return [layer.site_shapes for layer in self.layers]
+
+    def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin, each (n, 1, d / 2), for the given positions (n,)."""
+        angles = torch.outer(positions.float(), self.inv_freq)[:, None]
+        return (angles.cos() * self.rotary_scale).to(self.dtype), (angles.sin() * self.rotary_scale).to(self.dtype)
+
+    def rotated(self, qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """(n, (H + 2K) d) queries, keys and values -> (n, H + 2K, d), queries and keys rotated."""
+        return rotate(qkv.view(len(qkv), -1, self.head_width), cos, sin, self.heads + self.key_heads)
+
+    def linear(self, layer: int, group: int, x: Tensor, bank: AdapterBank | None, slices: Slices) -> Tensor:
+        """The outputs of a group of sites for x (n, in), side by side, adapters included."""
+        views = bank.groups[layer * len(GROUPS) + group] if bank is not None else None
+        return linear(x, self.layers[layer].groups[group], views, slices, bank)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(n, D) states after the last block -> (n, vocabulary) float32 logits."""
+        return (rms_norm(hidden, self.final_norm, self.eps) @ self.output.t()).float()
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """(n,) token ids -> (n, D); a leaf of the graph, since the embedding is frozen."""
+        with torch.no_grad():
+            x = F.embedding(ids, self.embedding)
+        return x.requires_grad_(torch.is_grad_enabled())
+
+    def blocks(self, x: Tensor, attention: Attention, bank: AdapterBank | None, slices: Slices) -> Tensor:
+        """All decoder blocks: (n, D) -> (n, D). `attention(layer, qkv)` is how tokens see one another."""
+        for number, layer in enumerate(self.layers):
+            qkv = self.linear(number, 0, rms_norm(x, layer.attention_norm, self.eps), bank, slices)
+            x = x + self.linear(number, 1, attention(number, qkv), bank, slices)
+            gate_up = self.linear(number, 2, rms_norm(x, layer.mlp_norm, self.eps), bank, slices)
+            x = x + self.linear(number, 3, swiglu(gate_up), bank, slices)
+        return x
+
+    @torch.no_grad()
+    def read(self, ids: Sequence[int], slot: int, bank: AdapterBank | None) -> list[Tensor]:
+        """Each layer's keys and values (1, 2K, n, d) of the first n tokens of a prompt, for rows that go on there."""
+        batch = pack([Group(slot, [Row(ids, len(ids))])], self.device)
+        attention = PackedAttention(self, batch, keep=True)
+        self.blocks(self.embed(batch.ids), attention, bank, batch.slices)
+        return attention.seen or []
+
+    def log_probs(self, batch: Packed, bank: AdapterBank | None, past: list[Tensor] | None = None) -> Tensor:
+        """(T,) float32 log-probability of each completion token given all before it.
+
+        `past` is from :meth:`read`, for a batch that was packed with as many `past` tokens.
+        """
+        attention = PackedAttention(self, batch, past=past)
+        x = self.blocks(self.embed(batch.ids), attention, bank, batch.slices)
+        hidden = rms_norm(take(x, batch.score_at), self.final_norm, self.eps)
+        return token_log_probs(hidden, self.output, batch.targets)
+
+
+Attention = Callable[[int, Tensor], Tensor]
+"""Of a layer's (n, (H + 2K) d) queries, keys and values, side by side: (n, H * d)."""
+
+
+def _read_layer(layer: Any) -> LeanLayer:
+    modules = [layer.get_submodule(name) for name in SITES]
+    groups = [_stacked([modules[site] for site in sites]) for sites in GROUPS]
+    shapes = [(int(module.weight.shape[0]), int(module.weight.shape[1])) for module in modules]
+    norms = layer.input_layernorm.weight.detach(), layer.post_attention_layernorm.weight.detach()
+    return LeanLayer(groups, shapes, *norms)
+
+
+def _stacked(modules: Sequence[Any]) -> FrozenGroup:
+    """The modules' weights one below the other, and themselves made views of that, so that nothing is held twice."""
+    weights = [module.weight.detach() for module in modules]
+    weight = torch.cat(weights) if len(weights) > 1 else weights[0]
+    for module, part in zip(modules, weight.split([len(own) for own in weights]), strict=True):
+        module.weight.data = part
+    if all(module.bias is None for module in modules):
+        return FrozenGroup(weight, None)
+    zeros = [weight.new_zeros(len(module.weight)) for module in modules]
+    biases = [z if m.bias is None else m.bias.detach() for m, z in zip(modules, zeros, strict=True)]
+    return FrozenGroup(weight, torch.cat(biases))
+
+
+class PackedAttention:
+    """Attention over a packed batch; what depends on the batch alone is computed once for all layers."""
+
+    def __init__(self, model: LeanModel, batch: Packed, keep: bool = False, past: list[Tensor] | None = None):
+        self.model, self.batch, self.past = model, batch, past
+        self.cos, self.sin = model.rotary(batch.positions)
+        self.rest_mask = batch.hidden if batch.hidden is not None else causal_mask(batch.rest_width, model.device)
+        self.prefix_mask = F.pad(causal_mask(batch.prefix_width, model.device), (batch.past_width, 0))
+        self.seen: list[Tensor] | None = [] if keep else None
+        """With `keep`, each layer's keys and values (B, 2K, P + S, d), for decoding to go on from."""
+
+    def __call__(self, layer: int, qkv: Tensor) -> Tensor:
+        """(N, (H + 2K) d) -> (N, H * d)."""
+        model, batch = self.model, self.batch
+        heads, d = model.heads, model.head_width
+        rows, width = len(batch.row_slots), batch.rest_width
+        groups, prefix = len(batch.group_sizes), batch.prefix_width
+        cells = put(model.rotated(qkv, self.cos, self.sin), batch.unpad, rows * width + groups * prefix)
+        if batch.hidden is None:
+            rest = self._grid(cells, rows, width)
+            self._keep(rest[:, heads:])
+            out = self._attend(rest[:, :heads], rest[:, heads:], self.rest_mask)
+            return take(out.transpose(1, 2).reshape(rows * width, heads * d), batch.unpad)
+        of_rests, of_prefixes = cells.split((rows * width, groups * prefix))
+        q, kv = self._grid(of_rests, rows, width).split((heads, 2 * model.key_heads), 1)
+        q_pre, kv_pre = self._grid(of_prefixes, groups, prefix).split((heads, 2 * model.key_heads), 1)
+        if self.past is not None:
+            kv_pre = torch.cat((self.past[layer].expand(groups, -1, -1, -1), kv_pre), 2)
+        kv_all = torch.cat((self._per_row(kv_pre), kv), 2)  # (B, 2K, P + S, d)
+        self._keep(kv_all)
+        out = self._attend(q, kv_all, self.rest_mask)
+        out_pre = self._attend(q_pre, kv_pre, self.prefix_mask)
+        flat = (
+            out.transpose(1, 2).reshape(rows * width, heads * d),
+            out_pre.transpose(1, 2).reshape(groups * prefix, heads * d),
+        )
+        return take(torch.cat(flat), batch.unpad)
+
+    def _attend(self, q: Tensor, kv: Tensor, mask: Tensor) -> Tensor:
+        k, v = kv.chunk(2, 1)
+        return attend(q, k, v, mask)
+
+    def _grid(self, cells: Tensor, rows: int, width: int) -> Tensor:
+        """(rows * width, heads, d) -> (rows, heads, width, d)."""
+        return cells.view(rows, width, *cells.shape[1:]).transpose(1, 2)
+
+    def _keep(self, keys_and_values: Tensor) -> None:
+        if self.seen is not None:
+            self.seen.append(keys_and_values)
+
+    def _per_row(self, per_group: Tensor) -> Tensor:
+        """(G, heads, P, d) -> (B, heads, P, d): each row sees its group's prefix."""
+        parts = [per_group[g : g + 1].expand(size, -1, -1, -1) for g, size in enumerate(self.batch.group_sizes)]
+        return torch.cat(parts)

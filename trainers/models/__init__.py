@@ -1,0 +1,1 @@
+"""The frozen base and the adapters over it."""

@@ -1,0 +1,144 @@
+"""Adapters on disk, in PEFT's own format: read with every check, written under the name of their hash."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from ledger.errors import LunaError
+from ledger.files import explain_write_errors, publish_dir, sha256_bytes, sha256_json, temporary_beside
+from ledger.metadata import CONFIG_FILE, MODEL_FILE, read_adapter_config
+from trainers.config import LoraSettings
+from trainers.lean.adapter_bank import SITES
+
+WEIGHTS, CONFIG = MODEL_FILE, CONFIG_FILE
+_PREFIX, _SUFFIX = "base_model.model.model.", ".weight"
+
+
+def initial_adapter(shapes: Sequence[Sequence[tuple[int, int]]], rank: int, seed: int, role: str) -> dict[str, Tensor]:
+    """A fresh adapter: A uniform as PEFT's (Kaiming with a = sqrt 5, that is +-1/sqrt(in)), B zero.
+
+    Each role draws from its own stream of `seed`, so that roles placed on other devices start the same.
+    """
+    generator = torch.Generator().manual_seed(int(sha256_json([seed, role, "lora-init"])[:15], 16))
+    tensors: dict[str, Tensor] = {}
+    for number, layer in enumerate(shapes):
+        for site, (out, inn) in zip(SITES, layer, strict=True):
+            bound = 1 / math.sqrt(inn)
+            name = f"layers.{number}.{site}"
+            tensors[f"{name}.lora_A"] = torch.empty(rank, inn).uniform_(-bound, bound, generator=generator)
+            tensors[f"{name}.lora_B"] = torch.zeros(out, rank)
+    return tensors
+
+
+def read_adapter(folder: Path, rank: int, shapes: Sequence[Sequence[tuple[int, int]]]) -> dict[str, Tensor]:
+    """An adapter's fp32 tensors under the bank's names, after checking that it fits this base and rank.
+
+    Raises:
+        LunaError: a missing or broken file, another rank or base, or values that are not finite.
+    """
+    check_rank(folder, rank)
+    stored = read_tensors(folder)
+    tensors = {name.removeprefix(_PREFIX).removesuffix(_SUFFIX): value for name, value in stored.items()}
+    expected = _expected_shapes(shapes, rank)
+    if wrong := sorted(set(tensors) ^ set(expected)):
+        raise LunaError(
+            f"the adapter {folder} does not fit this base: {len(wrong)} layers differ, first {wrong[0]}; "
+            "it was trained on another model."
+        )
+    for name, value in tensors.items():
+        if tuple(value.shape) != expected[name]:
+            raise LunaError(
+                f"the adapter {folder} does not fit this base: {name} is {tuple(value.shape)}, "
+                f"expected {expected[name]}; it was trained on another model."
+            )
+        if not torch.isfinite(value).all():
+            raise LunaError(f"the adapter {folder} holds values that are not finite in {name}; do not use it.")
+    return {name: value.float() for name, value in tensors.items()}
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """The tensors of an adapter under the names in its file, unchecked.
+
+    Raises:
+        LunaError: the file is missing or broken.
+    """
+    try:
+        return load_file(folder / WEIGHTS)
+    except FileNotFoundError as error:
+        raise LunaError(f"the adapter {folder} has no {WEIGHTS}; restore the folder from a backup.") from error
+    except Exception as error:  # safetensors raises its own untyped error for a broken file
+        raise LunaError(f"the adapter file {folder / WEIGHTS} is broken: {error}; restore it from a backup.") from error
+
+
+def check_rank(folder: Path, rank: int) -> None:
+    """Refuse an adapter of another rank than the lineage's."""
+    if (found := read_adapter_config(folder).get("r")) != rank:
+        raise LunaError(
+            f"the adapter {folder} has rank {found}, this lineage trains rank {rank}; "
+            "set [lora] rank to match, or start a new lineage."
+        )
+
+
+def _expected_shapes(shapes: Sequence[Sequence[tuple[int, int]]], rank: int) -> dict[str, tuple[int, int]]:
+    expected: dict[str, tuple[int, int]] = {}
+    for number, layer in enumerate(shapes):
+        for site, (out, inn) in zip(SITES, layer, strict=True):
+            expected[f"layers.{number}.{site}.lora_A"] = (rank, inn)
+            expected[f"layers.{number}.{site}.lora_B"] = (out, rank)
+    return expected
+
+
+def write_adapter(adapters_dir: Path, tensors: Mapping[str, Tensor], lora: LoraSettings, base_source: str) -> str:
+    """Publish an adapter as `<adapters_dir>/<sha>/` and return the SHA-256 of its weights file."""
+    from peft import LoraConfig
+
+    named = {f"{_PREFIX}{name}{_SUFFIX}": value.detach().float().cpu().contiguous() for name, value in tensors.items()}
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=0.0,
+        bias="none",
+        target_modules=sorted(site.rsplit(".", 1)[1] for site in SITES),
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=base_source,
+        inference_mode=True,
+    )
+    return publish_tensors(adapters_dir, named, json.dumps(_plain(config.to_dict()), indent=2, sort_keys=True) + "\n")
+
+
+def publish_tensors(adapters_dir: Path, tensors: Mapping[str, Tensor], config: str) -> str:
+    """Publish tensors under PEFT's names with the text of their config; returns the SHA-256 of the weights file."""
+    payload = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata={"format": "pt"})
+    sha = sha256_bytes(payload)
+    final = adapters_dir / sha
+    temporary = temporary_beside(final)
+    try:
+        with explain_write_errors(final):
+            temporary.mkdir(parents=True)
+            (temporary / WEIGHTS).write_bytes(payload)
+            (temporary / CONFIG).write_text(config)
+        publish_dir(temporary, final)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return sha
+
+
+def _plain(value: Any) -> Any:
+    """PEFT's config dictionary with sets as sorted lists, so that equal adapters have equal files."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return sorted(value) if isinstance(value, set) else value
+
+
+def interpolate(parent: Mapping[str, Tensor], child: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
+    """parent + alpha (child - parent), tensor by tensor (DESIGN section 6)."""
+    return {name: parent[name] + alpha * (child[name] - parent[name]) for name in child}

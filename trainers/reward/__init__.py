@@ -1,0 +1,1 @@
+"""The reward model: its encoder, its training, what it says of an answer."""
