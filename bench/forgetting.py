@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.report import keep
-from cluster.data_steps import earlier_examples
+from cluster.steps.data import earlier_examples
 from cluster.request import GenerationRequest
 from curriculum.example import Example
 from curriculum.parquet import read_examples, write_examples

@@ -112,7 +112,7 @@ def examples_of(home: Home, *shas: str | None) -> set[str]:
 
 def filling(home: Home, lessons: Sequence[Example], settings: Settings) -> list[Example]:
     """Of each role's recipe what is missing to a holdout that the gates accept, none of it seen before."""
-    from cluster.data_steps import seen_ids
+    from cluster.steps.data import seen_ids
     from curriculum.growth import examples_needed
     from curriculum.recipes.build import build_recipe
 

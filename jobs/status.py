@@ -19,15 +19,15 @@ def running_now(home: Home) -> tuple[dict[str, Any] | None, str]:
     Ledger.open(home).close()
     if not join_running_ray():
         return None, ""
-    from cluster.calls import answer
+    from cluster.calls import get
     from cluster.coordinator import find_coordinator
     from cluster.ray_head import describe
 
     rig = describe(started=False)
     actor = find_coordinator()
-    if actor is None or answer(actor.home.remote(), 10) != str(home.root.resolve()):
+    if actor is None or get(actor.home.remote(), 10) != str(home.root.resolve()):
         return None, rig.dashboard
-    state: dict[str, Any] = answer(actor.state.remote(), 10)
+    state: dict[str, Any] = get(actor.state.remote(), 10)
     return state, rig.dashboard
 
 

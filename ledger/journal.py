@@ -15,7 +15,7 @@ from ledger.database.connection import Database
 from ledger.errors import LunaError
 from ledger.files import canonical_json
 
-Step = Literal["collect", "freeze", "mix", "train", "evaluate", "judge", "deploy"]
+Step = Literal["collect", "plan", "train", "measure", "judge", "deploy"]
 STEPS: tuple[Step, ...] = get_args(Step)
 """Steps of a generation, in order (DESIGN section 3; the head advances inside ``judge``)."""
 

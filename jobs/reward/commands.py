@@ -77,7 +77,7 @@ def score_conversations(
     address: str | None = ADDRESS_OPTION,
 ) -> None:
     """Score stored answers that have no score yet, with the model that is being served."""
-    from cluster.calls import answer
+    from cluster.calls import get
     from cluster.coordinator import coordinator_for
     from cluster.ray_head import connect
     from cluster.server.reward import score_turns
@@ -92,7 +92,7 @@ def score_conversations(
             coordinator = coordinator_for(place)
         for start in range(0, len(turns), ANSWERS_AT_ONCE):
             scores = score_turns(place, turns[start : start + ANSWERS_AT_ONCE])
-            answer(coordinator.add_scores.remote(scores))
+            get(coordinator.add_scores.remote(scores))
         out.print(f"{len(turns)} answers scored")
 
 

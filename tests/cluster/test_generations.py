@@ -191,12 +191,12 @@ def run_of(home, *arguments):
 
 
 def tell_coordinator(home, method, *arguments):
-    from cluster.calls import answer
+    from cluster.calls import get
     from cluster.coordinator import coordinator_for
     from cluster.ray_head import connect
 
     connect()
-    answer(getattr(coordinator_for(home), method).remote(*arguments))
+    get(getattr(coordinator_for(home), method).remote(*arguments))
 
 
 def test_a_rejected_generation_leaves_the_head_where_it_was(lenient):

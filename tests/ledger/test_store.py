@@ -280,18 +280,18 @@ def test_a_run_is_resumed_where_it_stopped(tmp_path):
         journal.create_run("run-a", "main", 0, {"steps": 5})
         journal.record_step("run-a", "collect", "before")
         journal.record_step("run-a", "collect", "after", {"n": 3})
-        journal.record_step("run-a", "freeze", "before", {"try": 1})
+        journal.record_step("run-a", "plan", "before", {"try": 1})
     with Ledger.open(Home(tmp_path), writer=True) as ledger:
         journal = RunJournal(ledger.db)
         run = journal.open_run("main")
         assert run is not None
         assert (run.run_id, run.gen_id, run.request) == ("run-a", 0, {"steps": 5})
-        assert (run.finished_steps, run.next_step) == (("collect",), "freeze")
+        assert (run.finished_steps, run.next_step) == (("collect",), "plan")
         assert journal.step_result("run-a", "collect") == {"n": 3}
-        assert journal.step_result("run-a", "freeze") is None
-        assert journal.step_request("run-a", "freeze") == {"try": 1}
-        journal.record_step("run-a", "freeze", "before", {"try": 2})
-        assert journal.step_attempts("run-a", "freeze") == 2
+        assert journal.step_result("run-a", "plan") is None
+        assert journal.step_request("run-a", "plan") == {"try": 1}
+        journal.record_step("run-a", "plan", "before", {"try": 2})
+        assert journal.step_attempts("run-a", "plan") == 2
 
 
 def test_a_lineage_has_one_open_run_at_a_time(journal):
