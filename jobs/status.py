@@ -27,8 +27,7 @@ def running_now(home: Home) -> tuple[dict[str, Any] | None, str]:
     actor = find_coordinator()
     if actor is None or get(actor.home.remote(), 10) != str(home.root.resolve()):
         return None, rig.dashboard
-    state: dict[str, Any] = get(actor.state.remote(), 10)
-    return state, rig.dashboard
+    return get(actor.state.remote(), 10).model_dump(mode="json"), rig.dashboard
 
 
 def join_running_ray() -> bool:

@@ -72,9 +72,7 @@ def evaluate_served(spec: RunSpec, plans: Sequence[RolePlan], candidate: Adapter
         generator = ServedGenerator(deployment.asker(home), _tokenizer(spec.base), gen_id)
         found = [record for plan in plans for record in evaluate_role(generator, plan, gen_id, settings.eval)]
     except LunaError as error:
-        logger.warning(
-            "the server could not measure G%d: %s The trainers' own model is asked instead.", gen_id, error
-        )
+        logger.warning("the server could not measure G%d: %s The trainers' own model is asked instead.", gen_id, error)
         return None
     return [record.model_copy(update={"details": {**record.details, "through": state["engine"]}}) for record in found]
 
