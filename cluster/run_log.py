@@ -7,8 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ledger.errors import LunaError
 from ledger.files import explain_write_errors
 from ledger.logs import LineHandler, listening, log_context
+
+logger = logging.getLogger(__name__)
 
 FILE = "run.log"
 
@@ -33,4 +36,10 @@ def run_log(folder: Path, gen_id: int, keep: Callable[[str], None]) -> Iterator[
         file.write(_FORMAT.format(record) + "\n")
 
     with file, listening(LineHandler(tell)), log_context(generation=gen_id):
-        yield
+        try:
+            yield
+        except LunaError:
+            raise
+        except Exception:
+            logger.exception("the run crashed")  # with its traceback, in the file
+            raise

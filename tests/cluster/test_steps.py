@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import pytest
+
 from cluster.request import GenerationRequest, PinnedBase, RunSpec
 from cluster.run_log import run_log
 from cluster.settings import Settings
@@ -117,3 +119,9 @@ def test_a_runs_log_names_generation_and_role(tmp_path: Path) -> None:
         "trainers.somewhere G3: begun",
         "trainers.somewhere G3 logical: held back",
     ]
+
+
+def test_a_crash_leaves_its_traceback_in_the_runs_log(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), run_log(tmp_path, 0, lambda line: None):
+        print(1 / 0)
+    assert "ZeroDivisionError" in (tmp_path / "run.log").read_text()
