@@ -1,5 +1,15 @@
-"""The rig: connecting to Ray, finding devices, placing roles on them, the trainer actors and the coordinator.
+"""The rig: Ray, the actors that train on its devices, and the coordinator, the only writer of the ledger.
 
-The coordinator actor is the only writer of the ledger and takes a generation from its data to its verdict. This
-package wraps `trainers` (and, with serving, `serving`) in actors; only `jobs` may import it.
+    ray_head.py       starting Ray and connecting to it
+    settings.py       what `luna.toml` and the profiles say
+    request.py        what a job asks for, and the run that it becomes
+    coordinator.py    the actor that admits runs and stores what users say; state.py has what it answers
+    run_worker.py     the thread in it that raises a generation; run_log.py its log
+    generation.py     a generation from its data to its verdict, on one page; steps/ has what the steps are made of
+    trainer_pool.py   the trainer actors (trainer_actor.py) on the devices there are (placement.py)
+    server/           the coordinator's side of serving
+
+Only `jobs` may import it; it wraps `trainers` and `serving`, which know nothing of it. To add a step of a generation
+see `steps`. To let a job ask the coordinator for more, add a method to `Coordinator` that takes and returns frozen
+records, and call it with `get(coordinator_for(home).<method>.remote(...))`.
 """

@@ -17,11 +17,13 @@ from ray.exceptions import RayActorError
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
-from cluster.calls import answer
+from cluster.calls import get
 from cluster.coordinator import find_coordinator
+from cluster.state import CoordinatorState, RunEnded
 from jobs.context import err, is_terminal, say
 from ledger.errors import LunaError
-from ledger.roles import ROLES
+from ledger.roles import ROLES, Role
+from trainers.job import TrioProgress
 
 _POLL_S = 0.5
 _PLAIN_LINE_EVERY_S = 10.0
@@ -29,8 +31,8 @@ _LOST_FOR_S = 120.0
 """How long a coordinator may be away (Ray starts it again) before following gives up."""
 
 
-def follow(run_id: str) -> dict[str, Any]:
-    """Show the run until it ends; returns how it ended (see `Coordinator.state`)."""
+def follow(run_id: str) -> RunEnded:
+    """Show the run until it ends; returns how it ended."""
     shown, step, stopping = 0, None, False
     lost_since: float | None = None
     with _display() as display, _ctrl_c() as interrupted:
@@ -39,11 +41,11 @@ def follow(run_id: str) -> dict[str, Any]:
                 actor = find_coordinator()
                 if actor is None:
                     raise LunaError("the coordinator is gone; run `luna generation run` to resume.")
-                state = answer(actor.state.remote(shown), timeout_s=30)
+                state: CoordinatorState = get(actor.state.remote(shown), timeout_s=30)
                 if interrupted() and not stopping:
                     stopping = True
                     say("stopping at the next safe point; the next `luna generation run` resumes there")
-                    answer(actor.pause.remote())
+                    get(actor.pause.remote())
             except (RayActorError, ray.exceptions.GetTimeoutError):
                 lost_since = lost_since or time.monotonic()
                 if time.monotonic() - lost_since > _LOST_FOR_S:
@@ -54,21 +56,18 @@ def follow(run_id: str) -> dict[str, Any]:
             if lost_since is not None:
                 say("the coordinator is back")
                 lost_since = None
-            if state["step"] != step:
-                step = state["step"]
+            if state.step != step:
+                step = state.step
                 if step:
-                    say(f"G{state['gen_id']}: {step}")
-            for line in state["lines"]:
+                    say(f"G{state.gen_id}: {step}")
+            for line in state.lines:
                 say(f"  {line}")
-            shown += len(state["lines"])
-            if state["progress"]:
-                display.show(state["progress"])
-            if not state["running"] and state["run_id"] in (run_id, None):
-                ended: dict[str, Any] = state["ended"] or {
-                    "state": "interrupted",
-                    "reason": "the coordinator was restarted",
-                }
-                return ended
+            shown += len(state.lines)
+            if state.progress:
+                display.show(state.progress)
+            if not state.running and state.run_id in (run_id, None):
+                restarted = RunEnded(run_id=run_id, state="interrupted", reason="the coordinator was restarted")
+                return state.ended or restarted
             time.sleep(_POLL_S)
 
 
@@ -94,22 +93,22 @@ class _PlainDisplay:
     def __init__(self) -> None:
         self.last_at, self.last_step = 0.0, -1
 
-    def show(self, progress: dict[str, Any]) -> None:
-        due = time.monotonic() - self.last_at > _PLAIN_LINE_EVERY_S or progress["step"] == progress["steps"]
-        if progress["step"] != self.last_step and due:
+    def show(self, progress: TrioProgress) -> None:
+        due = time.monotonic() - self.last_at > _PLAIN_LINE_EVERY_S or progress.step == progress.steps
+        if progress.step != self.last_step and due:
             losses = "  ".join(
-                f"{role} {loss:.3f}{channels_text(progress, role)}" for role, loss in progress["losses"].items()
+                f"{role} {loss:.3f}{channels_text(progress, role)}" for role, loss in progress.losses.items()
             )
             say(
-                f"  step {progress['step']}/{progress['steps']}  loss {losses}  "
-                f"{progress['examples_per_s']:.1f} examples/s  {progress['seconds_left']:.0f} s left"
+                f"  step {progress.step}/{progress.steps}  loss {losses}  "
+                f"{progress.examples_per_s:.1f} examples/s  {progress.seconds_left:.0f} s left"
             )
-            self.last_at, self.last_step = time.monotonic(), progress["step"]
+            self.last_at, self.last_step = time.monotonic(), progress.step
 
 
-def channels_text(progress: dict[str, Any], role: str) -> str:
+def channels_text(progress: TrioProgress, role: Role) -> str:
     """` (sft 1.234, dpo 0.693)` where a role has two channels, else nothing."""
-    own = {name: losses[role] for name, losses in progress.get("channels", {}).items() if role in losses}
+    own = {name: losses[role] for name, losses in progress.channels.items() if role in losses}
     return f" ({', '.join(f'{name} {loss:.3f}' for name, loss in own.items())})" if own else ""
 
 
@@ -124,14 +123,14 @@ class _RichDisplay:
         self.progress = progress
         self.tasks = {role: progress.add_task(role, total=None, loss=None, channels="", rate="") for role in ROLES}
 
-    def show(self, progress: dict[str, Any]) -> None:
+    def show(self, progress: TrioProgress) -> None:
         for role, task in self.tasks.items():
-            rate = f"{progress['examples_per_s']:.1f} examples/s, {progress['seconds_left']:.0f} s left"
+            rate = f"{progress.examples_per_s:.1f} examples/s, {progress.seconds_left:.0f} s left"
             self.progress.update(
                 task,
-                total=progress["role_totals"].get(role),
-                completed=progress["role_steps"].get(role, 0),
-                loss=progress["losses"].get(role),
+                total=progress.role_totals.get(role),
+                completed=progress.role_steps.get(role, 0),
+                loss=progress.losses.get(role),
                 channels=channels_text(progress, role),
                 rate=rate,
             )

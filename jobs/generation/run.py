@@ -47,10 +47,10 @@ def raise_generation(
     Raises:
         LunaError: it could not start, failed, or was interrupted; the message says how to go on.
     """
-    from cluster.calls import answer
+    from cluster.calls import get
     from cluster.coordinator import coordinator_for
     from cluster.ray_head import connect
-    from cluster.request import GenerationRequest
+    from cluster.request import GenerationRequest, PinnedBase
     from cluster.settings import settings_of
     from jobs.generation.follow import follow
     from jobs.generation.preferences import frozen_preferences
@@ -60,21 +60,22 @@ def raise_generation(
     base = prepare_base(settings.base, home, say)
     shas = data if data is not None else tuple(sorted(path.stem for path in home.inbox_dir.glob("*.parquet")))
     pairs_sha = frozen_preferences(home, settings, preferences)
-    request = GenerationRequest(settings=settings, base=base, data=shas, preferences=pairs_sha, note=note)
+    pinned = PinnedBase(source=base.source, sha=base.sha)
+    request = GenerationRequest(settings=settings, base=pinned, data=shas, preferences=pairs_sha, note=note)
     rig = connect(address)
     if rig.dashboard:
         say(f"Ray at {rig.address}, dashboard {rig.dashboard}")
     coordinator = coordinator_for(home)
-    admitted = answer(coordinator.submit.remote(request.model_dump(mode="json")))
-    if admitted["resumed"]:
-        say(f"resuming G{admitted['gen_id']} (run {admitted['run_id']}) at {admitted['next_step']}; then ask again")
-    ended = follow(admitted["run_id"])
-    if ended["state"] == "paused":
-        raise LunaError(f"{ended['reason']}")
-    if ended["state"] != "done":
-        hint = "" if ended["state"] == "failed" else " Run `luna generation run` to resume."
-        raise LunaError(f"G{admitted['gen_id']} did not finish: {ended['reason']}{hint}")
-    return {**admitted, **ended}
+    admitted = get(coordinator.submit.remote(request))
+    if admitted.resumed:
+        say(f"resuming G{admitted.gen_id} (run {admitted.run_id}) at {admitted.next_step}; then ask again")
+    ended = follow(admitted.run_id)
+    if ended.state == "paused":
+        raise LunaError(ended.reason)
+    if ended.judged is None:
+        hint = "" if ended.state == "failed" else " Run `luna generation run` to resume."
+        raise LunaError(f"G{admitted.gen_id} did not finish: {ended.reason}{hint}")
+    return {**dict(admitted), **dict(ended.judged)}
 
 
 def main(

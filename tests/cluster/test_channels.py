@@ -7,10 +7,11 @@ import random
 import pytest
 import torch
 
-from cluster import data_steps as delta
-from cluster.preference_data import prepare_channels
-from cluster.request import GenerationRequest
+from cluster.request import GenerationRequest, PinnedBase
 from cluster.settings import Settings
+from cluster.steps.data import mix_with_replay
+from cluster.steps.preferences import prepare_channels
+from cluster.steps.records import ChannelFiles
 from curriculum.example import make_example
 from curriculum.parquet import freeze, read_examples
 from curriculum.preferences.pairs import freeze_preferences, make_preference, read_preference_set
@@ -20,7 +21,6 @@ from ledger.home import Home
 from ledger.roles import ROLES
 from tests.cluster.builders import even_numbers
 from trainers.config import RewardSettings
-from trainers.models.frozen import Base
 from trainers.models.tiny import byte_tokenizer
 from trainers.reward.model import load_reward_model, make_current
 from trainers.reward.train import pairs_of_labels, reward_rows, train_reward_model
@@ -67,9 +67,9 @@ def talk(role, number, answer):
     )  # fmt: skip
 
 
-def a_request(home, preferences="", mode="dual"):
+def a_request(preferences="", mode="dual"):
     settings = Settings.model_validate({"channels": {"mode": mode}})
-    base = Base("tiny", "a" * 64, home.base_dir("a" * 64))
+    base = PinnedBase(source="tiny", sha="a" * 64)
     return GenerationRequest(settings=settings, base=base, data=(), preferences=preferences)
 
 
@@ -89,23 +89,19 @@ def pairs(origin, chosen, provenance="{}"):
     ]
 
 
-def quiet(_):
-    pass
-
-
 def test_examples_alone_need_none_of_it(with_model):
-    assert prepare_channels(with_model, a_request(with_model, mode="sft"), "f" * 64, quiet).record == {}
+    assert prepare_channels(with_model, a_request(mode="sft"), "f" * 64).files == ChannelFiles()
 
 
 def test_conversations_are_weighed_and_puzzles_are_not(with_model):
     home, talks = with_model, [talk("logical", 1, " ".join(KIND)), talk("creative", 2, " ".join(HARSH))]
     delta_sha = freeze([*even_numbers(0, 3), *talks], home)
-    found = prepare_channels(home, a_request(home), delta_sha, quiet)
+    found = prepare_channels(home, a_request(), delta_sha)
     assert set(found.weights) == {e.id for e in talks}
-    model = load_reward_model(home.reward_dir(found.record["reward_sha"]))
+    model = load_reward_model(home.reward_dir(found.files.reward_sha))
     for example, score in zip(talks, model.score([e.input for e in talks], [e.output for e in talks]), strict=True):
         assert found.weights[example.id] == pytest.approx(example_weight(score.reward_intensity, score.safety_score))
-        stored = read_scores(home.data_file(found.record["rewards_sha"]))[example.id]
+        stored = read_scores(home.data_file(found.files.rewards_sha))[example.id]
         assert stored == pytest.approx(score.values())
     assert found.weights[talks[1].id] == 0.0 < found.weights[talks[0].id]
 
@@ -117,11 +113,11 @@ def test_an_unsafe_example_leaves_the_training_set_as_it_would_be_without_it(wit
     shas = []
     for examples in ([*even_numbers(0, 20), *safe, *unsafe], [*even_numbers(0, 20), *safe]):
         delta_sha = freeze(examples, home)
-        request = a_request(home)
-        found = prepare_channels(home, request, delta_sha, quiet)
-        mixed = delta.mix_with_replay(home, [], delta_sha, request, found.weights)
-        shas.append(mixed["train_sha"])
-        assert mixed["n_delta"]["creative"] == 20
+        request = a_request()
+        found = prepare_channels(home, request, delta_sha)
+        mixed = mix_with_replay(home, request, delta_sha, None, found.weights)
+        shas.append(mixed.train_sha)
+        assert mixed.n_delta["creative"] == 20
     assert shas[0] == shas[1]
     weights = {e.id: e.weight for e in read_examples(home.data_file(shas[0]))}
     assert all(0.0 < weights[e.id] <= 1.0 for e in safe)
@@ -136,20 +132,23 @@ def test_pairs_are_split_by_prompt_weighed_and_frozen(with_model):
         *pairs("rules", "Yes.", '{"teacher": "rules"}'),
     ]
     delta_sha = freeze(even_numbers(0, 2), home)
-    found = prepare_channels(home, a_request(home, freeze_preferences(every, home)), delta_sha, quiet)
-    train, held_out = (read_preference_set(home.data_file(found.record[n])) for n in ("pref_sha", "pref_holdout_sha"))
+    found = prepare_channels(home, a_request(freeze_preferences(every, home)), delta_sha)
+    train, held_out = (
+        read_preference_set(home.data_file(getattr(found.files, n))) for n in ("pref_sha", "pref_holdout_sha")
+    )
     assert len(train) + len(held_out) == len(every)
     assert not {pair.prompt for pair in train} & {pair.prompt for pair in held_out}
     weights = {pair.origin: pair.weight for pair in train}
     assert weights["valence"] == 0.0 < weights["imported"]
     assert weights["rules"] == 1.0, "its weight came from the judge's own label"
-    assert found.record["rewards_sha"] == ""
+    assert found.files.rewards_sha == ""
 
 
-def test_without_a_reward_model_or_pairs_it_says_so_and_goes_on(tmp_path):
-    home, said = Home(tmp_path / "bare").create(), []
-    found = prepare_channels(home, a_request(home), freeze(even_numbers(0, 2), home), said.append)
+def test_without_a_reward_model_or_pairs_it_says_so_and_goes_on(tmp_path, caplog):
+    home = Home(tmp_path / "bare").create()
+    caplog.set_level("INFO", "cluster")
+    found = prepare_channels(home, a_request(), freeze(even_numbers(0, 2), home))
     assert found.weights == {}
-    assert found.record == {"pref_sha": "", "pref_holdout_sha": ""}
-    assert any("no reward model" in line for line in said)
-    assert any("examples get the whole weight" in line for line in said)
+    assert found.files == ChannelFiles()
+    assert any("no reward model" in line for line in caplog.messages)
+    assert any("examples get the whole weight" in line for line in caplog.messages)

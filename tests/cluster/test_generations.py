@@ -17,9 +17,10 @@ import pytest
 
 from curriculum.parquet import write_examples
 from curriculum.preferences.pairs import read_preference_set
+from ledger.conversations import Label
 from ledger.errors import LunaError
 from ledger.home import Home
-from ledger.store import Ledger
+from ledger.store import Ledger, Stores
 from ledger.verification.ledger import verify
 from tests.cluster.builders import even_numbers
 from tests.ledger.test_conversations import AT, a_turn
@@ -91,14 +92,14 @@ def coordinator_state():
     try:
         return ray.get(coordinator.state.remote(), timeout=30)
     except ray.exceptions.RayActorError:
-        return {"running": True, "progress": None, "pid": None}
+        return None
 
 
 def wait_for_step(number, timeout_s=180):
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         state = coordinator_state()
-        if state["progress"] and state["progress"]["step"] >= number:
+        if state and state.progress and state.progress.step >= number:
             return state
         time.sleep(0.1)
     raise AssertionError(f"step {number} was not reached")
@@ -107,8 +108,9 @@ def wait_for_step(number, timeout_s=180):
 def wait_until_judged(home, gen_id, timeout_s=180):
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        with Ledger.open(home) as ledger:
-            if ledger.is_judged(gen_id) and ledger.open_run(ledger.current_lineage()) is None:
+        with Stores.open(home) as stores:
+            lineage = stores.ledger.current_lineage()
+            if stores.ledger.is_judged(gen_id) and stores.journal.open_run(lineage) is None:
                 return
         time.sleep(0.3)
     raise AssertionError(f"G{gen_id} was not judged")
@@ -160,8 +162,8 @@ def test_a_generation_with_two_channels_is_recorded_measured_and_reproduced(leni
     pairs = tmp_path / "pairs.jsonl"
     lines = [{"prompt": f"{i} odd?", "chosen": "⊥", "rejected": "certainly"} for i in range(40)]
     pairs.write_text("\n".join(map(json.dumps, lines)))
-    tell_coordinator(home, "add_turn", a_turn(1).model_dump())
-    tell_coordinator(home, "add_label", a_turn(1).id, {"correction": "a better answer", "at": AT})
+    tell_coordinator(home, "add_turn", a_turn(1))
+    tell_coordinator(home, "add_label", a_turn(1).id, Label(correction="a better answer", at=AT))
     run_of(home, "generation", "run", "--channels", "dual", "--preferences", str(pairs))
     with Ledger.open(home) as ledger:
         rows, evals = ledger.generation(0), ledger.evals(0)
@@ -190,12 +192,12 @@ def run_of(home, *arguments):
 
 
 def tell_coordinator(home, method, *arguments):
-    from cluster.calls import answer
+    from cluster.calls import get
     from cluster.coordinator import coordinator_for
     from cluster.ray_head import connect
 
     connect()
-    answer(getattr(coordinator_for(home), method).remote(*arguments))
+    get(getattr(coordinator_for(home), method).remote(*arguments))
 
 
 def test_a_rejected_generation_leaves_the_head_where_it_was(lenient):
@@ -250,7 +252,7 @@ def test_before_a_rejection_blends_of_parent_and_child_are_tried(lenient):
     raise_one(home, even_numbers(0, 150))
     result = raise_one(home, even_numbers(1000, 150), gates={"generalization_min": 1.0})
     assert result["verdict"] == "rejected"
-    lines = coordinator_state()["lines"]
+    lines = coordinator_state().lines
     assert [alpha for alpha in ("0.75", "0.5", "0.25") if any(f"parent + {alpha} " in line for line in lines)] == [
         "0.75",
         "0.5",
@@ -290,7 +292,7 @@ def test_a_second_generation_at_the_same_time_is_refused_by_name(lenient):
     assert first.returncode == 1
     assert "the next run goes on there" in chatter.replace("\n", " ")
     state = coordinator_state()
-    assert not state["running"]
+    assert not state.running
 
 
 def test_ctrl_c_stops_at_a_checkpoint_and_the_next_run_equals_an_unbroken_one(lenient, unbroken):
@@ -316,7 +318,7 @@ def test_kill_nine_in_the_middle_of_training_loses_nothing(lenient, unbroken, vi
     if victim == "driver":
         driver.kill()
     else:
-        os.kill(state["pid"] if victim == "coordinator" else _trainer_pid(state), signal.SIGKILL)
+        os.kill(state.pid if victim == "coordinator" else _trainer_pid(state), signal.SIGKILL)
     _, chatter = driver.communicate(timeout=300)
     wait_until_judged(home, 0)
     if victim != "driver":
@@ -346,7 +348,7 @@ def test_a_full_disk_is_named_and_the_run_resumes_when_there_is_room(lenient):
     from cluster.coordinator import coordinator_for
     from jobs.generation.run import raise_generation
 
-    pid = ray.get(coordinator_for(home).pid.remote())
+    pid = ray.get(coordinator_for(home).state.remote()).pid
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
     try:
         with pytest.raises(LunaError, match=r"could not|disk|too large|write"):
@@ -403,9 +405,9 @@ def test_status_show_list_and_export_speak_json(lenient, tmp_path):
     subprocess.run(command(home, "ledger", "export", str(target)), check=True, capture_output=True)
     assert target.read_text().startswith("GEN_ID,parent_sha,child_sha,data_delta_sha,steps,lr,walltime_min,loss_start")
     turn = a_turn()
-    tell_coordinator(home, "add_turn", turn.model_dump())
-    tell_coordinator(home, "add_scores", [a_score(turn).model_dump()])
-    tell_coordinator(home, "add_label", turn.id, {"valence": 2, "correction": "Not at all.", "at": AT})
+    tell_coordinator(home, "add_turn", turn)
+    tell_coordinator(home, "add_scores", [a_score(turn)])
+    tell_coordinator(home, "add_label", turn.id, Label(valence=2, correction="Not at all.", at=AT))
     status = ask("status")
     new = status["cadence"]
     assert (new["conversation_pairs"], new["preference_pairs"], new["due"]) == (1, 1, False)

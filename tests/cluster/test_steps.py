@@ -1,0 +1,127 @@
+"""What the steps of a generation hand each other, and what becomes of it in the ledger and the log."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from cluster.request import GenerationRequest, PinnedBase, RunSpec
+from cluster.run_log import run_log
+from cluster.settings import Settings
+from cluster.steps.blending import Candidate
+from cluster.steps.records import ChannelFiles, Collected, Parent, Planned, Trained, TrainedRole, TrainingSet
+from cluster.steps.rows import rows_of
+from ledger.files import canonical_json
+from ledger.home import Home
+from ledger.logs import log_context
+from ledger.records import EvalRecord
+from ledger.roles import ROLES
+from ledger.rules.gates import Judgement
+from trainers.job import EngineInfo, RoleOutcome
+
+AT = "2026-03-01T12:00:00Z"
+
+
+def sha(letter: str) -> str:
+    return letter * 64
+
+
+def a_spec(root: Path) -> RunSpec:
+    request = GenerationRequest(settings=Settings(), base=PinnedBase(source="tiny", sha=sha("a")), data=())
+    return RunSpec(Home(root), "main-g1-0", "main", 1, request, sha("c"))
+
+
+def collected(with_parent: bool = True) -> Collected:
+    parent = Parent(gen_id=0, shas=dict.fromkeys(ROLES, sha("b")), train_sha=sha("d")) if with_parent else None
+    return Collected(parent=parent, delta_sha=sha("e"), holdout_sha=sha("f"), n_delta=8, n_holdout=2)
+
+
+def planned() -> Planned:
+    counts = dict.fromkeys(ROLES, 4)
+    files = ChannelFiles(pref_sha=sha("2"))
+    return Planned(examples=TrainingSet(train_sha=sha("1"), n_delta=counts, n_replay=counts), channels=files)
+
+
+def trained() -> Trained:
+    info = EngineInfo("fused", "cpu", "float32", 2, {"torch": "2"})
+    roles = {
+        role: TrainedRole(
+            outcome=RoleOutcome(role, sha("3"), 5, 40, 2.0, 1.0), engine=info, placement="+".join(ROLES), seconds=90.0
+        )
+        for role in ROLES
+    }
+    return Trained(roles=roles, trained_at=AT)
+
+
+def candidate(spec: RunSpec, alpha: float) -> Candidate:
+    evals = [
+        EvalRecord(gen_id=1, role=role, eval=name, method="exact", value=0.5, n=100, low=0.4, high=0.6)
+        for role in ROLES
+        for name in ("recall", "generalization", "style_drift")
+    ]
+    return Candidate(spec.published(dict.fromkeys(ROLES, sha("3"))), alpha, evals, Judgement(()))
+
+
+def test_records_come_back_from_the_journal_as_they_were() -> None:
+    for record in (collected(), collected(with_parent=False), planned(), trained()):
+        plain = record.model_dump(mode="json")
+        assert canonical_json(plain)
+        assert type(record).model_validate(plain) == record
+
+
+def test_a_row_says_what_was_collected_planned_trained_and_judged(tmp_path: Path) -> None:
+    spec = a_spec(tmp_path)
+    row = rows_of(spec, collected(), planned(), trained(), candidate(spec, 1.0))[0]
+    assert (row.gen_id, row.parent_gen, row.parent_sha, row.child_sha) == (1, 0, sha("b"), sha("3"))
+    assert (row.data_delta_sha, row.holdout_sha, row.train_sha, row.pref_sha) == (
+        sha("e"),
+        sha("f"),
+        sha("1"),
+        sha("2"),
+    )
+    assert (row.walltime_min, row.loss_start, row.engine, row.reason) == (1.5, 2.0, "fused", "all gates passed")
+
+
+def test_the_row_of_a_blend_says_at_which_alpha_it_passed(tmp_path: Path) -> None:
+    spec = a_spec(tmp_path)
+    assert {row.reason for row in rows_of(spec, collected(), planned(), trained(), candidate(spec, 0.5))} == {
+        "all gates passed at alpha 0.5"
+    }
+
+
+def test_without_a_parent_a_row_descends_from_the_base(tmp_path: Path) -> None:
+    spec = a_spec(tmp_path)
+    row = rows_of(spec, collected(with_parent=False), planned(), trained(), candidate(spec, 1.0))[0]
+    assert (row.parent_gen, row.parent_sha) == (None, sha("a"))
+
+
+def test_a_request_recorded_with_the_bases_folder_is_read() -> None:
+    base = {"source": "tiny", "sha": sha("a"), "path": "/somewhere/else"}
+    recorded = {"settings": Settings().model_dump(mode="json"), "base": base, "data": [], "preferences": "", "note": ""}
+    request = GenerationRequest.from_record(recorded)
+    assert request.base == PinnedBase(source="tiny", sha=sha("a"))
+    assert "path" not in request.model_dump(mode="json")["base"]
+
+
+def test_a_runs_log_names_generation_and_role(tmp_path: Path) -> None:
+    lines: list[str] = []
+    logger = logging.getLogger("trainers.somewhere")
+    with run_log(tmp_path / "run", 3, lines.append):
+        logger.info("begun")
+        with log_context(role="logical"):
+            logger.info("held back")
+    logger.info("later")
+    assert lines == ["begun", "logical: held back"]
+    written = (tmp_path / "run" / "run.log").read_text().splitlines()
+    assert [line.split(" ", 3)[3] for line in written] == [
+        "trainers.somewhere G3: begun",
+        "trainers.somewhere G3 logical: held back",
+    ]
+
+
+def test_a_crash_leaves_its_traceback_in_the_runs_log(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), run_log(tmp_path, 0, lambda line: None):
+        print(1 / 0)
+    assert "ZeroDivisionError" in (tmp_path / "run.log").read_text()
