@@ -75,11 +75,6 @@ class Coordinator:
         """Begin a lineage, or make an existing one current."""
         self._ledger.create_lineage(name, base_sha)
 
-    def use_lineage(self, name: str) -> None:
-        """Make another lineage the current one."""
-        self._refuse_while_running("switch lineages")
-        self._ledger.use_lineage(name)
-
     def submit(self, request: dict[str, Any]) -> dict[str, Any]:
         """Admit a generation and start it; a run that was interrupted is resumed instead.
 

@@ -26,8 +26,8 @@ from ledger.clock import utc_now
 from ledger.files import publish_dir
 from ledger.home import Home
 from ledger.journal import STEPS, RunState, Step
-from ledger.metadata import CapabilitySettings, build_metadata, capabilities, capability_minimums, write_metadata
-from ledger.records import CHANNEL_COLUMNS, EvalRecord, GenerationRow, HeadMove, Stop
+from ledger.metadata import build_metadata, capabilities, capability_minimums, write_metadata
+from ledger.records import EvalRecord, GenerationRow, HeadMove, Stop
 from ledger.roles import ROLES, Role
 from ledger.rules.blends import largest_that_passes
 from ledger.rules.gates import Judgement, judge
@@ -355,7 +355,10 @@ class GenerationRun:
                     lineage=self.lineage,
                     run_id=self.run_state.run_id,
                     trained_sha=result["sha"],
-                    **{name: mixed.get(name, "") for name in CHANNEL_COLUMNS},
+                    pref_sha=mixed.get("pref_sha", ""),
+                    pref_holdout_sha=mixed.get("pref_holdout_sha", ""),
+                    reward_sha=mixed.get("reward_sha", ""),
+                    rewards_sha=mixed.get("rewards_sha", ""),
                 )
             )
         return rows
@@ -369,7 +372,7 @@ class GenerationRun:
         return tuple(sorted({*shas, delta.freeze_union(self.home, shas)}))
 
     def _write_metadata(self, rows: Sequence[GenerationRow], evals: Sequence[EvalRecord]) -> None:
-        minimums = capability_minimums(CapabilitySettings(), self.settings.gates)
+        minimums = capability_minimums(self.settings.gates)
         train = read_examples(self.home.data_file(rows[0].train_sha))
         parent = rows[0].parent_gen
         age = 0 if parent is None else len(self.ledger.parent_chain(parent, self.lineage))

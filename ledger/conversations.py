@@ -6,7 +6,8 @@ learns from them is frozen in its delta.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sqlite3
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
@@ -15,8 +16,8 @@ from ledger.database.connection import Database
 from ledger.errors import LunaError
 from ledger.records import Record, Sha256, Timestamp, TurnId
 from ledger.roles import Role
-from ledger.rules.karma import KarmaSettings, KarmaTerms
-from ledger.scores import SCORE_FIELDS, Score, events_of, insert_score, karma_since, last_acceptance, settle
+from ledger.rules.karma import KarmaSettings
+from ledger.scores import SCORE_FIELDS, Score, insert_score, karma_since, last_acceptance, settle
 
 Level = Literal["high", "low"]
 Axis = Literal["arousal", "discrepancy", "prospect", "reflection", "broadcast"]
@@ -153,17 +154,12 @@ class Conversations:
                 "AND id NOT IN (SELECT turn_id FROM scores) ORDER BY number LIMIT ?",
                 (most,),
             ).fetchall()
-        return [Turn(**dict(zip(_TURN_FIELDS, row, strict=True))) for row in rows]
+        return [Turn(**dict(row)) for row in rows]
 
     def karma_earned(self, lineage: str) -> float:
         """Karma that a lineage's answers earned since its newest generation was accepted."""
         with self.db.reading() as connection:
             return karma_since(connection, lineage, last_acceptance(connection, lineage)[1])
-
-    def karma_events(self, turn_id: str) -> list[tuple[float, KarmaTerms]]:
-        """An answer's karma events, oldest first: the amount, and the terms of the state that it led to."""
-        with self.db.reading() as connection:
-            return events_of(connection, turn_id)
 
     def new_turns(self, lineage: str) -> list[LabelledTurn]:
         """Whole answers of a lineage's voices since its newest generation was accepted, oldest first."""
@@ -194,50 +190,38 @@ class Conversations:
         """The latest conversations, newest first."""
         with self.db.reading() as connection:
             rows = connection.execute(
-                "SELECT ends.conversation, ends.turns, ends.at, first.message FROM "
+                "SELECT ends.conversation, ends.turns, first.message AS title, ends.at AS last_at FROM "
                 "(SELECT conversation, count(*) AS turns, min(number) AS low, max(number) AS high, max(at) AS at "
                 "FROM turns GROUP BY conversation) AS ends "
                 "JOIN turns AS first ON first.number = ends.low ORDER BY ends.high DESC LIMIT ?",
                 (most,),
             ).fetchall()
-        return [Heading(conversation=row[0], turns=row[1], title=_shortened(row[3]), last_at=row[2]) for row in rows]
-
-    def count_turns(self) -> int:
-        """Stored exchanges."""
-        with self.db.reading() as connection:
-            return int(connection.execute("SELECT count(*) FROM turns").fetchone()[0])
+        return [Heading(**dict(row) | {"title": _shortened(row["title"])}) for row in rows]
 
 
 _WHOLE = "finish_reason != 'aborted' AND trim(answer, char(9, 10, 11, 12, 13, 32)) != ''"
-_SELECTED = ", ".join(
-    [
-        *(f"turns.{name}" for name in _TURN_FIELDS),
-        "labels.number",
-        *(f"labels.{name}" for name in _LABEL_FIELDS),
-        "scores.number",
-        *(f"scores.{name}" for name in SCORE_FIELDS),
-        "(SELECT sum(amount) FROM karma_events WHERE turn_id = turns.id)",
-    ]
-)
+_COLUMNS = {"turns": _TURN_FIELDS, "labels": ("number", *_LABEL_FIELDS), "scores": ("number", *SCORE_FIELDS)}
+_SELECTED = ", ".join(f'{table}.{name} AS "{table}.{name}"' for table, names in _COLUMNS.items() for name in names)
 _SELECT = (
-    f"SELECT {_SELECTED} FROM turns "
+    f"SELECT {_SELECTED}, (SELECT sum(amount) FROM karma_events WHERE turn_id = turns.id) AS karma FROM turns "
     "LEFT JOIN labels ON labels.number = (SELECT max(number) FROM labels WHERE turn_id = turns.id) "
     "LEFT JOIN scores ON scores.number = (SELECT max(number) FROM scores WHERE turn_id = turns.id)"
 )
 
 
-def _labelled(row: tuple[Any, ...]) -> LabelledTurn:
-    rest = iter(row)
-    turn = {name: next(rest) for name in _TURN_FIELDS}
-    label_number, said = next(rest), {name: next(rest) for name in _LABEL_FIELDS}
-    score_number, judged = next(rest), {name: next(rest) for name in SCORE_FIELDS}
-    label = None if label_number is None else Label(**said)
+def _labelled(row: sqlite3.Row) -> LabelledTurn:
+    label = Label(**_fields(row, "labels", _LABEL_FIELDS)) if row["labels.number"] is not None else None
+    score = Score(**_fields(row, "scores", SCORE_FIELDS)) if row["scores.number"] is not None else None
     return LabelledTurn(
-        **turn,
+        **_fields(row, "turns", _TURN_FIELDS),
         label=None if label is None or label.is_empty else label,
-        score=None if score_number is None else Score(**judged),
-        karma=next(rest),
+        score=score,
+        karma=row["karma"],
     )
+
+
+def _fields(row: sqlite3.Row, table: str, names: Iterable[str]) -> dict[str, Any]:
+    return {name: row[f"{table}.{name}"] for name in names}
 
 
 def _shortened(message: str, length: int = 80) -> str:

@@ -40,11 +40,6 @@ class Cadence:
         """Whether there is enough to learn from: either is reached, or both are at half."""
         return max(self.memory, self.reward) >= 1 or min(self.memory, self.reward) >= 0.5
 
-    @property
-    def may_begin(self) -> bool:
-        """Whether learning may begin by itself now."""
-        return self.due and not self.quiet
-
 
 def cadence(memory_pairs: int, reward_pairs: int, hour: int, settings: CadenceSettings) -> Cadence:
     """The state with so many new pairs, at an hour (0 to 23) of this machine's clock."""
