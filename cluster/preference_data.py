@@ -13,7 +13,7 @@ from curriculum.parquet import read_examples
 from curriculum.preferences.pairs import Preference, freeze_preferences, provenance_of, read_preference_set
 from curriculum.preferences.sources import split_by_prompt
 from curriculum.reward import RewardOutput, example_weight
-from curriculum.scores import freeze_scores
+from curriculum.reward.scores import freeze_scores
 from ledger.home import Home
 from ledger.roles import ROLES, Role
 

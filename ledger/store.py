@@ -150,6 +150,11 @@ class Ledger:
         with self.db.reading() as connection:
             return queries.records(connection, EvalRecord, "eval", _name(connection, lineage), gen_id)
 
+    def all_evals(self, lineage: str | None = None) -> list[EvalRecord]:
+        """The scores of every judged generation in the order recorded."""
+        with self.db.reading() as connection:
+            return queries.records(connection, EvalRecord, "eval", _name(connection, lineage))
+
     def judged_scores(self, lineage: str | None = None) -> list[GenerationScores]:
         """What the stop rule asks of every judged generation, oldest first."""
         with self.db.reading() as connection:

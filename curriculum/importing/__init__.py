@@ -7,4 +7,3 @@ reason), register it in `files`.
 
 from curriculum.importing.files import import_file as import_file
 from curriculum.importing.report import ImportReport as ImportReport
-from curriculum.importing.report import Problem as Problem

@@ -14,17 +14,14 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
-from curriculum.parquet import read_rows
+from curriculum.parquet import encode_columns, freeze_bytes, read_rows
 from curriculum.reward import RewardOutput, TeacherLabel, example_weight
 from ledger.errors import LunaError
-from ledger.files import canonical_json, sha256_bytes, write_atomic
+from ledger.files import canonical_json, sha256_bytes
 from ledger.home import Home
 from ledger.roles import ROLES, Role
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 Origin = Literal["correction", "valence", "teacher", "imported", "rules"]
 ORIGINS: tuple[Origin, ...] = get_args(Origin)
@@ -258,24 +255,13 @@ def merge(*sets: Sequence[Preference]) -> list[Preference]:
 
 def freeze_preferences(pairs: Iterable[Preference], home: Home) -> str:
     """Write the pairs to the home's `data/<sha>.parquet` and return the SHA-256; a file already there is kept."""
-    data = encode_preferences(pairs)
-    sha = sha256_bytes(data)
-    path = home.data_file(sha)
-    if not path.exists():
-        write_atomic(path, data)
-    return sha
+    return freeze_bytes(encode_preferences(pairs), home)
 
 
 def encode_preferences(pairs: Iterable[Preference]) -> bytes:
     """The bytes of the Parquet file: one row a pair, in the order given. Equal pairs give equal bytes."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     rows = list(pairs)
-    columns = {name: [getattr(pair, name) for pair in rows] for name in COLUMNS}
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns, schema=_schema()), sink, compression="zstd", store_schema=False)
-    return bytes(sink.getvalue().to_pybytes())
+    return encode_columns({name: [getattr(pair, name) for pair in rows] for name in COLUMNS}, {"margin", "weight"})
 
 
 def read_preference_set(path: str | os.PathLike[str]) -> list[Preference]:
@@ -304,12 +290,6 @@ def provenance_of(pair: Preference) -> dict[str, object]:
     """A pair's provenance as a dictionary."""
     found: dict[str, object] = json.loads(pair.provenance)
     return found
-
-
-def _schema() -> pa.Schema:
-    import pyarrow as pa
-
-    return pa.schema([(name, pa.float64() if name in ("margin", "weight") else pa.string()) for name in COLUMNS])
 
 
 def _mean_scalar(labels: Sequence[TeacherLabel]) -> float:
