@@ -30,9 +30,10 @@ from ledger.intervals import wilson_interval
 from ledger.records import GenerationRow
 from ledger.roles import ROLES, Role
 from ledger.store import Stores
+from trainers.engines import open_engine
 from trainers.evals.plan import plan_role
 from trainers.evals.scoring import Marks, RolePlan, score_set
-from trainers.job import Engine, TrioJob, open_engine
+from trainers.job import Engine, TrioJob
 from trainers.models.frozen import Base
 from trainers.runtime import default_device
 
@@ -105,7 +106,7 @@ def read_record(home: Home, gen_id: int) -> Recorded:
         raise LunaError(f"G{gen_id} was trained without replay ([data] replay_k = 0); there is nothing to compare.")
     if rows[0].run_id not in requests:
         raise LunaError(f"the run {rows[0].run_id} of G{gen_id} is not in the ledger; restore luna.db from a backup.")
-    request = GenerationRequest.model_validate(requests[rows[0].run_id])
+    request = GenerationRequest.from_record(requests[rows[0].run_id])
     train = read_examples(home.data_file(rows[0].train_sha))
     holdout = read_examples(home.data_file(rows[0].holdout_sha))
     plans: dict[Role, RolePlan] = {}
@@ -139,7 +140,7 @@ def _engine(home: Home, recorded: Recorded) -> Engine:
     how = {"threads": row.threads, "dtype": row.dtype, "engine": row.engine}
     base = Base(request.base.source, row.base_sha, home.base_dir(row.base_sha))
     train = request.settings.train.model_copy(update=how)
-    return open_engine(base, train, request.settings.lora, default_device(), say)
+    return open_engine(base, train, request.settings.lora, default_device())
 
 
 def _train(engine: Engine, recorded: Recorded, train: Sequence[Example], adapters: Path, folder: Path) -> Shas:

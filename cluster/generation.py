@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from cluster.preference_data import prepare_channels, weighty_by_role
 from cluster.request import GenerationRequest
 from cluster.server.candidate_eval import evaluate_served
 from cluster.server.client import follow_head, retire_candidate
+from cluster.settings import recorded_sha
 from cluster.trainer_pool import TrioRig, outcomes_by_role
 from curriculum.parquet import read_examples
 from ledger.clock import utc_now
@@ -36,7 +37,7 @@ from ledger.store import Stores
 from trainers.evals.plan import plan_role
 from trainers.evals.scoring import RolePlan
 from trainers.health.probe import HealthPlan
-from trainers.job import TrioJob, TrioProgress
+from trainers.job import EngineInfo, TrioJob, TrioProgress
 from trainers.reward.model import reward_model_in_use
 
 Payload = dict[str, Any]
@@ -58,7 +59,7 @@ class GenerationRun:
     def __init__(self, home: Home, stores: Stores, rig: TrioRig, run: RunState, watcher: Watcher):
         self.home, self.rig, self.run_state, self.watcher = home, rig, run, watcher
         self.ledger, self.journal = stores.ledger, stores.journal
-        self.request = GenerationRequest.model_validate(run.request)
+        self.request = GenerationRequest.from_record(run.request)
         self.settings, self.base = self.request.settings, self.request.base
         self.lineage, self.gen_id = run.lineage, run.gen_id
         self.results: dict[Step, Payload] = {}
@@ -143,7 +144,7 @@ class GenerationRun:
                 "held": dict(outcome.held),
                 "seconds": whole.seconds,
                 "placement": placement.name,
-                "facts": whole.facts,
+                "engine": asdict(whole.engine),
             }
         return {"roles": roles, "trained_at": utc_now()}
 
@@ -319,7 +320,7 @@ class GenerationRun:
         rows = []
         for role in ROLES:
             result = trained["roles"][role]
-            facts = result["facts"]
+            info = EngineInfo(**result["engine"])
             rows.append(
                 GenerationRow(
                     gen_id=self.gen_id,
@@ -338,7 +339,7 @@ class GenerationRun:
                     verdict=judgement.verdict,
                     reason=judgement.reason if alpha == 1.0 else f"{judgement.reason} at alpha {alpha}",
                     base_sha=self.base.sha,
-                    config_sha=self.settings.sha(),
+                    config_sha=recorded_sha(self.run_state.request["settings"]),
                     seed=self.settings.seed,
                     trained_at=trained["trained_at"],
                     parent_gen=self.results["collect"]["parent_gen"],
@@ -347,10 +348,10 @@ class GenerationRun:
                     alpha=alpha,
                     n_delta=mixed["n_delta"][role],
                     n_replay=mixed["n_replay"][role],
-                    engine=facts["engine"],
-                    device=facts["device"],
-                    dtype=facts["dtype"],
-                    threads=facts["threads"],
+                    engine=info.engine,
+                    device=info.device,
+                    dtype=info.dtype,
+                    threads=info.threads,
                     placement=result["placement"],
                     lineage=self.lineage,
                     run_id=self.run_state.run_id,
