@@ -2,7 +2,7 @@
 
 `build_recipe` is the entrance. `creative`, `logical` and `dialectical` hold the proportions and their
 reasons, `grammar` fills the templates of `curriculum/data/recipes/*.toml`. To add a category: write its
-templates, give it a proportion.
+templates, give it a proportion. A recipe for another role needs the role first (`ledger.roles`, `curriculum.render`).
 """
 
 from curriculum.recipes.build import build_recipe as build_recipe
