@@ -10,7 +10,7 @@ from typing import Any
 from cluster.request import GenerationRequest
 from curriculum.example import Example
 from curriculum.parquet import read_examples
-from curriculum.preferences.pairs import Preference, freeze_preferences, provenance_of, read_preference_set
+from curriculum.preferences.pairs import Preference, freeze_preferences, read_preference_set
 from curriculum.preferences.sources import split_by_prompt
 from curriculum.reward import RewardOutput, example_weight
 from curriculum.reward.scores import freeze_scores
@@ -73,7 +73,7 @@ def is_judged(example: Example) -> bool:
 
 def weighed_pairs(pairs: Sequence[Preference], scorer: Scorer) -> list[Preference]:
     """Each pair with its weight times that of its chosen answer; pairs of labels have it already."""
-    asked = [pair for pair in pairs if "teacher" not in provenance_of(pair)]
+    asked = [pair for pair in pairs if not pair.weighed]
     scores = dict(zip((p.id for p in asked), scorer([(p.prompt, p.chosen) for p in asked]), strict=True))
     return [
         dataclasses.replace(pair, weight=pair.weight * example_weight(s.reward_intensity, s.safety_score))

@@ -1,6 +1,6 @@
 """Conversations: every exchange with its generation and cost, and what its user thought of it.
 
-They live in ``luna.db`` beside the ledger but not in its chain: a user may delete what they said. What a generation
+They live in ``luna.db`` beside the ledger but not in its chain: users may delete what they said. What a generation
 learns from them is frozen in its delta.
 """
 
@@ -22,14 +22,14 @@ from ledger.scores import SCORE_FIELDS, Score, insert_score, karma_since, last_a
 Level = Literal["high", "low"]
 Axis = Literal["arousal", "discrepancy", "prospect", "reflection", "broadcast"]
 AXES: tuple[Axis, ...] = get_args(Axis)
-"""Beside valence (DESIGN section 8): how stirring the answer was, how far from what was expected, whether it looks
-ahead, whether it looks back, whether one would tell others of it."""
+"""Besides valence (DESIGN section 8): how stirring the answer was, how unexpected, whether it looks ahead, whether it
+looks back, whether one would share it."""
 
 Voice = Role | Literal["base"]
 
 
 class Label(Record):
-    """What a user says of one answer. All of it is optional, but something must be said."""
+    """A user's label of one answer. Every field is optional; a label without any takes the earlier one back."""
 
     valence: int | None = Field(None, ge=-2, le=2)
     """From -2 (bad) to +2 (good)."""
@@ -61,14 +61,14 @@ class Turn(Record):
     message: str
     """What the user wrote."""
     context: str
-    """What stood before it in the prompt: what was said earlier, and in a dialogue the voices before."""
+    """Text before it in the prompt: earlier turns, and in a dialogue the voices before this one."""
     answer: str
     prompt_tokens: int = Field(ge=0)
     answer_tokens: int = Field(ge=0)
     seconds: float = Field(ge=0)
     """From the question to the end of the answer."""
     finish_reason: Literal["stop", "length", "aborted"]
-    """`aborted`: the user went away, or the engine died; the answer is what had come."""
+    """`aborted`: the client disconnected or the engine died; the answer is partial."""
     temperature: float = Field(ge=0)
     seed: int | None
     at: Timestamp
@@ -82,13 +82,13 @@ class Turn(Record):
 
 
 class LabelledTurn(Turn):
-    """A turn with the label that is in force, its newest score, and what it earned by both."""
+    """A turn with its current label, its newest score and its karma."""
 
     label: Label | None = None
     score: Score | None = None
-    """None until the reward model has judged it."""
+    """None until a reward model has scored it."""
     karma: float | None = None
-    """None as long as nothing was earned or lost by it."""
+    """None while it has neither earned nor lost any."""
 
 
 class Heading(Record):
@@ -122,9 +122,9 @@ class Conversations:
             )
 
     def add_label(self, turn_id: str, label: Label, karma: KarmaSettings = KarmaSettings()) -> None:
-        """Let this label be the one in force for a turn; those before it are kept. An empty one takes a label back.
+        """Make this the current label of a turn; earlier ones are kept, and an empty one withdraws them.
 
-        Where the turn is scored, its karma follows.
+        The karma of a scored turn is brought up to date.
 
         Raises:
             LunaError: there is no such turn.
@@ -140,14 +140,14 @@ class Conversations:
             settle(connection, turn_id, karma, label.at)
 
     def add_scores(self, scores: Sequence[Score], karma: KarmaSettings = KarmaSettings()) -> None:
-        """Store what a reward model made of answers, and what they earn. Answers deleted meanwhile are left out."""
+        """Store a reward model's scores and the karma they earn. Scores of deleted answers are skipped."""
         with self.db.writing() as connection:
             for score in scores:
                 insert_score(connection, score)
                 settle(connection, score.turn_id, karma, score.at)
 
     def unscored(self, most: int) -> list[Turn]:
-        """Whole answers without a score, oldest first, at most so many."""
+        """The oldest `most` complete answers without a score."""
         with self.db.reading() as connection:
             rows = connection.execute(
                 f"SELECT {', '.join(_TURN_FIELDS)} FROM turns WHERE {_WHOLE} "
@@ -162,7 +162,7 @@ class Conversations:
             return karma_since(connection, lineage, last_acceptance(connection, lineage)[1])
 
     def new_turns(self, lineage: str) -> list[LabelledTurn]:
-        """Whole answers of a lineage's voices since its newest generation was accepted, oldest first."""
+        """Complete answers of a lineage's voices since its newest acceptance, oldest first."""
         with self.db.reading() as connection:
             rows = connection.execute(
                 f"{_SELECT} WHERE lineage = ? AND turns.number > ? AND role != 'base' AND {_WHOLE} "
@@ -181,7 +181,7 @@ class Conversations:
         return [_labelled(row) for row in reversed(rows)]
 
     def labelled_turns(self) -> list[LabelledTurn]:
-        """Every turn that a label is in force for, of all conversations, oldest first."""
+        """Every turn with a current label, of all conversations, oldest first."""
         with self.db.reading() as connection:
             rows = connection.execute(f"{_SELECT} WHERE labels.number IS NOT NULL ORDER BY turns.number").fetchall()
         return [turn for row in rows if (turn := _labelled(row)).label is not None]

@@ -94,7 +94,7 @@ class GenerationRow(Record):
     lineage: str = Field(min_length=1)
     """Name of the lineage."""
     run_id: str
-    """Run that trained it; its folder may be gone."""
+    """Run that trained it; its folder may have been deleted."""
     trained_sha: Sha256
     """SHA-256 of the adapter as trained, before interpolation."""
     pref_sha: Sha256 | Literal[""] = ""

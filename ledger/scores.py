@@ -1,4 +1,4 @@
-"""What the reward model makes of answers, and the karma that they earn by it.
+"""Scores of a reward model, and the karma that answers earn by them.
 
 The functions work inside a transaction that the caller holds.
 """

@@ -1,4 +1,4 @@
-"""Preference pairs: two answers to one prompt, the better one first, and who says so.
+"""Preference pairs: two answers to one prompt, the better one first, and their origin.
 
 They come from a judge's labels, from a person's corrections, and from a person's valence; `merge` puts them together.
 Nothing here depends on the order in which labels or answers are given.
@@ -25,10 +25,10 @@ from ledger.roles import ROLES, Role
 
 Origin = Literal["correction", "valence", "teacher", "imported", "rules"]
 ORIGINS: tuple[Origin, ...] = get_args(Origin)
-"""Who prefers, strongest first. Where two origins contradict each other, the stronger one stands."""
+"""Where a preference comes from, strongest first; of two that contradict each other the stronger one wins."""
 
 MARGIN_MOST = 2.0
-"""Two scalars in [-1, 1] lie at most this far apart."""
+"""Largest difference of two scalars in [-1, 1]."""
 
 CORRECTION_MARGIN = 1.0
 """Margin of a correction over the answer it corrects: a person rewrote it, and did not say by how much it is better."""
@@ -53,6 +53,11 @@ class Preference:
     origin: Origin
     provenance: str
     """Who preferred and by what, as JSON: judge, ids of the labels or turns."""
+
+    @property
+    def weighed(self) -> bool:
+        """Whether its weight is that of a judge's label already."""
+        return "teacher" in json.loads(self.provenance)
 
 
 COLUMNS: tuple[str, ...] = tuple(field.name for field in dataclasses.fields(Preference))
@@ -129,7 +134,7 @@ def scalar_of(reward: RewardOutput) -> float:
 def label_pairs(
     labels: Iterable[TeacherLabel], role: Role = "dialectical", *, min_margin: float = 0.25, per_prompt: int = 6
 ) -> list[Preference]:
-    """Pairs of answers to the same prompt that one judge's scalars set at least `min_margin` apart.
+    """Pairs of answers to the same prompt whose scalars, by one judge, are at least `min_margin` apart.
 
     Of a prompt the `per_prompt` widest pairs are kept. Only labels of one source and teacher are compared. An answer
     that one judge labelled more than once has the mean. A pair's weight is that of the chosen answer's label, intensity
@@ -191,7 +196,7 @@ def correction_pairs(turns: Iterable[JudgedTurn]) -> list[Preference]:
 
 
 def valence_pairs(turns: Iterable[JudgedTurn], *, min_steps: int = 2) -> list[Preference]:
-    """Pairs of answers of one role to the same prompt and context that a person felt at least `min_steps` apart.
+    """Pairs of answers of one role to the same prompt and context whose valences are at least `min_steps` apart.
 
     The margin is half the difference in valence, so it lies in (0, 2]. An answer judged more than once has the mean.
 
@@ -284,12 +289,6 @@ def read_preference_set(path: str | os.PathLike[str]) -> list[Preference]:
             )
         pairs.append(pair)
     return pairs
-
-
-def provenance_of(pair: Preference) -> dict[str, object]:
-    """A pair's provenance as a dictionary."""
-    found: dict[str, object] = json.loads(pair.provenance)
-    return found
 
 
 def _mean_scalar(labels: Sequence[TeacherLabel]) -> float:

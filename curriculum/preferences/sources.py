@@ -102,7 +102,7 @@ def labelled_pairs(labels: Iterable[TeacherLabel], min_margin: float, per_prompt
 
 
 def judged_turns(turns: Iterable[LabelledTurn]) -> list[JudgedTurn]:
-    """What people said of whole answers of the three voices; the bare base and broken-off answers teach nobody."""
+    """Labelled answers of the three voices; those of the base and aborted ones are left out."""
     return [
         JudgedTurn(
             turn=turn.id,
