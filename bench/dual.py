@@ -29,9 +29,9 @@ from curriculum.preferences.sources import read_pairs, split_by_prompt
 from jobs.context import say
 from ledger.errors import LunaError
 from ledger.home import Home
+from ledger.intervals import wilson_interval
 from ledger.records import EvalRecord
 from ledger.roles import ROLES, Role
-from ledger.rules.intervals import wilson_interval
 from trainers.config import BaseSettings, ChannelSettings, LoraSettings, TrainSettings
 from trainers.evals.preferences import measure_preferences
 from trainers.evals.scoring import EvalSettings, Marks, score_set

@@ -26,9 +26,9 @@ from jobs.generation.reproduce import tell_now_and_then
 from jobs.generation.show import lr_text, steps_text
 from ledger.errors import LunaError
 from ledger.home import Home
+from ledger.intervals import wilson_interval
 from ledger.records import GenerationRow
 from ledger.roles import ROLES, Role
-from ledger.rules.intervals import wilson_interval
 from ledger.store import Stores
 from trainers.engines import open_engine
 from trainers.evals.plan import plan_role

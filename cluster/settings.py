@@ -33,7 +33,9 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 RENAMED_SETTINGS: dict[str, str] = {}
 """Old dotted name -> the name it has now. A `luna.toml` with an old one is refused, a recorded request is upgraded."""
 
-REMOVED_SETTINGS: dict[str, str] = {}
+REMOVED_SETTINGS: dict[str, str] = {
+    "gates.probes": "leave it out, a style score rests on the ten tone probes",
+}
 """Dotted name of a setting that is gone -> what to do instead, as a clause. Dropped from a recorded request."""
 
 _OUTSIDE_A_GENERATION = frozenset({"reward", "serving", "teacher", "karma", "cadence"})

@@ -78,8 +78,8 @@ def lessons_due(home: Home, settings: Settings, now: bool) -> tuple[str, list[Ex
         LunaError: `now`, and there is nothing to learn from.
     """
     from curriculum.conversations.lessons import conversation_examples
-    from curriculum.growth import age_up_reason, was_tried
     from jobs.status import cadence_of, karma_of
+    from ledger.rules.age_up import age_up_reason, was_tried
 
     with Stores.open(home) as stores:
         karma, turns = karma_of(stores), stores.conversations.new_turns(stores.ledger.current_lineage())
@@ -113,8 +113,8 @@ def examples_of(home: Home, *shas: str | None) -> set[str]:
 def filling(home: Home, lessons: Sequence[Example], settings: Settings) -> list[Example]:
     """Of each role's recipe what is missing to a holdout that the gates accept, none of it seen before."""
     from cluster.steps.data import seen_ids
-    from curriculum.growth import examples_needed
     from curriculum.recipes.build import build_recipe
+    from ledger.rules.age_up import examples_needed
 
     with Ledger.open(home) as ledger:
         lineage = ledger.current_lineage()

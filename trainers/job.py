@@ -39,8 +39,8 @@ class TrioJob:
     preference_file: str | None = None
     """Parquet of the preference pairs to train on, all roles in one file; read in `dual` mode only."""
     rewards_file: str | None = None
-    """Parquet of a reward model's scores of examples (`curriculum.scores`); their weights are in `train_file`. The
-    online gate of a dual run asks the scored examples."""
+    """Parquet of a reward model's scores of examples (`curriculum.reward.scores`); their weights are in `train_file`.
+    The online gate of a dual run asks the scored examples."""
     health: HealthSettings = field(default_factory=HealthSettings)
     """The online gate's bounds."""
 

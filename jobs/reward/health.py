@@ -9,7 +9,7 @@ from pathlib import Path
 import typer
 from rich.table import Table
 
-from curriculum.reward_plot import COMPONENTS, health_course, home_evals
+from curriculum.reward.points import COMPONENTS, health_course
 from jobs.context import HOME_OPTION, JSON_OPTION, friendly_errors, gen_number, out, resolve_home, say
 from jobs.generation.engine import generation_rows, open_generation_engine
 from ledger.errors import LunaError
@@ -104,6 +104,14 @@ def measured_now(home: Home, gen_id: int) -> list[EvalRecord]:
     if reason:
         raise LunaError(reason + ".")
     return records
+
+
+def home_evals(home: Home) -> list[EvalRecord]:
+    """Every score of the current lineage, oldest generation first; none where the home has no ledger yet."""
+    if not home.db.exists():
+        return []
+    with Ledger.open(home) as ledger:
+        return ledger.all_evals() if ledger.lineages() else []
 
 
 def course_advice(home: Home) -> str:

@@ -22,7 +22,6 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
-from curriculum.reward_plot import plot_content
 from ledger.clock import utc_now
 from ledger.conversations import Heading, Label, LabelledTurn, Level, Turn, Voice
 from ledger.errors import LunaError
@@ -34,7 +33,7 @@ from ledger.store import Stores
 from serving.api.events import Events
 from serving.api.exchange import Event, Question, Record, Said, Voices, all_voices, last_exchanges, one_voice
 from serving.api.guard import Refused, error_body
-from serving.api.lineage import lineage_state, loss_curves
+from serving.api.lineage import lineage_state, loss_curves, reward_points
 from serving.api.reward import Background, Judge, Text, add_reward
 from serving.engine import Sampling
 from serving.engine_app import Started
@@ -230,7 +229,7 @@ def build(
 
     @app.get("/lineage/rewards", summary="Reward vectors as points, and the course of reward health")
     def reward_plot() -> dict[str, Any]:
-        return plot_content(home)
+        return reward_points(home)
 
     @app.get("/conversations", summary="The latest conversations")
     def conversations() -> list[Heading]:

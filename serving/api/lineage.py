@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from curriculum.reward import read_labels
+from curriculum.reward.points import plot_content
 from ledger.errors import LunaError
 from ledger.home import Home
 from ledger.records import EvalRecord, GenerationRow
@@ -45,6 +47,14 @@ def lineage_state(home: Home, gates: GateSettings, served: dict[str, Any] | None
             _generation([row for row in rows if row.gen_id == gen], scores, gates) for gen, scores in evals.items()
         ],
     }
+
+
+def reward_points(home: Home) -> dict[str, Any]:
+    """Reward vectors of the home's labels and of its generations' probe answers, and the course of reward health."""
+    with Ledger.open(home) as ledger:
+        evals = ledger.all_evals()
+    files = sorted(home.data_dir.glob("teacher/*/labels.jsonl"))
+    return plot_content([label for file in files for label in read_labels(file, out_of_range="clamp").labels], evals)
 
 
 def loss_curves(home: Home, gen: int) -> dict[str, list[tuple[int, float]]]:

@@ -16,7 +16,7 @@ from curriculum.example import make_example
 from curriculum.parquet import freeze, read_examples
 from curriculum.preferences.pairs import freeze_preferences, make_preference, read_preference_set
 from curriculum.reward import DIMENSIONS, RewardOutput, TeacherLabel, example_weight
-from curriculum.scores import read_scores
+from curriculum.reward.scores import read_scores
 from ledger.home import Home
 from ledger.roles import ROLES
 from tests.cluster.builders import even_numbers

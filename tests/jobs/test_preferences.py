@@ -14,7 +14,7 @@ from ledger.errors import LunaError
 from ledger.home import Home
 from ledger.roles import ROLES
 from ledger.store import Stores
-from tests.curriculum.test_preferences import labelled
+from tests.curriculum.preferences.test_pairs import labelled
 from tests.ledger.test_conversations import AT, a_turn
 
 DUAL = Settings.model_validate({"channels": {"mode": "dual"}})

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from curriculum.reward import DIMENSIONS, RewardOutput
-from curriculum.scores import freeze_scores
+from curriculum.reward.scores import freeze_scores
 from ledger.roles import ROLES
 from tests.trainers.builders import CPU, LORA, make_home, make_job, sums, tastes, tiny_base
 from trainers.config import TrainSettings

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from curriculum.preferences.pairs import Preference
 from curriculum.render import render_prompt
+from ledger.intervals import wilson_interval
 from ledger.records import EvalRecord
 from ledger.roles import Role
-from ledger.rules.intervals import wilson_interval
 from trainers.fused.engine import FusedEngine
 from trainers.lean.generator import BASE, LeanGenerator, Voice, answer_ids
 

@@ -18,9 +18,9 @@ from curriculum.example import Example, scoring_of
 from curriculum.probes import CORPORATE_PHRASES, TONE_PROBES, has_corporate_phrase
 from curriculum.render import render_prompt
 from ledger.errors import LunaError
+from ledger.intervals import wilson_interval
 from ledger.records import EvalMethod, EvalRecord
 from ledger.roles import Role
-from ledger.rules.intervals import wilson_interval
 
 if TYPE_CHECKING:  # imports torch, which whoever only reads settings can do without
     from trainers.lean.generator import Generator, Voice

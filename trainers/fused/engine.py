@@ -20,7 +20,7 @@ from torch import Tensor
 
 from curriculum.example import Example
 from curriculum.preferences.pairs import Preference
-from curriculum.scores import read_scores
+from curriculum.reward.scores import read_scores
 from ledger.roles import ROLES, Role
 from trainers import runtime
 from trainers.checkpoint import fingerprint, load_checkpoint, save_checkpoint

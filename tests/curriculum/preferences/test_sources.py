@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from curriculum.preferences.pairs import correction_pairs, freeze_preferences, make_preference, valence_pairs
 from curriculum.preferences.sources import judged_turns, labelled_pairs, read_pairs, split_by_prompt
 from curriculum.reward import DIMENSIONS, VALUES, RewardOutput, TeacherLabel
-from curriculum.scores import freeze_scores, read_scores
+from curriculum.reward.scores import freeze_scores, read_scores
 from ledger.conversations import Label, LabelledTurn
 from ledger.errors import LunaError
 from ledger.home import Home
@@ -63,7 +63,7 @@ def test_a_frozen_set_is_read_as_it_is(tmp_path):
         ({"prompt": "What?", "chosen": "a"}, "missing"),
         ({**OURS, "weight": 2.0}, "weight is 2.0"),
         ({**OURS, "rejected": OURS["chosen"]}, "two different ones"),
-        ({**TEACHERS, "rejected": ""}, "rejected: "),
+        ({**TEACHERS, "rejected": ""}, "rejected = '': "),
     ],
 )
 def test_a_line_that_is_no_pair_is_named_and_left_out(tmp_path, line, reason):

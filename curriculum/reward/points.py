@@ -10,11 +10,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from curriculum.reward import DIMENSIONS, TeacherLabel, read_labels
+from curriculum.reward.labels import TeacherLabel
+from curriculum.reward.manifold import DIMENSIONS
 from ledger.errors import LunaError
-from ledger.home import Home
 from ledger.records import EvalRecord
-from ledger.store import Ledger
 
 COMPONENTS = ("dcs", "gvs", "mss", "cdrs", "lrps")
 """Of the index, in its order."""
@@ -103,30 +102,17 @@ def health_course(evals: Iterable[EvalRecord]) -> list[dict[str, Any]]:
     ]
 
 
-def home_evals(home: Home) -> list[EvalRecord]:
-    """Every score of the current lineage, oldest generation first; none where the home has no ledger yet."""
-    if not home.db.exists():
-        return []
-    with Ledger.open(home) as ledger:
-        if not ledger.lineages():
-            return []
-        return [
-            score for gen_id in dict.fromkeys(row.gen_id for row in ledger.rows()) for score in ledger.evals(gen_id)
-        ]
-
-
-def plot_content(home: Home, most: int = 600) -> dict[str, Any]:
+def plot_content(labels: Iterable[TeacherLabel], evals: Sequence[EvalRecord], most: int = 600) -> dict[str, Any]:
     """What a page shows of a home: `course`, and the points of its labels and its generations' probe answers.
 
     Args:
+        labels: of every label file of the home.
+        evals: every score of the lineage, oldest generation first.
         most: points at most, the newest kept; a page need not carry more.
 
     Returns:
         As `plot_points`, with `course` of `health_course`; `points` and `axes` are empty where there is too little.
     """
-    evals = home_evals(home)
-    files = sorted(home.data_dir.glob("teacher/*/labels.jsonl"))
-    labels = [label for file in files for label in read_labels(file, out_of_range="clamp").labels]
     rows = [*label_rows(labels), *health_rows(evals)][-most:]
     empty: dict[str, Any] = {"axes": [], "points": [], "categories": [], "sources": []}
     return {"course": health_course(evals), **(plot_points(rows) if len(rows) >= 3 else empty)}

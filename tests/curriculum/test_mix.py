@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curriculum.example import STAGES, make_example
-from curriculum.mix import mix
-from curriculum.order import curriculum_order, shuffle_within_stages
+from curriculum.mix import curriculum_order, mix, shuffle_within_stages
 from curriculum.replay import sample_replay
 from curriculum.split import is_holdout, split_holdout
 from ledger.errors import LunaError

@@ -14,7 +14,6 @@ from pydantic import ValidationError
 from curriculum.reward import (
     DIMENSIONS,
     RANGES,
-    SCHEMAS,
     VALUES,
     RewardOutput,
     TeacherLabel,
@@ -23,9 +22,8 @@ from curriculum.reward import (
     prompt_groups,
     read_labels,
     read_preferences,
-    schema_text,
-    schemas,
 )
+from curriculum.reward.labels import SCHEMAS, schema_text, schemas
 from ledger.errors import LunaError
 
 
@@ -149,7 +147,7 @@ def test_preferences_are_read(tmp_path):
 @pytest.mark.parametrize("name", sorted(schemas()))
 def test_the_schemas_on_disk_are_the_models(name):
     on_disk = (SCHEMAS / name).read_text(encoding="utf-8")
-    assert on_disk == schema_text(schemas()[name]), "run `python -m curriculum.reward`"
+    assert on_disk == schema_text(schemas()[name]), "run `python -m curriculum.reward.labels`"
     jsonschema.Draft202012Validator.check_schema(json.loads(on_disk))
 
 

@@ -1,5 +1,6 @@
 """Preference pairs from labels, corrections and valences."""
 
+import json
 import math
 
 import pytest
@@ -16,7 +17,6 @@ from curriculum.preferences.pairs import (
     label_pairs,
     make_preference,
     merge,
-    provenance_of,
     read_preference_set,
     scalar_of,
     valence_pairs,
@@ -68,7 +68,7 @@ def test_the_better_answer_of_a_prompt_comes_first_with_its_margin_and_weight():
     (pair,) = label_pairs([labelled("bad", -0.5), labelled("good", 0.5, intensity=0.8, safety=0.2)])
     assert (pair.chosen, pair.rejected, pair.margin) == ("good", "bad", 1.0)
     assert pair.weight == pytest.approx(0.8 * 0.7), "intensity times gate(safety) of the chosen answer"
-    assert provenance_of(pair) == {"teacher": "judge", "chosen": ["good"], "rejected": ["bad"]}
+    assert json.loads(pair.provenance) == {"teacher": "judge", "chosen": ["good"], "rejected": ["bad"]}
 
 
 def test_the_scalar_is_the_mean_of_the_seven_dimensions():
@@ -111,7 +111,7 @@ def test_pairs_of_labels_do_not_depend_on_their_order_and_never_contradict(label
     for pair in made:
         assert 0.25 <= pair.margin <= 2
         assert 0 <= pair.weight <= 1
-    directions = {(p.prompt, p.origin, provenance_of(p)["teacher"], p.chosen, p.rejected) for p in made}
+    directions = {(p.prompt, p.origin, json.loads(p.provenance)["teacher"], p.chosen, p.rejected) for p in made}
     assert len(directions) == len(made)
     assert not any((q, o, t, b, a) in directions for q, o, t, a, b in directions)
 
@@ -121,7 +121,7 @@ def test_a_correction_beats_the_answer_it_corrects():
     (pair,) = correction_pairs([turn])
     assert (pair.chosen, pair.rejected, pair.context) == ("right", "wrong", "before")
     assert (pair.margin, pair.weight, pair.origin) == (CORRECTION_MARGIN, 1.0, "correction")
-    assert provenance_of(pair) == {"turn": "t1"}
+    assert json.loads(pair.provenance) == {"turn": "t1"}
 
 
 @pytest.mark.parametrize("correction", [None, "", "  ", "same", " same\n"])

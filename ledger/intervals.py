@@ -1,4 +1,4 @@
-"""The interval that stands beside every score."""
+"""The 95 % interval of a measured share."""
 
 from __future__ import annotations
 
