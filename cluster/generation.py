@@ -286,8 +286,8 @@ class GenerationRun:
         self, children: Mapping[Role, str], failed: Judgement
     ) -> tuple[float, dict[Role, str], list[EvalRecord], Judgement] | None:
         """The blend with the largest alpha that passes every gate, published; None if there is none."""
-        parents, interpolation = self._parents(), self.settings.interpolation
-        if not parents or not interpolation.enabled:
+        parents, blends = self._parents(), self.settings.blends
+        if not parents or not blends.enabled:
             return None
         plans = self._plans()
 
@@ -309,7 +309,7 @@ class GenerationRun:
                 publish_dir(trial / sha, self.home.adapter_dir(sha))
             return alpha, shas, evals, judgement
 
-        return largest_that_passes(interpolation.alphas, attempt)
+        return largest_that_passes(blends.alphas, attempt)
 
     def _rows(
         self, adapters: Mapping[Role, str], evals: Sequence[EvalRecord], judgement: Judgement, alpha: float

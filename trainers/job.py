@@ -51,7 +51,7 @@ class TrioJob:
 
     def examples_after(self, step: int) -> int:
         """Examples that all roles together have been given after so many steps."""
-        return sum(min(step, self.train.steps_of(role)) * self.train.rows_of(role) for role in self.roles)
+        return sum(min(step, self.train.steps_of(role)) * self.train.batch_size_of(role) for role in self.roles)
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class RoleOutcome:
             role=role,
             adapter_sha=adapter_sha,
             steps=job.train.steps_of(role),
-            examples=min(job.train.steps_of(role) * job.train.rows_of(role), available),
+            examples=min(job.train.steps_of(role) * job.train.batch_size_of(role), available),
             loss_start=sum(first) / len(first),
             loss_end=sum(last) / len(last),
             held=dict(held or {}),

@@ -201,9 +201,7 @@ def tell_coordinator(home, method, *arguments):
 def test_a_rejected_generation_leaves_the_head_where_it_was(lenient):
     home = lenient
     raise_one(home, even_numbers(0, 150))
-    rejected = raise_one(
-        home, even_numbers(1000, 150), gates={"generalization_min": 1.0}, interpolation={"enabled": False}
-    )
+    rejected = raise_one(home, even_numbers(1000, 150), gates={"generalization_min": 1.0}, blends={"enabled": False})
     assert rejected["verdict"] == "rejected"
     assert "generalization" in rejected["reason"]
     with Ledger.open(home) as ledger:

@@ -26,7 +26,9 @@ answer_tokens = 4
 
 def give_reward_model(home, folder):
     made = labels(20)
-    settings = RewardSettings(encoder=str(tiny_encoder(folder / "encoder")), blocks=(1,), steps=10, hidden=8, threads=1)
+    settings = RewardSettings(
+        encoder=str(tiny_encoder(folder / "encoder")), blocks=(1,), steps=10, hidden_size=8, threads=1
+    )
     rows = reward_rows(made, pairs_of_labels(made))
     model = train_reward_model(rows, settings, 1, home.rewards_dir, folder / "run", {}, device=CPU)
     make_current(home, model)

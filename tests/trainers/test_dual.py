@@ -152,7 +152,7 @@ def test_a_pair_keeps_one_prompt_for_both_answers_when_it_is_cut(engine):
 @pytest.mark.parametrize(("threads", "rows"), [(1, 4), (2, 24)], ids=["whole", "in lanes"])
 def test_without_weight_on_preferences_the_bytes_are_those_of_examples_alone(home, engine, parents, threads, rows):
     own = FusedEngine(engine.base, SETTINGS.model_copy(update={"threads": threads}), LORA, CPU)
-    how = {"steps": 2, "rows": rows, "parents": parents, "threads": threads}
+    how = {"steps": 2, "batch_size": rows, "parents": parents, "threads": threads}
     alone = quietly(own, make_job(home, run=f"sft-{threads}", **how))
     both = make_job(home, run=f"dual-{threads}", pairs=PAIRS, channels={"w_sft": 0.3, "w_pref": 0.0}, **how)
     assert quietly(own, both) == alone
@@ -171,7 +171,7 @@ def test_the_reference_is_the_parent_so_the_first_loss_is_log_two(home, engine, 
 def test_without_weight_on_examples_the_loss_is_that_of_trls_dpo(home, engine, parents, tmp_path):
     """TRL's own loss of the same pairs, adapter and reference; and its trainer's course over six steps."""
     job = make_job(
-        home, steps=6, run="dpo", parents=parents, roles=("logical",), pairs=PAIRS, rows=4,
+        home, steps=6, run="dpo", parents=parents, roles=("logical",), pairs=PAIRS, batch_size=4,
         channels={"w_sft": 0.0, "w_pref": 1.0, "beta": 0.3, "pairs": 4},
     )  # fmt: skip
     seen = []
@@ -308,7 +308,7 @@ def test_a_dual_run_stopped_and_resumed_in_a_fresh_engine_equals_an_unbroken_one
 def test_parts_and_lanes_give_the_gradient_of_one_pass(home, engine, parents):
     how = {"steps": 2, "parents": parents, "pairs": PAIRS, "channels": {"pairs": 6}}
     one = quietly(engine, make_job(home, run="dual-one", **how))
-    parts = quietly(engine, make_job(home, run="dual-parts", accumulation=3, **how))
+    parts = quietly(engine, make_job(home, run="dual-parts", gradient_accumulation_steps=3, **how))
     two = FusedEngine(engine.base, SETTINGS.model_copy(update={"threads": 2}), LORA, CPU)
     lanes = quietly(two, make_job(home, run="dual-lanes", threads=2, **how))
     for role in ROLES:
@@ -354,7 +354,7 @@ def test_preferences_reach_held_out_prompts_and_memory_stays(home, engine):
     One role, for time's sake; `python -m bench.dual` measures all three with several weights.
     """
     role, folder = "dialectical", home.adapters_dir
-    memory, how = sums(role, 20), {"roles": (role,), "rows": 8}
+    memory, how = sums(role, 20), {"roles": (role,), "batch_size": 8}
     before = quietly(engine, make_job(home, steps=110, run="memory", examples=memory, lr=5e-3, **how))
     train, held_out = split_by_prompt(tastes(role), 20)
     assert {pair.prompt for pair in train}.isdisjoint(pair.prompt for pair in held_out)

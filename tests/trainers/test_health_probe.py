@@ -85,7 +85,7 @@ class Rig:
         self.home = make_home(folder)
         self.engine = FusedEngine(tiny_base(self.home), TrainSettings(dtype="float32", threads=1), LORA, CPU)
         settings = RewardSettings(
-            encoder=str(tiny_encoder(folder / "encoder")), blocks=(1,), steps=40, hidden=16, threads=1
+            encoder=str(tiny_encoder(folder / "encoder")), blocks=(1,), steps=40, hidden_size=16, threads=1
         )
         made = labels()
         rows = reward_rows(made, pairs_of_labels(made))
@@ -98,7 +98,14 @@ class Rig:
     def train(self, run, parent, steps, lr, seed):
         parents = {"creative": parent.name if parent else None}
         job = make_job(
-            self.home, steps=steps, roles=["creative"], examples=talk(seed), run=run, lr=lr, rows=8, parents=parents
+            self.home,
+            steps=steps,
+            roles=["creative"],
+            examples=talk(seed),
+            run=run,
+            lr=lr,
+            batch_size=8,
+            parents=parents,
         )
         done = self.engine.train(job, lambda _: None, lambda: False)
         return self.home.adapter_dir(done.roles["creative"].adapter_sha)

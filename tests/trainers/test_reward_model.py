@@ -55,7 +55,7 @@ def encoder_folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def settings(encoder_folder):
-    return RewardSettings(encoder=str(encoder_folder), blocks=(1,), steps=40, hidden=16, threads=1)
+    return RewardSettings(encoder=str(encoder_folder), blocks=(1,), steps=40, hidden_size=16, threads=1)
 
 
 @pytest.fixture(scope="module")

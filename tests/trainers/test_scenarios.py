@@ -71,7 +71,7 @@ def made_labels(answers=700):
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scenarios")
     encoder = tiny_encoder(folder / "encoder", width=64, blocks=1)
-    settings = RewardSettings(encoder=str(encoder), blocks=(0, 1), steps=120, hidden=32, threads=1)
+    settings = RewardSettings(encoder=str(encoder), blocks=(0, 1), steps=120, hidden_size=32, threads=1)
     made = made_labels()
     rows = reward_rows(made, pairs_of_labels(made))
     return load_reward_model(train_reward_model(rows, settings, 1, folder / "reward", folder / "run", {}, device=CPU))

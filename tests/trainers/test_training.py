@@ -14,7 +14,7 @@ from curriculum.example import make_example
 from ledger.errors import LunaError
 from ledger.roles import ROLES
 from tests.trainers.builders import CPU, LORA, make_home, make_job, random_base, sums, tiny_base
-from trainers.config import BaseSettings, LoraSettings, TrainSettings
+from trainers.config import FrozenModelSettings, LoraSettings, TrainSettings
 from trainers.engines import open_engine
 from trainers.fused.engine import FusedEngine
 from trainers.fused.step import TrioStep
@@ -94,7 +94,7 @@ def test_a_checkpoint_of_another_job_is_refused(home, engine):
 
 def test_accumulation_gives_the_same_gradient_as_one_pass(home, engine):
     one = quietly(engine, make_job(home, steps=3, run="one-pass"))
-    parts = quietly(engine, make_job(home, steps=3, run="parts", accumulation=2))
+    parts = quietly(engine, make_job(home, steps=3, run="parts", gradient_accumulation_steps=2))
     for role in ROLES:
         a, b = (load_file(home.adapter_dir(shas[role]) / WEIGHTS) for shas in (one, parts))
         for name in a:
@@ -143,7 +143,9 @@ def test_training_in_lanes_gives_equal_bytes_twice_and_when_resumed(home, engine
 
     monkeypatch.setattr(TrioStep, "channel_gradients", seen)
     two = FusedEngine(engine.base, SETTINGS.model_copy(update={"threads": 2}), LORA, CPU)
-    jobs = [make_job(home, steps=4, rows=24, threads=2, run=f"lanes-{run}") for run in ("once", "twice", "halves")]
+    jobs = [
+        make_job(home, steps=4, batch_size=24, threads=2, run=f"lanes-{run}") for run in ("once", "twice", "halves")
+    ]
     whole = quietly(two, jobs[0])
     assert quietly(two, jobs[1]) == whole
     steps = []
@@ -155,7 +157,7 @@ def test_training_in_lanes_gives_equal_bytes_twice_and_when_resumed(home, engine
 
 @pytest.mark.slow
 def test_what_was_trained_is_known_afterwards(home, engine):
-    job = make_job(home, steps=150, run="learn", lr=5e-3, rows=8)
+    job = make_job(home, steps=150, run="learn", lr=5e-3, batch_size=8)
     shas = quietly(engine, job)
     generator = engine.generator(shas, home.adapters_dir)
     from trainers.evals.scoring import EvalSettings, score_set
@@ -245,16 +247,16 @@ def copy_of(home, sha, name):
 
 def test_an_unknown_base_is_named_with_the_ways_out(tmp_path):
     with pytest.raises(LunaError, match=r"no-such/base.*tiny.*package"):
-        prepare_base(BaseSettings(source="no-such/base"), make_home(tmp_path), lambda _: None)
+        prepare_base(FrozenModelSettings(source="no-such/base"), make_home(tmp_path), lambda _: None)
     with pytest.raises(LunaError, match="is not installed"):
-        prepare_base(BaseSettings(source="package:no-such-package"), make_home(tmp_path), lambda _: None)
+        prepare_base(FrozenModelSettings(source="package:no-such-package"), make_home(tmp_path), lambda _: None)
 
 
 def test_preparing_a_base_twice_does_the_work_once(tmp_path):
     home = make_home(tmp_path)
     said: list[str] = []
-    first = prepare_base(BaseSettings(source="tiny"), home, said.append)
-    assert prepare_base(BaseSettings(source="tiny"), home, said.append) == first
+    first = prepare_base(FrozenModelSettings(source="tiny"), home, said.append)
+    assert prepare_base(FrozenModelSettings(source="tiny"), home, said.append) == first
     assert len(said) == 1
 
 
@@ -372,5 +374,5 @@ def test_each_role_learns_at_its_own_rate(home, engine):
 
 def test_settings_refuse_rows_that_leave_a_role_out():
     with pytest.raises(ValueError, match="give a number for each"):
-        TrainSettings(rows={"logical": 8})
+        TrainSettings(batch_size={"logical": 8})
     assert LoraSettings().rank == 16

@@ -154,7 +154,7 @@ class _Run:
 
     def __init__(self, engine: FusedEngine, job: TrioJob, bank: AdapterBank, data: RoleData):
         self.engine, self.job, self.bank, self.data = engine, job, bank, data
-        self.trio = TrioStep(engine.model, bank, engine.lanes, job.train.weight_decay, job.train.beta2)
+        self.trio = TrioStep(engine.model, bank, engine.lanes, job.train.weight_decay, job.train.adam_beta2)
         self.step = 0
         self.losses: dict[Role, list[float]] = {role: [] for role in job.roles}
         self.channels: dict[Channel, dict[Role, float]] = {}
@@ -180,7 +180,7 @@ class _Run:
         due = self.health.is_due(self.step + 1)
         self.health.before = {name: value.clone() for name, value in self.trio.state().items()} if due else None
         rates = [None if role in actions else self._rate(role) for role in self.job.roles]
-        self.trio.move(rates, self.job.train.clip, found.norms)
+        self.trio.move(rates, self.job.train.max_grad_norm, found.norms)
 
     def _count(self, found: StepLosses) -> _Latest:
         """Note the losses of the roles that took this step, and go on to the next."""
@@ -217,7 +217,7 @@ class _Run:
         chosen = [[self._row(e) for e in self.batch_examples(role)] for role in self.job.roles]
         groups = [Group(slot, rows) for slot, rows in enumerate(chosen) if rows]
         pairs = [self.pairs[pair.id] for role in self.job.roles for pair in self.batch_pairs(role)]
-        parts, device = self.job.train.accumulation, self.engine.device
+        parts, device = self.job.train.gradient_accumulation_steps, self.engine.device
         lanes = self.engine.lanes.worth((token_count(groups) + sum(pair.tokens for pair in pairs)) // parts)
         return StepParts(
             sft=[pack(part, device) for part in cut(groups, parts * lanes)],
@@ -229,7 +229,7 @@ class _Run:
 
     def batch_examples(self, role: Role) -> list[Example]:
         """The role's examples of the present step; none when it has taken all of its steps."""
-        return self._of_step(self.data.examples[role], role, self.job.train.rows_of(role), self.step)
+        return self._of_step(self.data.examples[role], role, self.job.train.batch_size_of(role), self.step)
 
     def batch_pairs(self, role: Role) -> list[Preference]:
         """The role's pairs of the present step, chosen like its examples."""

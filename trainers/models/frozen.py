@@ -16,7 +16,7 @@ from ledger.errors import LunaError
 from ledger.files import explain_write_errors, publish_dir, sha256_json, temporary_beside, write_atomic
 from ledger.home import Home
 from ledger.verification.weights import weights_sha
-from trainers.config import BaseSettings
+from trainers.config import FrozenModelSettings
 
 Say = Callable[[str], None]
 
@@ -30,7 +30,7 @@ class Base:
     path: Path
 
 
-def prepare_base(settings: BaseSettings, home: Home, say: Say) -> Base:
+def prepare_base(settings: FrozenModelSettings, home: Home, say: Say) -> Base:
     """Make the base ready under `<home>/models/base/<sha>`, or find it there from an earlier time.
 
     Raises:
@@ -55,7 +55,7 @@ def prepare_base(settings: BaseSettings, home: Home, say: Say) -> Base:
     return Base(settings.source, sha, home.base_dir(sha))
 
 
-def _fill(settings: BaseSettings, folder: Path) -> None:
+def _fill(settings: FrozenModelSettings, folder: Path) -> None:
     _no_progress_bars()
     source = settings.source
     if source == "tiny":

@@ -101,14 +101,14 @@ class TrlEngine:
         checkpoints = folder / mark[:12]
         config = SFTConfig(
             output_dir=str(checkpoints),
-            per_device_train_batch_size=max(1, train.rows_of(role) // train.accumulation),
-            gradient_accumulation_steps=train.accumulation,
+            per_device_train_batch_size=max(1, train.batch_size_of(role) // train.gradient_accumulation_steps),
+            gradient_accumulation_steps=train.gradient_accumulation_steps,
             max_steps=train.steps_of(role),
             learning_rate=train.lr_of(role),
             warmup_steps=train.warmup_steps,
             weight_decay=train.weight_decay,
-            adam_beta2=train.beta2,
-            max_grad_norm=train.clip,
+            adam_beta2=train.adam_beta2,
+            max_grad_norm=train.max_grad_norm,
             train_sampling_strategy="sequential",
             max_length=None,
             logging_steps=1,
@@ -165,7 +165,7 @@ class TrlEngine:
         train, ready = job.train, []
         rows = [tokenise(self.tokenizer, example, train.max_tokens) for example in own]
         for step in range(train.steps_of(role)):
-            for index in rows_of_step(step, train.steps_of(role), train.rows_of(role), len(own)):
+            for index in rows_of_step(step, train.steps_of(role), train.batch_size_of(role), len(own)):
                 row = rows[index]
                 labels = [-100] * row.prompt_len + list(row.tokens[row.prompt_len :])
                 ready.append({"input_ids": list(row.tokens), "labels": labels})
@@ -321,7 +321,7 @@ class _Watch:
                 step=self.job.steps * taken // whole,
                 steps=self.job.steps,
                 losses=dict(self.losses),
-                examples_per_s=self.done * train.rows_of(role) / seconds,
+                examples_per_s=self.done * train.batch_size_of(role) / seconds,
                 seconds_left=seconds / self.done * (whole - taken),
                 role_steps=dict(self.role_steps),
                 role_totals=totals,
@@ -333,7 +333,7 @@ def _stop_if_not_finite(logs: Mapping[str, float], role: Role, step: int, own: l
     values = (logs["loss"], logs.get("grad_norm", 0.0))
     if all(abs(value) < float("inf") for value in values):
         return
-    rows = rows_of_step(step - 1, job.train.steps_of(role), job.train.rows_of(role), len(own))
+    rows = rows_of_step(step - 1, job.train.steps_of(role), job.train.batch_size_of(role), len(own))
     raise NonFiniteError(
         f"the loss of {role} is {values[0]} (gradient norm {values[1]}) at step {step} in the batch of examples "
         f"{', '.join(own[i].id[:12] for i in rows)}. Look at these examples, or lower [train] lr."

@@ -226,7 +226,7 @@ def _seen(groups: Sequence[str], settings: RewardSettings, seed: int) -> Tensor:
 
 
 def _new_heads(inputs: Tensor, settings: RewardSettings, members: int) -> Heads:
-    heads = Heads(inputs.shape[1], settings.hidden, members)
+    heads = Heads(inputs.shape[1], settings.hidden_size, members)
     counted, width = len(FEATURES), inputs.shape[1] - len(FEATURES)
     # The counted features and the encoder's states each have unit length in all, whatever their number.
     size = torch.cat([torch.full((counted,), counted**-0.5), torch.full((width,), max(width, 1) ** -0.5)])
@@ -236,7 +236,7 @@ def _new_heads(inputs: Tensor, settings: RewardSettings, members: int) -> Heads:
         heads.size.copy_(size)
         heads.hidden_weight.normal_()
         heads.hidden_bias.normal_(std=0.1)
-        heads.out_weight.normal_(std=0.1 * settings.hidden**-0.5)
+        heads.out_weight.normal_(std=0.1 * settings.hidden_size**-0.5)
     return heads
 
 
