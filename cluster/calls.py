@@ -1,4 +1,4 @@
-"""Asking actors: answers with a user's errors unwrapped."""
+"""Asking actors, with a user's errors unwrapped."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ray.exceptions import RayTaskError
 from ledger.errors import LunaError
 
 
-def answer(reference: Any, timeout_s: float | None = None) -> Any:
+def get(reference: Any, timeout_s: float | None = None) -> Any:
     """`ray.get`, but a LunaError raised in the actor is raised here as itself, without the remote traceback."""
     try:
         return ray.get(reference, timeout=timeout_s)

@@ -7,170 +7,158 @@ work. All that it must remember is in the ledger and the run journal.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import GetTimeoutError
 
-from cluster import data_steps as delta
-from cluster.generation import GenerationRun, Watcher
+from cluster.calls import get
 from cluster.ray_head import NAMESPACE
 from cluster.request import GenerationRequest
+from cluster.run_worker import RunWorker, pause_marker
 from cluster.server.client import follow_head
 from cluster.settings import settings_of
-from cluster.trainer_pool import TrioRig
+from cluster.state import Admission, CoordinatorState
+from cluster.steps.data import collect
+from cluster.trainer_pool import TrainerPool
 from ledger.clock import utc_now
 from ledger.conversations import Label, Turn
 from ledger.errors import LunaError
 from ledger.files import sha256_json
 from ledger.home import Home
-from ledger.journal import RunState, Step
 from ledger.metadata import update_karma
 from ledger.records import HeadMove
 from ledger.rules.karma import KarmaSettings
 from ledger.scores import Score
-from ledger.store import Ledger
-from trainers.job import NonFiniteError, Paused, TrioProgress
+from ledger.store import Stores
 
 NAME = "luna-coordinator"
+
+_ANSWER_S = 60
+"""Longest wait for an answer that takes no work; a process may have to start for it."""
+
+_GONE_S = 10
 
 _LOCK_WAIT_S = 30
 """How long a restarted coordinator waits for its dead predecessor's lock on the home."""
 
 
 class Coordinator:
-    """See the module. Threaded: calls answer while a generation runs."""
+    """See the module. Threaded: calls answer while a generation runs. :meth:`open` comes first."""
+
+    _stores: Stores
 
     def __init__(self, root: str):
         self._home = Home(Path(root))
-        self._ledger = _open_when_free(self._home)
-        self._rig = TrioRig()
+        self._pool = TrainerPool()
+        self._worker = RunWorker(self._home, self._pool)
         self._guard = threading.Lock()
         self._metadata_guard = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._stop = threading.Event()
-        self._run: RunState | None = None
-        self._step: Step | None = None
-        self._progress: TrioProgress | None = None
-        self._lines: list[str] = []
-        self._ended: dict[str, Any] = {}
+        self._opening = threading.Lock()
+        self._opened = False
         if ray.get_runtime_context().was_current_actor_reconstructed:
+            self.open()
             self._resume_after_crash()
+
+    def open(self) -> None:
+        """Open the home's ledger as its writer. Opening it again changes nothing.
+
+        Raises:
+            LunaError: another process is the writer, or the disk refuses.
+        """
+        with self._opening:
+            if not self._opened:
+                self._stores = _open_when_free(self._home)
+                self._ledger, self._journal = self._stores.ledger, self._stores.journal
+                self._conversations = self._stores.conversations
+                self._opened = True
 
     def home(self) -> str:
         """The home that this coordinator writes."""
         return str(self._home.root)
 
-    def pid(self) -> int:
-        """This actor's process, for the curious and for fault tests."""
-        return os.getpid()
-
     def create_lineage(self, name: str, base_sha: str) -> None:
         """Begin a lineage, or make an existing one current."""
         self._ledger.create_lineage(name, base_sha)
 
-    def use_lineage(self, name: str) -> None:
-        """Make another lineage the current one."""
-        self._refuse_while_running("switch lineages")
-        self._ledger.use_lineage(name)
-
-    def submit(self, request: dict[str, Any]) -> dict[str, Any]:
+    def submit(self, request: GenerationRequest) -> Admission:
         """Admit a generation and start it; a run that was interrupted is resumed instead.
-
-        Returns:
-            run_id, gen_id, and `resumed`: whether this is an earlier run that goes on.
 
         Raises:
             LunaError: one is running already, or the data cannot make a generation (nothing is recorded then).
         """
         with self._guard:
-            self._refuse_while_running("start another generation")
+            self._worker.refuse_while_running("start another generation")
             lineage = self._ledger.current_lineage()
-            run, resumed = self._ledger.open_run(lineage), True
+            run = self._journal.open_run(lineage)
+            resumed = run is not None
             if run is None:
-                asked = GenerationRequest.model_validate(request)
-                self._check_base(asked, lineage)
-                new = delta.collect(self._home, self._ledger, asked, lineage)
-                delta.freeze_delta(self._home, self._ledger, lineage, new)
-                gen_id = self._ledger.next_gen_id(lineage)
-                run_id = f"{lineage}-g{gen_id}-{sha256_json([request, utc_now()])[:8]}"
-                run = self._ledger.create_run(run_id, lineage, gen_id, asked.model_dump(mode="json"))
-                resumed = False
-            self._start(run)
-            return {"run_id": run.run_id, "gen_id": run.gen_id, "resumed": resumed, "next_step": run.next_step}
+                self._check_base(request, lineage)
+                collect(self._home, self._ledger, lineage, request)
+                gen_id, record = self._ledger.next_gen_id(lineage), request.model_dump(mode="json")
+                run_id = f"{lineage}-g{gen_id}-{sha256_json([record, utc_now()])[:8]}"
+                run = self._journal.create_run(run_id, lineage, gen_id, record)
+            self._worker.start(self._stores, run)
+            return Admission(run_id=run.run_id, gen_id=run.gen_id, resumed=resumed, next_step=run.next_step)
 
-    def state(self, lines_from: int = 0) -> dict[str, Any]:
-        """What runs now: run, step, progress, what was said since line `lines_from`, how the last run here ended."""
-        running = self._thread is not None and self._thread.is_alive()
-        return {
-            "running": running,
-            "run_id": self._run.run_id if self._run else None,
-            "gen_id": self._run.gen_id if self._run else None,
-            "step": self._step if running else None,
-            "progress": asdict(self._progress) if running and self._progress else None,
-            "lines": self._lines[lines_from:],
-            "ended": self._ended,
-            "pid": os.getpid(),
-        }
+    def state(self, lines_from: int = 0) -> CoordinatorState:
+        """What runs now, with what it has logged since line `lines_from`, and how the last run here ended."""
+        return self._worker.state(lines_from)
 
     def pause(self) -> bool:
         """Ask the running generation to stop at its next safe point. False when nothing runs."""
-        if self._thread is None or not self._thread.is_alive():
-            return False
-        self._stop.set()
-        return True
+        return self._worker.pause()
 
     def abandon(self) -> str:
         """Give up the interrupted run of the current lineage; its number is not used again."""
-        self._refuse_while_running("abandon it")
-        run = self._ledger.open_run(self._ledger.current_lineage())
+        self._worker.refuse_while_running("abandon it")
+        run = self._journal.open_run(self._ledger.current_lineage())
         if run is None:
             raise LunaError("there is no interrupted run to abandon.")
-        self._ledger.finish_run(run.run_id, "abandoned", "abandoned by the user")
+        self._journal.finish_run(run.run_id, "abandoned", "abandoned by the user")
         return run.run_id
 
     def rollback(self, gen_id: int) -> dict[str, Any]:
         """Move the head to an accepted generation."""
-        self._refuse_while_running("move the head")
+        self._worker.refuse_while_running("move the head")
         head = self._ledger.head()
         self._ledger.move_head(HeadMove(from_gen=head, to_gen=gen_id, reason="rollback", at=utc_now()))
         self._tell_karma()
         return {"from_gen": head, "to_gen": gen_id, **follow_head(self._home, gen_id)}
 
-    def add_turn(self, turn: dict[str, Any]) -> None:
+    def add_turn(self, turn: Turn) -> None:
         """Store an exchange with a user."""
-        self._ledger.add_turn(Turn.model_validate(turn))
+        self._conversations.add_turn(turn)
 
-    def add_label(self, turn_id: str, label: dict[str, Any]) -> None:
+    def add_label(self, turn_id: str, label: Label) -> None:
         """Store what a user says of an answer.
 
         Raises:
             LunaError: there is no such answer.
         """
-        self._ledger.add_label(turn_id, Label.model_validate(label), self._karma)
+        self._conversations.add_label(turn_id, label, self._karma)
         self._tell_karma()
 
-    def add_scores(self, scores: list[dict[str, Any]]) -> None:
+    def add_scores(self, scores: Sequence[Score]) -> None:
         """Store what the reward model made of answers; they earn karma by it."""
-        self._ledger.add_scores([Score.model_validate(score) for score in scores], self._karma)
+        self._conversations.add_scores(scores, self._karma)
         self._tell_karma()
 
     def release(self) -> None:
         """Give the trainers' devices back until the next generation."""
-        self._refuse_while_running("release the trainers")
-        self._rig.release()
+        self._worker.refuse_while_running("release the trainers")
+        self._pool.release()
 
     def close(self) -> None:
         """Close the ledger, before this actor is replaced."""
-        self._refuse_while_running("close the coordinator")
-        self._rig.release()
-        self._ledger.close()
-
-    # -- inside ----------------------------------------------------------------------------------------------
+        self._worker.refuse_while_running("close the coordinator")
+        self._pool.release()
+        if self._opened:
+            self._stores.close()
 
     @property
     def _karma(self) -> KarmaSettings:
@@ -183,62 +171,18 @@ class Coordinator:
         if head is None or age is None:
             return
         with self._metadata_guard:
-            earned = self._ledger.karma_earned(self._ledger.current_lineage())
+            earned = self._conversations.karma_earned(self._ledger.current_lineage())
             for row in self._ledger.generation(head):
                 update_karma(self._home.adapter_dir(row.child_sha), earned, age)
-
-    def _start(self, run: RunState) -> None:
-        self._pause_marker(run).unlink(missing_ok=True)
-        self._run, self._step, self._progress = run, None, None
-        self._lines, self._ended = [], {}
-        self._stop.clear()
-        self._thread = threading.Thread(target=self._work, args=(run,), name=run.run_id, daemon=True)
-        self._thread.start()
-
-    def _work(self, run: RunState) -> None:
-        watcher = Watcher(self._lines.append, self._note_step, self._note_progress, self._stop)
-        try:
-            result = GenerationRun(self._home, self._ledger, self._rig, run, watcher).run()
-            self._ledger.finish_run(run.run_id, "done", f"{result['verdict']}: {result['reason']}")
-            self._ended = {"run_id": run.run_id, "state": "done", **result}
-        except Paused as pause:
-            marker = self._pause_marker(run)
-            marker.parent.mkdir(parents=True, exist_ok=True)
-            marker.touch()
-            self._ended = {"run_id": run.run_id, "state": "paused", "reason": str(pause)}
-        except NonFiniteError as error:
-            self._ledger.finish_run(run.run_id, "failed", str(error))
-            self._ended = {"run_id": run.run_id, "state": "failed", "reason": str(error)}
-        except LunaError as error:
-            self._ended = {"run_id": run.run_id, "state": "interrupted", "reason": str(error)}
-        except Exception as error:  # the thread's last line of defence: a bug must reach the user, not vanish
-            self._ended = {"run_id": run.run_id, "state": "crashed", "reason": f"{type(error).__name__}: {error}"}
-            raise
-
-    def _note_step(self, step: Step) -> None:
-        self._step = step
-
-    def _note_progress(self, progress: TrioProgress) -> None:
-        self._progress = progress
-
-    def _pause_marker(self, run: RunState) -> Path:
-        return self._home.run_dir(run.run_id) / "paused"
 
     def _resume_after_crash(self) -> None:
         """Ray has started this actor again: the run that was in work goes on, a paused one waits for its user."""
         if not self._ledger.lineages():
             return
-        run = self._ledger.open_run(self._ledger.current_lineage())
-        if run is not None and not self._pause_marker(run).exists():
-            self._start(run)
-            self._lines.append(f"the coordinator was restarted; run {run.run_id} goes on at {run.next_step}")
-
-    def _refuse_while_running(self, what: str) -> None:
-        if self._thread is not None and self._thread.is_alive() and self._run is not None:
-            raise LunaError(
-                f"G{self._run.gen_id} is being raised in run {self._run.run_id} ({self._step or 'starting'}); "
-                f"wait for it or stop it before you {what}. `luna status` shows it."
-            )
+        run = self._journal.open_run(self._ledger.current_lineage())
+        if run is not None and not pause_marker(self._home, run).exists():
+            first_line = f"the coordinator was restarted; run {run.run_id} goes on at {run.next_step}"
+            self._worker.start(self._stores, run, first_line)
 
     def _check_base(self, request: GenerationRequest, lineage: str) -> None:
         known = {entry.name: entry.base_sha for entry in self._ledger.lineages()}
@@ -249,11 +193,11 @@ class Coordinator:
             )
 
 
-def _open_when_free(home: Home) -> Ledger:
+def _open_when_free(home: Home) -> Stores:
     deadline = time.monotonic() + _LOCK_WAIT_S
     while True:
         try:
-            return Ledger.create(home)
+            return Stores.create(home)
         except LunaError:
             if time.monotonic() > deadline or not ray.get_runtime_context().was_current_actor_reconstructed:
                 raise
@@ -276,47 +220,54 @@ def coordinator_for(home: Home) -> Any:
     Raises:
         LunaError: another home's generation is running here, or another process holds this home's ledger.
     """
-    from cluster.calls import answer
-
-    root = home.root.resolve()
+    root = str(home.root.resolve())
     actor = find_coordinator()
     if actor is not None:
-        present = answer(actor.home.remote())
-        if present == str(root):
+        if _asked(actor, "home") == root:
+            _asked(actor, "open")
             return actor
-        try:
-            answer(actor.close.remote())
-        except LunaError as error:
-            raise LunaError(f"this cluster works for another home, {present}: {error}") from error
-        ray.kill(actor, no_restart=True)
-        _wait_until_gone()
+        _make_room(actor)
+    created = _create(root)
+    try:
+        _asked(created, "open")
+    except LunaError:
+        ray.kill(created, no_restart=True)  # it holds nothing, and would stand in the way of another try
+        raise
+    return created
+
+
+def _create(root: str) -> Any:
     # The ledger's SQLite file must not be opened over NFS, so on a rig that marks its head the coordinator stays there.
     head = {"luna_head": 0.001} if "luna_head" in ray.cluster_resources() else {}
     remote = ray.remote(Coordinator).options(
         name=NAME,
         namespace=NAMESPACE,
         lifetime="detached",
+        get_if_exists=True,  # two commands may ask at once
         num_cpus=0,
         max_restarts=-1,
         max_concurrency=16,
         resources=head,
     )
-    created = remote.remote(str(root))
+    return remote.remote(root)
+
+
+def _make_room(actor: Any) -> None:
+    """Let the idle coordinator of another home go."""
     try:
-        answer(created.home.remote())
-    except ray.exceptions.ActorDiedError as error:
-        cause = _user_error(str(error))
-        raise LunaError(cause or f"the coordinator could not start: {error}") from error
-    return created
-
-
-def _wait_until_gone() -> None:
-    deadline = time.monotonic() + 10
+        _asked(actor, "close")
+    except LunaError as error:
+        raise LunaError(f"this cluster works for another home, {_asked(actor, 'home')}: {error}") from error
+    ray.kill(actor, no_restart=True)
+    deadline = time.monotonic() + _GONE_S
     while find_coordinator() is not None and time.monotonic() < deadline:
         time.sleep(0.05)
 
 
-def _user_error(text: str) -> str:
-    """The LunaError's own sentence inside Ray's report of a failed constructor."""
-    _, found, message = text.rpartition("LunaError: ")
-    return message.strip() if found else ""
+def _asked(actor: Any, method: str) -> Any:
+    try:
+        return get(getattr(actor, method).remote(), _ANSWER_S)
+    except GetTimeoutError as error:
+        raise LunaError(
+            f"the coordinator does not answer within {_ANSWER_S} s; look at its log in the Ray dashboard."
+        ) from error

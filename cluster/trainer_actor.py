@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,37 +22,58 @@ from trainers.evals.scoring import EvalSettings, RolePlan, evaluate_role
 from trainers.health.index import HealthSettings
 from trainers.health.probe import HealthPlan
 from trainers.health.report import measure_health
-from trainers.job import TrioJob, TrioOutcome, TrioProgress
+from trainers.job import Engine, TrioJob, TrioOutcome, TrioProgress
+from trainers.models.adapter_set import AdapterSet
 from trainers.models.frozen import Base
 
 Result = TypeVar("Result")
 
 
+@dataclass(frozen=True)
+class TrainerLine:
+    """A record of the log of a trainer's process."""
+
+    logger: str
+    level: int
+    message: str
+    role: Role | None
+
+
+@dataclass(frozen=True)
+class TrainerReport:
+    """Where the running training stands, None before its first step, and what was logged since the last report."""
+
+    progress: TrioProgress | None
+    lines: list[TrainerLine]
+
+
 class TrainerActor:
-    """Threaded: one call works while others ask for progress or tell it to stop. The base stays loaded.
+    """Threaded: one call works while others ask for a report or tell it to stop. The base stays loaded.
 
     All work is done in one thread of its own. GNU OpenMP keeps a set of threads for every thread that ever asked for
     some, and when all together are more than the cores, those of each product sleep at its end instead of waiting:
     measured on two cores, 4,700 sleeps a second and a third of the cores' time idle.
     """
 
-    def __init__(self, base: Base, train: TrainSettings, lora: LoraSettings):
-        from trainers import runtime
+    _engine: Engine
 
-        self._said: list[str] = []
+    def __init__(self) -> None:
+        self._lines: list[TrainerLine] = []
         self._progress: TrioProgress | None = None
         self._stop = False
-        self._base = base
         self._worker = ThreadPoolExecutor(1, "compute")
-        with listening(LineHandler(lambda record: self._said.append(record.getMessage()))):
-            self._engine = self._compute(lambda: open_engine(base, train, lora, runtime.default_device()))
+        self._listening = ExitStack()
+        self._listening.enter_context(listening(LineHandler(self._keep)))
 
-    def _compute(self, work: Callable[[], Result]) -> Result:
-        return self._worker.submit(work).result()
+    def open(self, base: Base, train: TrainSettings, lora: LoraSettings) -> None:
+        """Load the base; the first call.
 
-    def facts(self) -> dict[str, Any]:
-        """The engine's facts, what it said at start, and this process's id."""
-        return {"facts": self._engine.info, "said": self._said, "pid": os.getpid()}
+        Raises:
+            LunaError: as :func:`trainers.engines.open_engine` does.
+        """
+        from trainers import runtime
+
+        self._engine = self._compute(lambda: open_engine(base, train, lora, runtime.default_device()))
 
     def train(self, job: TrioJob) -> TrioOutcome:
         """Train to the end or to :meth:`stop`; raises what the engine raises."""
@@ -58,26 +81,22 @@ class TrainerActor:
         self._progress = None
         return self._compute(lambda: self._engine.train(job, self._note, lambda: self._stop))
 
-    def progress(self) -> TrioProgress | None:
-        """Where the running training stands; None before its first step."""
-        return self._progress
+    def report(self) -> TrainerReport:
+        """See :class:`TrainerReport`."""
+        lines, self._lines = self._lines, []
+        return TrainerReport(self._progress, lines)
 
     def stop(self) -> None:
         """Ask the running training to save a checkpoint and return."""
         self._stop = True
 
     def evaluate(
-        self,
-        plans: Sequence[RolePlan],
-        adapters: Mapping[Role, str],
-        adapters_dir: str,
-        gen_id: int,
-        settings: EvalSettings,
+        self, plans: Sequence[RolePlan], adapters: AdapterSet, gen_id: int, settings: EvalSettings
     ) -> list[EvalRecord]:
-        """Scores of the planned roles with these adapters (role -> SHA under `adapters_dir`)."""
+        """Scores of the planned roles with these adapters."""
 
         def scores() -> list[EvalRecord]:
-            generator = self._engine.generator(adapters, Path(adapters_dir))
+            generator = self._engine.generator(adapters.shas, adapters.folder)
             return [record for plan in plans for record in evaluate_role(generator, plan, gen_id, settings)]
 
         return self._compute(scores)
@@ -85,10 +104,8 @@ class TrainerActor:
     def measure_preferences(
         self,
         pairs: Mapping[Role, Sequence[Preference]],
-        adapters: Mapping[Role, str],
-        adapters_dir: str,
-        parents: Mapping[Role, str],
-        parents_dir: str,
+        child: AdapterSet,
+        parent: AdapterSet,
         gen_id: int,
         beta: float,
     ) -> list[EvalRecord]:
@@ -96,32 +113,42 @@ class TrainerActor:
         from trainers.evals.preferences import measure_preferences
         from trainers.fused.engine import FusedEngine
 
-        engine, own, before = self._engine, Path(adapters_dir), Path(parents_dir)
+        engine = self._engine
         if not isinstance(engine, FusedEngine):
             return []
-        return self._compute(lambda: measure_preferences(engine, pairs, adapters, own, parents, before, gen_id, beta))
+        return self._compute(
+            lambda: measure_preferences(
+                engine, pairs, child.shas, child.folder, parent.shas, parent.folder, gen_id, beta
+            )
+        )
 
     def health(
         self,
         plans: Sequence[HealthPlan],
         reward_model: Path,
         gen_id: int,
-        curves: Path,
+        curves_dir: Path,
         settings: HealthSettings,
     ) -> tuple[list[EvalRecord], str]:
-        """Reward health of the planned roles; none and the reason where this engine cannot be measured."""
-        return self._compute(lambda: measure_health(self._engine, plans, reward_model, gen_id, curves, settings))
+        """Reward health of the planned roles, or none and the reason why this engine cannot be measured."""
+        return self._compute(lambda: measure_health(self._engine, plans, reward_model, gen_id, curves_dir, settings))
 
-    def interpolate(
-        self, parents: Mapping[Role, str], children: Mapping[Role, str], alpha: float, adapters_dir: str, into: str
-    ) -> dict[Role, str]:
-        """Write parent + alpha (child - parent) for each role under `into`."""
+    def blend(self, parents: AdapterSet, children: AdapterSet, alpha: float, into: Path) -> AdapterSet:
+        """Write parent + alpha (child - parent) for each role under `into`; both lie in one folder."""
+        engine, folder = self._engine, children.folder
         return self._compute(
-            lambda: self._engine.interpolated(parents, children, alpha, Path(adapters_dir), Path(into))
+            lambda: AdapterSet(into, engine.interpolated(parents.shas, children.shas, alpha, folder, into))
         )
+
+    def _compute(self, work: Callable[[], Result]) -> Result:
+        return self._worker.submit(work).result()
 
     def _note(self, progress: TrioProgress) -> None:
         self._progress = progress
+
+    def _keep(self, record: logging.LogRecord) -> None:
+        role: Role | None = record.role  # type: ignore[attr-defined]  # LineHandler sets it
+        self._lines.append(TrainerLine(record.name, record.levelno, record.getMessage(), role))
 
 
 _ENVIRONMENT = {
@@ -132,9 +159,9 @@ _ENVIRONMENT = {
 }
 
 
-def start_trainer(base: Base, train: TrainSettings, lora: LoraSettings, gpus: int) -> Any:
-    """A trainer actor on one GPU, or on the CPUs of a node."""
+def start_trainer(gpus: int) -> Any:
+    """A trainer actor on one GPU, or on the CPUs of a node; :meth:`TrainerActor.open` comes next."""
     actor = ray.remote(TrainerActor).options(
         num_cpus=1, num_gpus=gpus, max_concurrency=4, max_restarts=0, runtime_env={"env_vars": _ENVIRONMENT}
     )
-    return actor.remote(base, train, lora)
+    return actor.remote()

@@ -1,66 +1,87 @@
-"""The trainer actors of the rig as one trio: placed, kept warm between generations, started again when one dies."""
+"""The trainer actors as one trio: placed, kept warm between generations, started again when one dies."""
 
 from __future__ import annotations
 
+import logging
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 
-from cluster.calls import answer
+from cluster.calls import get
 from cluster.placement import Placement, place_roles
 from cluster.settings import Settings
-from cluster.trainer_actor import start_trainer
+from cluster.trainer_actor import TrainerReport, start_trainer
 from curriculum.preferences.pairs import Preference
 from ledger.errors import LunaError
 from ledger.files import sha256_json
+from ledger.logs import log_context
 from ledger.records import EvalRecord
 from ledger.roles import Role
 from trainers.evals.scoring import RolePlan
 from trainers.health.probe import HealthPlan
-from trainers.job import EngineInfo, RoleOutcome, TrioJob, TrioOutcome, TrioProgress
+from trainers.job import TrioJob, TrioOutcome, TrioProgress
+from trainers.models.adapter_set import AdapterSet
 from trainers.models.frozen import Base
+
+logger = logging.getLogger(__name__)
 
 _START_TIMEOUT_S = 300
 """Longest wait for an actor to get its device and load the base."""
 
+_STOP_TIMEOUT_S = 120
+"""Longest wait for a trainer to reach its next safe point when another one has failed."""
+
+_REPORT_TIMEOUT_S = 10
+
 _ATTEMPTS = 3
 """Trainer starts a call: a worker that dies twice in the same work is not bad luck."""
-
 
 _LOOK_EVERY_S = 1.0
 """How often a running training is asked for its progress; each question costs the trainers a little."""
 
 
-class TrioRig:
-    """Trainer actors by placement. One at a time per rig: the coordinator admits one generation."""
+@dataclass(frozen=True)
+class Work:
+    """How a call of some length speaks of itself when a trainer dies in it."""
+
+    after_death: str
+    given_up: str
+
+
+_TRAINING = Work(
+    "a trainer died; starting it again from its last checkpoint",
+    "a trainer died {deaths} times in the same work ({error}); perhaps memory ran out: look at the Ray dashboard's "
+    "logs. To train with less memory, `luna generation abandon`, raise [train] accumulation in luna.toml, and run it "
+    "again.",
+)
+_MEASURING = Work(
+    "a trainer died; starting it again",
+    "the trainer died {deaths} times while measuring ({error}); look at the Ray dashboard's logs.",
+)
+
+
+class TrainerPool:
+    """The actors by placement, warm from one session to the next. One session at a time: the coordinator's."""
 
     def __init__(self) -> None:
         self._actors: dict[Placement, Any] = {}
         self._key = ""
-        self._facts: dict[Placement, EngineInfo] = {}
 
-    def prepare(self, base: Base, settings: Settings, say: Callable[[str], None]) -> tuple[Placement, ...]:
-        """Make sure that actors for this base and these shapes are up; warm ones are kept."""
+    def open(self, base: Base, settings: Settings) -> TrainerSession:
+        """Place the trio on the devices of this moment; actors of another base, shape or placement are released."""
         gpus = int(ray.cluster_resources().get("GPU", 0))
-        placements = place_roles(gpus)
         engine_settings = settings.train.model_dump(include={"engine", "dtype", "threads"})
         key = sha256_json([base.sha, str(base.path), settings.lora.model_dump(), engine_settings, gpus])
         if key != self._key:
             self.release()
             self._key = key
-        for placement in placements:
-            if placement not in self._actors:
-                self._start(placement, base, settings, say)
-        return placements
-
-    def facts(self, placement: Placement) -> EngineInfo:
-        """Engine facts of a placement's actor."""
-        return self._facts[placement]
+        return TrainerSession(self._actors, place_roles(gpus), base, settings)
 
     def release(self) -> None:
         """Give the devices back."""
@@ -68,195 +89,179 @@ class TrioRig:
             ray.kill(actor)
         self._actors.clear()
 
-    def _start(self, placement: Placement, base: Base, settings: Settings, say: Callable[[str], None]) -> None:
-        actor = start_trainer(base, settings.train, settings.lora, placement.gpus)
-        try:
-            about = answer(actor.facts.remote(), _START_TIMEOUT_S)
-        except GetTimeoutError as error:
-            ray.kill(actor)
-            raise LunaError(
-                f"the trainer of {placement.name} did not start within {_START_TIMEOUT_S} s: no node has a free CPU"
-                f"{' and GPU' if placement.gpus else ''}, or loading the base is stuck. Look at the Ray dashboard."
-            ) from error
-        for line in about["said"]:
-            say(line)
-        self._actors[placement], self._facts[placement] = actor, about["facts"]
+
+class TrainerSession:
+    """The trio for one base under one generation's settings. Actors start with the first work that needs them.
+
+    Each method asks the actors of all placements at once for their own roles. What one actor has answered stays; of
+    those that die only the dead are asked again.
+    """
+
+    def __init__(
+        self, actors: dict[Placement, Any], placements: tuple[Placement, ...], base: Base, settings: Settings
+    ) -> None:
+        self.placements = placements
+        self._actors, self._base, self._settings = actors, base, settings
 
     def train(
         self,
         jobs: Mapping[Placement, TrioJob],
-        base: Base,
-        settings: Settings,
         on_progress: Callable[[TrioProgress], None],
         stop: threading.Event,
-        say: Callable[[str], None],
     ) -> dict[Placement, TrioOutcome]:
-        """Train all placements at once; a dead trainer is started again and goes on from its checkpoint."""
-        attempts = 0
-        done: dict[Placement, TrioOutcome] = {}
-        while True:
-            self.prepare(base, settings, say)
-            waiting = {self._actors[p].train.remote(job): p for p, job in jobs.items() if p not in done}
-            try:
-                self._watch(waiting, done, on_progress, stop)
-                return done
-            except RayActorError as error:
-                attempts += 1
-                self._drop_dead()
-                if attempts >= _ATTEMPTS:
-                    raise LunaError(
-                        f"a trainer died {attempts} times in the same work ({error.__class__.__name__}); perhaps "
-                        "memory ran out: look at the Ray dashboard's logs. To train with less memory, "
-                        "`luna generation abandon`, raise [train] accumulation in luna.toml, and run it again."
-                    ) from error
-                say("a trainer died; starting it again from its last checkpoint")
+        """Train all placements at once; a dead trainer is started again and goes on from its checkpoint.
 
-    def _watch(
-        self,
-        waiting: dict[Any, Placement],
-        done: dict[Placement, TrioOutcome],
-        on_progress: Callable[[TrioProgress], None],
-        stop: threading.Event,
-    ) -> None:
-        told = False
-        while waiting:
-            ready, _ = ray.wait(list(waiting), num_returns=1, timeout=_LOOK_EVERY_S)
-            for reference in ready:
-                done[waiting[reference]] = answer(reference)
-                del waiting[reference]
-            if stop.is_set() and not told:
-                ray.get([self._actors[p].stop.remote() for p in waiting.values()])
-                told = True
-            parts = [self._actors[p].progress.remote() for p in waiting.values()]
-            known = [part for part in ray.get(parts) if part is not None]
-            if known:
-                on_progress(together(known))
+        Raises:
+            Paused: `stop` was set; all have saved a checkpoint.
+            LunaError: what an engine raises, or a trainer died too often. The others have saved and stopped by then.
+        """
 
-    def _drop_dead(self) -> None:
-        for placement, actor in list(self._actors.items()):
-            try:
-                ray.get(actor.progress.remote(), timeout=10)
-            except (RayActorError, GetTimeoutError):
-                ray.kill(actor)
-                del self._actors[placement]
+        def watch(reports: Sequence[TrainerReport], working: Collection[Placement]) -> None:
+            if stop.is_set():
+                self._tell_to_stop(working)
+            if known := [report.progress for report in reports if report.progress is not None]:
+                on_progress(merge_progress(known))
 
-    def evaluate(
-        self,
-        plans: Sequence[RolePlan],
-        adapters: Mapping[Role, str],
-        adapters_dir: str,
-        gen_id: int,
-        base: Base,
-        settings: Settings,
-        say: Callable[[str], None],
-    ) -> list[EvalRecord]:
-        """Each placement measures its own roles, all at once."""
+        return self._ask("train", {place: (job,) for place, job in jobs.items()}, _TRAINING, watch)
 
-        def ask(actor: Any, placement: Placement) -> Any:
-            own = [plan for plan in plans if plan.role in placement.roles]
-            shas = {role: adapters[role] for role in placement.roles}
-            return actor.evaluate.remote(own, shas, adapters_dir, gen_id, settings.eval)
+    def evaluate(self, plans: Sequence[RolePlan], adapters: AdapterSet, gen_id: int) -> list[EvalRecord]:
+        """Scores of the planned roles."""
 
-        return [record for found in self._of_each(ask, base, settings, say) for record in found]
+        def arguments(roles: Sequence[Role]) -> tuple[Any, ...]:
+            own = [plan for plan in plans if plan.role in roles]
+            return own, adapters.of(roles), gen_id, self._settings.eval
+
+        return [record for records in self._ask_each("evaluate", arguments) for record in records]
 
     def measure_preferences(
-        self,
-        pairs: Mapping[Role, Sequence[Preference]],
-        adapters: Mapping[Role, str],
-        adapters_dir: str,
-        parents: Mapping[Role, str],
-        parents_dir: str,
-        gen_id: int,
-        base: Base,
-        settings: Settings,
-        say: Callable[[str], None],
+        self, pairs: Mapping[Role, Sequence[Preference]], child: AdapterSet, parent: AdapterSet, gen_id: int
     ) -> list[EvalRecord]:
-        """Preference accuracy on held-out pairs by role, each placement its own roles, all at once."""
+        """Preference accuracy on held-out pairs by role."""
 
-        def ask(actor: Any, placement: Placement) -> Any:
-            own = {role: pairs[role] for role in placement.roles if role in pairs}
-            children = {role: adapters[role] for role in placement.roles}
-            before = {role: parents[role] for role in placement.roles if role in parents}
-            return actor.measure_preferences.remote(
-                own, children, adapters_dir, before, parents_dir, gen_id, settings.channels.beta
-            )
+        def arguments(roles: Sequence[Role]) -> tuple[Any, ...]:
+            own = {role: pairs[role] for role in roles if role in pairs}
+            return own, child.of(roles), parent.of(roles), gen_id, self._settings.channels.beta
 
-        return [record for found in self._of_each(ask, base, settings, say) for record in found]
+        return [record for records in self._ask_each("measure_preferences", arguments) for record in records]
 
     def health(
-        self,
-        plans: Sequence[HealthPlan],
-        reward_model: Path,
-        gen_id: int,
-        curves: Path,
-        base: Base,
-        settings: Settings,
-        say: Callable[[str], None],
+        self, plans: Sequence[HealthPlan], reward_model: Path, gen_id: int, curves_dir: Path
     ) -> list[EvalRecord]:
-        """Reward health: each placement measures its own roles, all at once. None where an engine cannot, said why."""
+        """Reward health of the planned roles. None where an engine cannot be measured, logged why."""
 
-        def ask(actor: Any, placement: Placement) -> Any:
-            own = [plan for plan in plans if plan.role in placement.roles]
-            return actor.health.remote(own, reward_model, gen_id, curves / placement.name, settings.health)
+        def arguments(roles: Sequence[Role]) -> tuple[Any, ...]:
+            own = [plan for plan in plans if plan.role in roles]
+            return own, reward_model, gen_id, curves_dir / "+".join(roles), self._settings.health
 
-        found = self._of_each(ask, base, settings, say)
+        found = self._ask_each("health", arguments)
         for reason in dict.fromkeys(reason for _, reason in found if reason):
-            say(reason)
+            logger.info(reason)
         return [record for records, _ in found for record in records]
 
-    def interpolate(
+    def blend(self, parents: AdapterSet, children: AdapterSet, alpha: float, into: Path) -> AdapterSet:
+        """Write parent + alpha (child - parent) of all roles under `into`, by the first actor."""
+        place = self.placements[0]
+        blended: AdapterSet = self._ask("blend", {place: (parents, children, alpha, into)})[place]
+        return blended
+
+    def _ask_each(self, method: str, arguments: Callable[[Sequence[Role]], tuple[Any, ...]]) -> list[Any]:
+        answers = self._ask(method, {place: arguments(place.roles) for place in self.placements})
+        return [answers[place] for place in self.placements]
+
+    def _ask(
         self,
-        parents: Mapping[Role, str],
-        children: Mapping[Role, str],
-        alpha: float,
-        adapters_dir: str,
-        into: str,
-        base: Base,
-        settings: Settings,
-        say: Callable[[str], None],
-    ) -> dict[Role, str]:
-        """Blends of all roles, made by the first actor."""
+        method: str,
+        arguments: Mapping[Placement, tuple[Any, ...]],
+        work: Work = _MEASURING,
+        watch: Callable[[Sequence[TrainerReport], Collection[Placement]], None] = lambda *_: None,
+    ) -> dict[Placement, Any]:
+        """What each placement's actor answers; `watch` gets the reports of those at work, about once a second."""
+        answers: dict[Placement, Any] = {}
+        asked: dict[Any, Placement] = {}
+        deaths = 0
+        try:
+            while len(answers) < len(arguments):
+                try:
+                    for place in [p for p in arguments if p not in answers and p not in asked.values()]:
+                        asked[getattr(self._actor(place), method).remote(*arguments[place])] = place
+                    answers |= self._ready(asked)
+                except RayActorError as error:
+                    deaths += 1
+                    if deaths >= _ATTEMPTS:
+                        raise LunaError(work.given_up.format(deaths=deaths, error=type(error).__name__)) from error
+                    logger.info(work.after_death)
+                watch(self._reports(asked.values()), tuple(asked.values()))
+        except BaseException:
+            self._stop_and_await(asked)
+            raise
+        return answers
 
-        def ask() -> dict[Role, str]:
-            placement = self.prepare(base, settings, say)[0]
-            reference = self._actors[placement].interpolate.remote(parents, children, alpha, adapters_dir, into)
-            blended: dict[Role, str] = answer(reference)
-            return blended
+    def _ready(self, asked: dict[Any, Placement]) -> dict[Placement, Any]:
+        """Take the answer that is there out of `asked`, if one comes within the time between two looks.
 
-        return self._retried(ask, say)
+        Raises:
+            RayActorError: instead of the answer; the actor is given up, and asked no longer.
+        """
+        ready, _ = ray.wait(list(asked), timeout=_LOOK_EVERY_S)
+        if not ready:
+            return {}
+        place = asked.pop(ready[0])
+        self._reports([place])  # what it logged at its end
+        try:
+            return {place: get(ready[0])}
+        except RayActorError:
+            self._drop(place)
+            raise
 
-    def _of_each(
-        self,
-        ask: Callable[[Any, Placement], Any],
-        base: Base,
-        settings: Settings,
-        say: Callable[[str], None],
-    ) -> list[Any]:
-        """What the actor of each placement answers, all asked at once; asked again where one died meanwhile."""
-
-        def ask_all() -> list[Any]:
-            references = [ask(self._actors[placement], placement) for placement in self.prepare(base, settings, say)]
-            return [answer(reference) for reference in references]
-
-        found: list[Any] = self._retried(ask_all, say)
-        return found
-
-    def _retried(self, ask: Callable[[], Any], say: Callable[[str], None]) -> Any:
-        for attempt in range(_ATTEMPTS):
+    def _actor(self, place: Placement) -> Any:
+        """The placement's actor with its base loaded, started if there is none."""
+        if place not in self._actors:
+            actor = start_trainer(place.gpus)
             try:
-                return ask()
-            except RayActorError:
-                if attempt + 1 == _ATTEMPTS:
-                    raise LunaError(
-                        "the trainer died three times while measuring; look at the Ray dashboard's logs."
-                    ) from None
-                say("a trainer died; starting it again")
-                self._drop_dead()
-                time.sleep(1)
-        raise AssertionError("unreachable")
+                get(actor.open.remote(self._base, self._settings.train, self._settings.lora), _START_TIMEOUT_S)
+            except BaseException as error:
+                ray.kill(actor)
+                if not isinstance(error, GetTimeoutError):
+                    raise
+                raise LunaError(
+                    f"the trainer of {place.name} did not start within {_START_TIMEOUT_S} s: no node has a free CPU"
+                    f"{' and GPU' if place.gpus else ''}, or loading the base is stuck. Look at the Ray dashboard."
+                ) from error
+            self._actors[place] = actor
+            self._reports([place])
+        return self._actors[place]
+
+    def _drop(self, place: Placement) -> None:
+        if (actor := self._actors.pop(place, None)) is not None:
+            ray.kill(actor)
+
+    def _reports(self, places: Iterable[Placement]) -> list[TrainerReport]:
+        """Reports of those that answer; what they have logged is logged here."""
+        reports = []
+        for reference in [self._actors[place].report.remote() for place in places]:
+            with suppress(RayActorError, GetTimeoutError):  # a death is seen where the answer is awaited
+                report: TrainerReport = ray.get(reference, timeout=_REPORT_TIMEOUT_S)
+                for line in report.lines:
+                    with log_context(role=line.role):
+                        logging.getLogger(line.logger).log(line.level, "%s", line.message)
+                reports.append(report)
+        return reports
+
+    def _tell_to_stop(self, places: Iterable[Placement]) -> None:
+        for reference in [self._actors[place].stop.remote() for place in places]:
+            with suppress(RayActorError, GetTimeoutError):
+                ray.get(reference, timeout=_REPORT_TIMEOUT_S)
+
+    def _stop_and_await(self, asked: Mapping[Any, Placement]) -> None:
+        """Let those still at work come to their next safe point; those that do not are ended."""
+        if asked:
+            self._tell_to_stop(asked.values())
+            _, late = ray.wait(list(asked), num_returns=len(asked), timeout=_STOP_TIMEOUT_S)
+            for reference in late:
+                self._drop(asked[reference])
 
 
-def together(parts: Sequence[TrioProgress]) -> TrioProgress:
+def merge_progress(parts: Sequence[TrioProgress]) -> TrioProgress:
     """The trio's progress from that of its devices: the slowest decides."""
     return TrioProgress(
         step=min(part.step for part in parts),
@@ -271,10 +276,3 @@ def together(parts: Sequence[TrioProgress]) -> TrioProgress:
             for channel in dict.fromkeys(channel for part in parts for channel in part.channels)
         },
     )
-
-
-def outcomes_by_role(done: Mapping[Placement, TrioOutcome]) -> dict[Role, tuple[Placement, RoleOutcome, TrioOutcome]]:
-    """Each role's result with where and how it was made."""
-    return {
-        role: (placement, outcome, whole) for placement, whole in done.items() for role, outcome in whole.roles.items()
-    }

@@ -109,7 +109,7 @@ def reproduce(gen: str = GEN_ARGUMENT, home: Path | None = HOME_OPTION) -> None:
 @app.command()
 def rollback(gen: str = GEN_ARGUMENT, home: Path | None = HOME_OPTION, address: str | None = ADDRESS_OPTION) -> None:
     """Move the head to an accepted generation; a running server follows."""
-    from cluster.calls import answer
+    from cluster.calls import get
     from cluster.coordinator import coordinator_for
     from cluster.ray_head import connect
     from ledger.store import Ledger
@@ -118,7 +118,7 @@ def rollback(gen: str = GEN_ARGUMENT, home: Path | None = HOME_OPTION, address: 
         place = resolve_home(home)
         Ledger.open(place).close()
         connect(address)
-        moved = answer(coordinator_for(place).rollback.remote(gen_number(gen)))
+        moved = get(coordinator_for(place).rollback.remote(gen_number(gen)))
         out.print(f"head: G{moved['from_gen']} → G{moved['to_gen']}" + (", served" if moved["served"] else ""))
 
 
@@ -257,13 +257,13 @@ def generation_list(json_: bool = JSON_OPTION, home: Path | None = HOME_OPTION) 
 @generation_app.command("abandon")
 def generation_abandon(home: Path | None = HOME_OPTION, address: str | None = ADDRESS_OPTION) -> None:
     """Give up an interrupted run; its number is not used again."""
-    from cluster.calls import answer
+    from cluster.calls import get
     from cluster.coordinator import coordinator_for
     from cluster.ray_head import connect
 
     with friendly_errors():
         connect(address)
-        out.print(f"abandoned {answer(coordinator_for(resolve_home(home)).abandon.remote())}")
+        out.print(f"abandoned {get(coordinator_for(resolve_home(home)).abandon.remote())}")
 
 
 @ledger_app.command("show")

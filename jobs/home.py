@@ -24,7 +24,7 @@ def make_home(
     Raises:
         LunaError: the home exists with another profile, or the base cannot be had.
     """
-    from cluster.calls import answer
+    from cluster.calls import get
     from cluster.coordinator import coordinator_for
     from cluster.ray_head import connect
     from cluster.settings import settings_of, write_settings
@@ -44,5 +44,5 @@ def make_home(
         rig = beside.submit(connect, address)
         base = prepare_base(settings_of(home).base, home, say)
         rig.result()
-    answer(coordinator_for(home).create_lineage.remote(lineage, base.sha))
+    get(coordinator_for(home).create_lineage.remote(lineage, base.sha))
     say(f"home {home.root}: profile {profile}, base {base.source} ({base.sha[:12]}), lineage {lineage}")

@@ -110,13 +110,13 @@ class RemoteKeeper:
         self._known: Any = None
 
     async def add_turn(self, turn: Turn) -> None:
-        await self._ask("add_turn", turn.model_dump(mode="json"))
+        await self._ask("add_turn", turn)
 
     async def add_label(self, turn: str, label: Label) -> None:
-        await self._ask("add_label", turn, label.model_dump(mode="json"))
+        await self._ask("add_label", turn, label)
 
     async def add_scores(self, scores: Sequence[Score]) -> None:
-        await self._ask("add_scores", [score.model_dump(mode="json") for score in scores])
+        await self._ask("add_scores", list(scores))
 
     async def _ask(self, method: str, *arguments: Any) -> None:
         from ray.exceptions import RayActorError, RayError, TaskCancelledError

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
+from cluster.request import RunSpec
 from cluster.server import client as deployment
-from cluster.settings import Settings
 from ledger.errors import LunaError
-from ledger.home import Home
 from ledger.records import EvalRecord
 from ledger.roles import Role
 from serving import app
 from serving.engine_app import model_name
 from trainers.evals.scoring import RolePlan, evaluate_role
 from trainers.lean.generator import BASE, Voice, answer_ids, prompt_ids
+from trainers.models.adapter_set import AdapterSet
 from trainers.models.frozen import Base
+
+logger = logging.getLogger(__name__)
 
 _ROWS_AT_ONCE = 64
 """Answers asked for in one call; between calls other users get their turn."""
@@ -51,33 +54,27 @@ class ServedGenerator:
         return model_name(None, None) if voice == BASE else model_name(cast(Role, voice), self.generation)
 
 
-def evaluate_served(
-    home: Home,
-    plans: Sequence[RolePlan],
-    adapters: Mapping[Role, str],
-    gen_id: int,
-    lineage: str,
-    base: Base,
-    settings: Settings,
-    say: Callable[[str], None],
-) -> list[EvalRecord] | None:
+def evaluate_served(spec: RunSpec, plans: Sequence[RolePlan], candidate: AdapterSet) -> list[EvalRecord] | None:
     """Serve a candidate under its own number and measure it there; its records say so (`details.through`).
 
     Returns:
         None where no server of this lineage is up, or it could not do it; the trainers' model is asked then.
     """
+    home, settings, gen_id = spec.home, spec.settings, spec.gen_id
     if not settings.serving.evaluate_candidates or app.running() is None:
         return None
     try:
         state = deployment.state(home)
-        if (state["lineage"], state["base_sha"]) != (lineage, base.sha):
+        if (state["lineage"], state["base_sha"]) != (spec.lineage, spec.base.sha):
             return None
-        deployment.load(home, gen_id, adapters)
-        say(f"measuring G{gen_id} through the server ({state['engine']})")
-        generator = ServedGenerator(deployment.asker(home), _tokenizer(base), gen_id)
+        deployment.load(home, gen_id, candidate.shas)
+        logger.info("measuring G%d through the server (%s)", gen_id, state["engine"])
+        generator = ServedGenerator(deployment.asker(home), _tokenizer(spec.base), gen_id)
         found = [record for plan in plans for record in evaluate_role(generator, plan, gen_id, settings.eval)]
     except LunaError as error:
-        say(f"the server could not measure G{gen_id}: {error} The trainers' own model is asked instead.")
+        logger.warning(
+            "the server could not measure G%d: %s The trainers' own model is asked instead.", gen_id, error
+        )
         return None
     return [record.model_copy(update={"details": {**record.details, "through": state["engine"]}}) for record in found]
 

@@ -10,6 +10,7 @@ from cluster.server import client as deployment
 from ledger.conversations import Turn
 from ledger.errors import LunaError
 from ledger.home import Home
+from ledger.scores import Score
 from serving import app
 
 
@@ -56,8 +57,8 @@ def follow_reward(home: Home) -> str | None:
     return sha
 
 
-def score_turns(home: Home, turns: list[Turn]) -> list[dict[str, Any]]:
-    """What the served reward model makes of stored answers, as the coordinator stores it.
+def score_turns(home: Home, turns: list[Turn]) -> list[Score]:
+    """What the served reward model makes of stored answers.
 
     Raises:
         LunaError: no reward model is served, or the server works for another home.
@@ -69,4 +70,4 @@ def score_turns(home: Home, turns: list[Turn]) -> list[dict[str, Any]]:
     if handle is None:
         raise LunaError("no reward model is being served; train one (`luna reward train`), then `luna serve`.")
     judged = deployment.asked_one(handle, "score", [(turn.message, turn.answer) for turn in turns])
-    return [score_of(turn.id, one).model_dump(mode="json") for turn, one in zip(turns, judged, strict=True)]
+    return [score_of(turn.id, one) for turn, one in zip(turns, judged, strict=True)]

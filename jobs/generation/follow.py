@@ -17,7 +17,7 @@ from ray.exceptions import RayActorError
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
-from cluster.calls import answer
+from cluster.calls import get
 from cluster.coordinator import find_coordinator
 from jobs.context import err, is_terminal, say
 from ledger.errors import LunaError
@@ -39,11 +39,11 @@ def follow(run_id: str) -> dict[str, Any]:
                 actor = find_coordinator()
                 if actor is None:
                     raise LunaError("the coordinator is gone; run `luna generation run` to resume.")
-                state = answer(actor.state.remote(shown), timeout_s=30)
+                state = get(actor.state.remote(shown), timeout_s=30)
                 if interrupted() and not stopping:
                     stopping = True
                     say("stopping at the next safe point; the next `luna generation run` resumes there")
-                    answer(actor.pause.remote())
+                    get(actor.pause.remote())
             except (RayActorError, ray.exceptions.GetTimeoutError):
                 lost_since = lost_since or time.monotonic()
                 if time.monotonic() - lost_since > _LOST_FOR_S:

@@ -47,7 +47,7 @@ def raise_generation(
     Raises:
         LunaError: it could not start, failed, or was interrupted; the message says how to go on.
     """
-    from cluster.calls import answer
+    from cluster.calls import get
     from cluster.coordinator import coordinator_for
     from cluster.ray_head import connect
     from cluster.request import GenerationRequest
@@ -65,7 +65,7 @@ def raise_generation(
     if rig.dashboard:
         say(f"Ray at {rig.address}, dashboard {rig.dashboard}")
     coordinator = coordinator_for(home)
-    admitted = answer(coordinator.submit.remote(request.model_dump(mode="json")))
+    admitted = get(coordinator.submit.remote(request.model_dump(mode="json")))
     if admitted["resumed"]:
         say(f"resuming G{admitted['gen_id']} (run {admitted['run_id']}) at {admitted['next_step']}; then ask again")
     ended = follow(admitted["run_id"])

@@ -77,22 +77,22 @@ def score_conversations(
     address: str | None = ADDRESS_OPTION,
 ) -> None:
     """Score stored answers that have no score yet, with the model that is being served."""
-    from cluster.calls import answer
+    from cluster.calls import get
     from cluster.coordinator import coordinator_for
     from cluster.ray_head import connect
     from cluster.server.reward import score_turns
-    from ledger.store import Ledger
+    from ledger.store import Stores
 
     with friendly_errors():
         place = resolve_home(home)
-        with Ledger.open(place) as ledger:
-            turns = ledger.unscored(most)
+        with Stores.open(place) as stores:
+            turns = stores.conversations.unscored(most)
         if turns:
             connect(address)
             coordinator = coordinator_for(place)
         for start in range(0, len(turns), ANSWERS_AT_ONCE):
             scores = score_turns(place, turns[start : start + ANSWERS_AT_ONCE])
-            answer(coordinator.add_scores.remote(scores))
+            get(coordinator.add_scores.remote(scores))
         out.print(f"{len(turns)} answers scored")
 
 

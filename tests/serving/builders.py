@@ -95,7 +95,7 @@ def end_coordinator() -> None:
     """Let a test write the ledger itself; the gateway finds the coordinator's successor when it needs one."""
     import ray
 
-    from cluster.calls import answer as ask
+    from cluster.calls import get as ask
     from cluster.coordinator import find_coordinator
 
     if coordinator := find_coordinator():

@@ -1,13 +1,15 @@
-"""What the second channel adds to the mix step: frozen pairs, and weights by the reward model in use."""
+"""What the second channel adds to the plan: frozen pairs, and weights by the reward model in use."""
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from cluster.request import GenerationRequest
+from cluster.steps.records import ChannelFiles
 from curriculum.example import Example
 from curriculum.parquet import read_examples
 from curriculum.preferences.pairs import Preference, freeze_preferences, provenance_of, read_preference_set
@@ -17,53 +19,57 @@ from curriculum.scores import freeze_scores
 from ledger.home import Home
 from ledger.roles import ROLES, Role
 
+logger = logging.getLogger(__name__)
+
 Scorer = Callable[[Sequence[tuple[str, str]]], list[RewardOutput]]
 """Judges (prompt, answer) pairs."""
 
 
 @dataclass(frozen=True)
 class Channels:
-    """What the mix step found out for a dual generation."""
+    """What a second channel does to the plan; nothing with one channel."""
 
-    weights: Mapping[str, float]
+    weights: Mapping[str, float] = field(default_factory=dict)
     """Factor on the weight of each example that was judged, by id."""
-    record: dict[str, Any]
-    """For the run's journal: the SHAs of what was frozen, and sizes."""
+    files: ChannelFiles = field(default_factory=ChannelFiles)
 
 
-NO_CHANNELS = Channels({}, {})
-
-
-def prepare_channels(home: Home, request: GenerationRequest, delta_sha: str, say: Callable[[str], None]) -> Channels:
+def prepare_channels(home: Home, request: GenerationRequest, delta_sha: str) -> Channels:
     """Weigh the new conversations and the pairs by the reward model, split the pairs, freeze all of it.
 
     Raises:
         LunaError: the reward model or a frozen file is missing or was changed.
     """
     if request.settings.channels.mode != "dual":
-        return NO_CHANNELS
+        return Channels()
     scorer, reward_sha = reward_scorer(home)
     pairs = read_preference_set(home.data_file(request.preferences)) if request.preferences else []
     weights: dict[str, float] = {}
-    record: dict[str, Any] = {}
+    rewards_sha = ""
     if scorer is None:
-        say("no reward model is in use: weights stay as they are")
+        logger.info("no reward model is in use: weights stay as they are")
     else:
         judged = [example for example in read_examples(home.data_file(delta_sha)) if is_judged(example)]
         scores = dict(zip((e.id for e in judged), scorer([(e.input, e.output) for e in judged]), strict=True))
         weights = {name: example_weight(s.reward_intensity, s.safety_score) for name, s in scores.items()}
         pairs = weighed_pairs(pairs, scorer)
-        record = {"reward_sha": reward_sha, "rewards_sha": freeze_scores(scores, home) if scores else ""}
+        rewards_sha = freeze_scores(scores, home) if scores else ""
         unsafe = sum(weight == 0 for weight in weights.values())
-        say(f"reward model {reward_sha[:12]}: {len(scores)} examples from conversations weighed, {unsafe} left out")
+        logger.info(
+            "reward model %s: %d examples from conversations weighed, %d left out", reward_sha[:12], len(scores), unsafe
+        )
     train, held_out = split_by_prompt(pairs, request.settings.data.holdout_percent)
     if not any(pair.weight > 0 for pair in train):
-        say("no preference pairs with a weight above 0: examples get the whole weight")
+        logger.info("no preference pairs with a weight above 0: examples get the whole weight")
     else:
-        say(f"{len(train)} preference pairs, {len(held_out)} held out")
-    record["pref_sha"] = freeze_preferences(train, home) if train else ""
-    record["pref_holdout_sha"] = freeze_preferences(held_out, home) if held_out else ""
-    return Channels(weights, record)
+        logger.info("%d preference pairs, %d held out", len(train), len(held_out))
+    files = ChannelFiles(
+        pref_sha=freeze_preferences(train, home) if train else "",
+        pref_holdout_sha=freeze_preferences(held_out, home) if held_out else "",
+        reward_sha=reward_sha,
+        rewards_sha=rewards_sha,
+    )
+    return Channels(weights, files)
 
 
 def is_judged(example: Example) -> bool:
@@ -83,7 +89,7 @@ def weighed_pairs(pairs: Sequence[Preference], scorer: Scorer) -> list[Preferenc
     ]
 
 
-def weighty_by_role(file: str) -> dict[Role, list[Preference]]:
+def weighted_pairs_by_role(file: Path) -> dict[Role, list[Preference]]:
     """The pairs of a frozen set that have a weight above 0, by role."""
     pairs = [pair for pair in read_preference_set(file) if pair.weight > 0]
     return {role: [pair for pair in pairs if pair.role == role] for role in ROLES}

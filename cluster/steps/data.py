@@ -1,12 +1,13 @@
-"""Steps 1 to 3 of a generation: what is new, frozen and split, mixed with replay. Reads and writes data files only."""
+"""The data of a generation: what is new, split and frozen; mixed with replay; what was learned earlier."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from cluster.request import GenerationRequest
+from cluster.steps.records import Collected, Parent, TrainingSet
 from curriculum.example import Example, unique
 from curriculum.mix import mix
 from curriculum.parquet import freeze, read_examples
@@ -21,16 +22,8 @@ from ledger.rules.stop_rule import stopped_refusal
 from ledger.store import Ledger
 
 
-@dataclass(frozen=True)
-class NewData:
-    """Examples that no accepted ancestor has seen, split by hash."""
-
-    delta: list[Example]
-    holdout: list[Example]
-
-
-def collect(home: Home, ledger: Ledger, request: GenerationRequest, lineage: str) -> NewData:
-    """Read the requested files and keep what is new since the head.
+def collect(home: Home, ledger: Ledger, lineage: str, request: GenerationRequest) -> Collected:
+    """Pin the parent, keep what is new in the requested files since it, and freeze that as delta and holdout.
 
     Raises:
         LunaError: nothing is new, a role has no data, a holdout is too small, or the lineage was stopped on this data.
@@ -40,13 +33,32 @@ def collect(home: Home, ledger: Ledger, request: GenerationRequest, lineage: str
             "there is no data for a generation: the inbox is empty. Build some with `luna curriculum build`, "
             "or bring your own with `luna curriculum import FILE`."
         )
+    parent = pinned_parent(ledger, lineage)
     examples = unique(e for sha in request.data for e in read_examples(home.inbox_dir / f"{sha}.parquet"))
     known = seen_ids(home, ledger, lineage)
     fresh = [example for example in examples if example.id not in known]
     # Sorted, so that the delta's hash says which examples it holds, whatever files they came in.
     delta, holdout = split_holdout(sorted(fresh, key=_by_id), request.settings.data.holdout_percent)
     _check_sizes(delta, holdout, len(examples) - len(fresh), request)
-    return NewData(delta, holdout)
+    delta_sha = freeze(delta, home)
+    if refusal := stopped_refusal(ledger.stop_of(lineage), delta_sha):
+        raise LunaError(refusal)
+    return Collected(
+        parent=parent,
+        delta_sha=delta_sha,
+        holdout_sha=freeze(holdout, home),
+        n_delta=len(delta),
+        n_holdout=len(holdout),
+    )
+
+
+def pinned_parent(ledger: Ledger, lineage: str) -> Parent | None:
+    """The head as it stands; None before the first accepted generation."""
+    head = ledger.head(lineage)
+    if head is None:
+        return None
+    rows = ledger.generation(head, lineage)
+    return Parent(gen_id=head, shas={row.role: row.child_sha for row in rows}, train_sha=rows[0].train_sha)
 
 
 def _by_id(example: Example) -> str:
@@ -92,21 +104,9 @@ def _check_sizes(
             )
 
 
-def freeze_delta(home: Home, ledger: Ledger, lineage: str, new: NewData) -> dict[str, str]:
-    """Write delta and holdout under their hashes; refuse data on which the lineage was stopped."""
-    delta_sha = freeze(new.delta, home)
-    if refusal := stopped_refusal(ledger.stop_of(lineage), delta_sha):
-        raise LunaError(refusal)
-    return {"delta_sha": delta_sha, "holdout_sha": freeze(new.holdout, home)}
-
-
 def mix_with_replay(
-    home: Home,
-    parent_rows: Sequence[GenerationRow],
-    delta_sha: str,
-    request: GenerationRequest,
-    factors: Mapping[str, float],
-) -> dict[str, object]:
+    home: Home, request: GenerationRequest, delta_sha: str, parent: Parent | None, factors: Mapping[str, float]
+) -> TrainingSet:
     """Write the training set in its order: replay of the parent's data and the delta.
 
     `factors` multiply the weights of new examples, by id. What comes to 0 is left out before anything is drawn or
@@ -114,18 +114,17 @@ def mix_with_replay(
     """
     delta = weighed(read_examples(home.data_file(delta_sha)), factors)
     replay: list[Example] = []
-    if parent_rows and request.settings.data.replay_k:
-        parents_data = weighed(read_examples(home.data_file(parent_rows[0].train_sha)), {})
-        parent_sha = sha256_json({row.role: row.child_sha for row in parent_rows})
-        replay = sample_replay(parents_data, delta, k=request.settings.data.replay_k, seed=parent_sha)
+    if parent is not None and request.settings.data.replay_k:
+        parents_data = weighed(read_examples(home.data_file(parent.train_sha)), {})
+        replay = sample_replay(parents_data, delta, k=request.settings.data.replay_k, seed=sha256_json(parent.shas))
     train = mix(delta, replay, request.settings.seed)
     replayed = {example.id for example in replay}
     counts = Counter((example.role, example.id in replayed) for example in train)
-    return {
-        "train_sha": freeze(train, home),
-        "n_delta": {role: counts[role, False] for role in ROLES},
-        "n_replay": {role: counts[role, True] for role in ROLES},
-    }
+    return TrainingSet(
+        train_sha=freeze(train, home),
+        n_delta={role: counts[role, False] for role in ROLES},
+        n_replay={role: counts[role, True] for role in ROLES},
+    )
 
 
 def weighed(examples: Iterable[Example], factors: Mapping[str, float]) -> list[Example]:

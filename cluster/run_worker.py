@@ -1,0 +1,111 @@
+"""The thread that raises a generation in the coordinator's process: begun, watched, paused, ended."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+from cluster.generation import GenerationRun, Watcher
+from cluster.request import RunSpec
+from cluster.run_log import run_log
+from cluster.state import CoordinatorState, EndState, RunEnded
+from cluster.steps.records import Judged
+from cluster.trainer_pool import TrainerPool
+from ledger.errors import LunaError
+from ledger.home import Home
+from ledger.journal import RunState, Step
+from ledger.store import Stores
+from trainers.job import NonFiniteError, Paused, TrioProgress
+
+
+class RunWorker:
+    """One run at a time. It goes on when the job that asked for it is gone."""
+
+    def __init__(self, home: Home, pool: TrainerPool) -> None:
+        self._home, self._pool = home, pool
+        self._thread: threading.Thread | None = None
+        self._stop = threading.Event()
+        self._run: RunState | None = None
+        self._step: Step | None = None
+        self._progress: TrioProgress | None = None
+        self._lines: list[str] = []
+        self._ended: RunEnded | None = None
+
+    @property
+    def is_running(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    def start(self, stores: Stores, run: RunState, first_line: str = "") -> None:
+        """Take up a run of the journal; none is in work."""
+        pause_marker(self._home, run).unlink(missing_ok=True)
+        self._run, self._step, self._progress = run, None, None
+        self._lines, self._ended = [first_line] if first_line else [], None
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._work, args=(stores, run), name=run.run_id, daemon=True)
+        self._thread.start()
+
+    def pause(self) -> bool:
+        """Ask the run to stop at its next safe point. False when nothing runs."""
+        if not self.is_running:
+            return False
+        self._stop.set()
+        return True
+
+    def state(self, lines_from: int) -> CoordinatorState:
+        """What runs now, with what it has logged since line `lines_from`, and how the last run here ended."""
+        running = self.is_running
+        return CoordinatorState(
+            running=running,
+            run_id=self._run.run_id if self._run else None,
+            gen_id=self._run.gen_id if self._run else None,
+            step=self._step if running else None,
+            progress=self._progress if running else None,
+            lines=self._lines[lines_from:],
+            ended=self._ended,
+            pid=os.getpid(),
+        )
+
+    def refuse_while_running(self, what: str) -> None:
+        """Raise a LunaError, which says that the user should wait before they do `what`, if a run is in work."""
+        if self._run is not None and self.is_running:
+            raise LunaError(
+                f"G{self._run.gen_id} is being raised in run {self._run.run_id} ({self._step or 'starting'}); "
+                f"wait for it or stop it before you {what}. `luna status` shows it."
+            )
+
+    def _work(self, stores: Stores, run: RunState) -> None:
+        def end(state: EndState, reason: str, judged: Judged | None = None) -> None:
+            self._ended = RunEnded(run_id=run.run_id, state=state, reason=reason, judged=judged)
+
+        watcher = Watcher(self._note_step, self._note_progress, self._stop)
+        try:
+            spec = RunSpec.of(self._home, run)
+            with run_log(spec.folder, run.gen_id, self._lines.append):
+                judged = GenerationRun(spec, stores, self._pool, watcher).run()
+            stores.journal.finish_run(run.run_id, "done", f"{judged.verdict}: {judged.reason}")
+            end("done", judged.reason, judged)
+        except Paused as pause:
+            marker = pause_marker(self._home, run)
+            marker.parent.mkdir(parents=True, exist_ok=True)
+            marker.touch()
+            end("paused", str(pause))
+        except NonFiniteError as error:
+            stores.journal.finish_run(run.run_id, "failed", str(error))
+            end("failed", str(error))
+        except LunaError as error:
+            end("interrupted", str(error))
+        except Exception as error:  # the thread's last line of defence: a bug must reach the user, not vanish
+            end("crashed", f"{type(error).__name__}: {error}")
+            raise
+
+    def _note_step(self, step: Step) -> None:
+        self._step = step
+
+    def _note_progress(self, progress: TrioProgress) -> None:
+        self._progress = progress
+
+
+def pause_marker(home: Home, run: RunState) -> Path:
+    """Stands where the user paused a run, which then does not go on by itself."""
+    return home.run_dir(run.run_id) / "paused"

@@ -1,0 +1,33 @@
+"""What a verdict does to the lineage: the head moves, or the stop rule sets it back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cluster.request import RunSpec
+from cluster.steps.data import freeze_union
+from ledger.clock import utc_now
+from ledger.records import GenerationRow, HeadMove, Stop
+from ledger.rules.stop_rule import generation_scores, stop_decision
+from ledger.store import Ledger
+
+
+def consequences(spec: RunSpec, ledger: Ledger, rows: Sequence[GenerationRow]) -> tuple[HeadMove | None, Stop | None]:
+    """The head's move and the stop that follow from a generation's rows, in this order."""
+    decision = stop_decision(
+        [*ledger.judged_scores(spec.lineage), generation_scores(rows)],
+        ledger.last_stop_gen(spec.lineage),
+        spec.settings.stop_rule,
+    )
+    head, gen_id = rows[0].parent_gen, rows[0].gen_id
+    if decision is None:
+        accepted = rows[0].verdict == "accepted"
+        return (HeadMove(from_gen=head, to_gen=gen_id, reason="accepted", at=utc_now()) if accepted else None), None
+    earlier = [gen for gen in decision.generations if gen != gen_id]
+    deltas = {row.data_delta_sha for gen in earlier for row in ledger.generation(gen, spec.lineage)[:1]}
+    deltas.add(rows[0].data_delta_sha)
+    # Collecting the data of both together would give another delta, which is refused as well.
+    stop = Stop(reason=decision.reason, data_delta_shas=tuple(sorted({*deltas, freeze_union(spec.home, deltas)})))
+    if decision.head == head:
+        return None, stop
+    return HeadMove(from_gen=head, to_gen=decision.head, reason="stop_rule", at=utc_now()), stop

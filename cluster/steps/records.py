@@ -1,0 +1,131 @@
+"""What the steps of a generation hand each other: frozen records that the run journal keeps as JSON."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from ledger.journal import Step
+from ledger.records import EvalRecord, Record, Sha256, Timestamp, Verdict
+from ledger.roles import Role
+from trainers.job import EngineInfo, RoleOutcome
+
+
+class StepRecord(Record):
+    """The result of one step."""
+
+    step: ClassVar[Step]
+    """The step's name in the run journal."""
+
+
+class Parent(Record):
+    """The generation that a new one starts from."""
+
+    gen_id: int
+    shas: dict[Role, Sha256]
+    """Adapter of each role."""
+    train_sha: Sha256
+    """Its training set, which replay is drawn from."""
+
+
+class Collected(StepRecord):
+    """The parent, pinned; the new data, split and frozen."""
+
+    step = "collect"
+
+    parent: Parent | None
+    """The head at that moment; None for a lineage's first generation."""
+    delta_sha: Sha256
+    holdout_sha: Sha256
+    n_delta: int
+    n_holdout: int
+
+    @property
+    def parent_gen(self) -> int | None:
+        return self.parent.gen_id if self.parent else None
+
+    @property
+    def parent_shas(self) -> dict[Role, Sha256]:
+        return self.parent.shas if self.parent else {}
+
+
+class TrainingSet(Record):
+    """The examples to train on, in their order."""
+
+    train_sha: Sha256
+    n_delta: dict[Role, int]
+    """New examples of each role."""
+    n_replay: dict[Role, int]
+    """Examples of each role from the parent's training set."""
+
+
+class ChannelFiles(Record):
+    """What a generation with two channels froze; empty where there is none. The fields are columns of the ledger."""
+
+    pref_sha: Sha256 | Literal[""] = ""
+    pref_holdout_sha: Sha256 | Literal[""] = ""
+    reward_sha: Sha256 | Literal[""] = ""
+    rewards_sha: Sha256 | Literal[""] = ""
+
+
+class Planned(StepRecord):
+    """What will be trained on."""
+
+    step = "plan"
+
+    examples: TrainingSet
+    channels: ChannelFiles
+
+
+class TrainedRole(Record):
+    """One role's trained adapter, and where and how it was made."""
+
+    outcome: RoleOutcome
+    engine: EngineInfo
+    placement: str
+    """Roles that were trained together on its device, joined by ``+``."""
+    seconds: float
+
+
+class Trained(StepRecord):
+    """The adapters as trained."""
+
+    step = "train"
+
+    roles: dict[Role, TrainedRole]
+    trained_at: Timestamp
+
+    @property
+    def shas(self) -> dict[Role, Sha256]:
+        return {role: trained.outcome.adapter_sha for role, trained in self.roles.items()}
+
+
+class Measured(StepRecord):
+    """Every score of the adapters as trained."""
+
+    step = "measure"
+
+    evals: tuple[EvalRecord, ...]
+
+
+class Judged(StepRecord):
+    """The verdict, which is in the ledger."""
+
+    step = "judge"
+
+    verdict: Verdict
+    reason: str
+    alpha: float
+    """1.0 where the adapters as trained were judged, less for a blend with the parent's."""
+    stopped: str
+    """Why the stop rule fired; empty if it did not."""
+
+
+class Deployed(StepRecord):
+    """Whether a server answers with the head now."""
+
+    step = "deploy"
+
+    served: bool
+    generation: int | None = None
+    reason: str = ""
+    """Why it is not served."""
