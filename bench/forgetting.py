@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.report import keep
-from cluster.steps.data import earlier_examples
 from cluster.request import GenerationRequest
+from cluster.steps.data import earlier_examples
 from curriculum.example import Example
 from curriculum.parquet import read_examples, write_examples
 from jobs.context import resolve_home, say

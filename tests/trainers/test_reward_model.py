@@ -404,7 +404,7 @@ def test_the_commands_train_measure_and_probe(tmp_path, encoder_folder):
 
     home = Home(tmp_path / "home").create()
     home.settings_file.write_text(
-        f'profile = "tiny"\n[reward]\nencoder = "{encoder_folder}"\nblocks = [1]\nsteps = 30\nhidden = 16\n'
+        f'profile = "tiny"\n[reward]\nencoder = "{encoder_folder}"\nblocks = [1]\nsteps = 30\nhidden_size = 16\n'
     )
     folder = home.data_dir / "teacher" / "mine"
     folder.mkdir(parents=True)
