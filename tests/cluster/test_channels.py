@@ -23,7 +23,8 @@ from trainers.config import RewardSettings
 from trainers.models.frozen import Base
 from trainers.models.tiny import byte_tokenizer
 from trainers.reward.model import load_reward_model, make_current
-from trainers.reward.train import pairs_of_labels, reward_rows, train_reward_model
+from trainers.reward.rows import pairs_of_labels, reward_rows
+from trainers.reward.train import train_reward_model
 
 KIND = ["I hear you, that sounds heavy.", "You could choose a small step.", "What would help you now?"]
 HARSH = ["Stop whining.", "Nobody cares about you.", "You must get over it!"]

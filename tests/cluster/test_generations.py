@@ -177,7 +177,7 @@ def test_a_generation_with_two_channels_is_recorded_measured_and_reproduced(leni
     for recorded, found in reproduce(home, 0).values():
         assert recorded == found
     curves = "".join(path.read_bytes().decode(errors="ignore") for path in home.runs_dir.rglob("events.out.tfevents*"))
-    assert "loss_dpo/logical" in curves
+    assert "train/logical/dpo_loss" in curves
 
 
 def run_of(home, *arguments):

@@ -32,7 +32,7 @@ from ledger.home import Home
 import sys
 from trainers.models.frozen import prepare_base
 from trainers.config import FrozenModelSettings
-prepare_base(FrozenModelSettings(source="tiny"), Home(Path(sys.argv[1])).create(), print)
+prepare_base(FrozenModelSettings(source="tiny"), Home(Path(sys.argv[1])).create())
 """
 
 

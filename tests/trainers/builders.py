@@ -31,7 +31,7 @@ def make_home(tmp_path: Path) -> Home:
 
 
 def tiny_base(home: Home) -> Base:
-    return prepare_base(FrozenModelSettings(source="tiny"), home, lambda _: None)
+    return prepare_base(FrozenModelSettings(source="tiny"), home)
 
 
 def random_base(folder: Path, family: str) -> Base:

@@ -17,7 +17,7 @@ from trainers.lean.model import LeanModel
 from trainers.lean.packing import Group, Row, cut, pack
 from trainers.models.adapters import initial_adapter
 from trainers.models.frozen import load_base
-from trainers.tokens import tokenise
+from trainers.data import tokenise
 
 lengths = st.lists(st.integers(2, 40), min_size=1, max_size=9)
 

@@ -14,7 +14,8 @@ from curriculum.reward import DIMENSIONS, RewardOutput, TeacherLabel
 from tests.trainers.builders import CPU, tiny_encoder
 from trainers.config import RewardSettings
 from trainers.reward.model import load_reward_model
-from trainers.reward.train import pairs_of_labels, reward_rows, train_reward_model
+from trainers.reward.rows import pairs_of_labels, reward_rows
+from trainers.reward.train import train_reward_model
 
 SENTENCES: dict[str, tuple[list[str], dict[str, float]]] = {
     "warm": (
@@ -74,7 +75,7 @@ def model(tmp_path_factory):
     settings = RewardSettings(encoder=str(encoder), blocks=(0, 1), steps=120, hidden_size=32, threads=1)
     made = made_labels()
     rows = reward_rows(made, pairs_of_labels(made))
-    return load_reward_model(train_reward_model(rows, settings, 1, folder / "reward", folder / "run", {}, device=CPU))
+    return load_reward_model(train_reward_model(rows, settings, 1, folder / "reward", folder / "run", {}))
 
 
 ASKED = "I gave my sister a loan and she lost it all. Was I stupid?"

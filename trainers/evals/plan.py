@@ -53,7 +53,7 @@ def plan_role(
         },
         base_extras=("agl_accuracy",) if with_base and role == "logical" else (),
         seed=seed,
-        known=[*own, *trained, *before],
+        distractor_pool=[*own, *trained, *before],
     )
 
 
