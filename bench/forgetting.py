@@ -114,7 +114,7 @@ def read_record(home: Home, gen_id: int) -> Recorded:
     for role in ROLES:
         plans[role] = plan_role(
             role, holdout=holdout, earlier=earlier, trained_now=train, settings=request.settings.eval,
-            seed=request.settings.seed, with_base=False,
+            seed=request.settings.seed,
         )  # fmt: skip
     delta = read_examples(home.data_file(rows[0].data_delta_sha))
     pairs_file = home.data_file(rows[0].pref_sha) if rows[0].pref_sha else None

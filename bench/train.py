@@ -159,8 +159,8 @@ def _dtype() -> Any:
 
 def _rows(tokenizer: Any, header: bool = True) -> dict[str, list[Any]]:
     from curriculum.render import role_header
-    from trainers.lean.packing import Row
     from trainers.data import tokenise
+    from trainers.lean.packing import Row
 
     rows: dict[str, list[Any]] = {}
     for role, own in examples().items():

@@ -127,7 +127,9 @@ class TrainerActor:
         settings: HealthSettings,
     ) -> tuple[list[EvalRecord], str]:
         """Reward health of the planned roles, or none and the reason why this engine cannot be measured."""
-        return self._compute(lambda: measure_health(self._engine.lean, plans, reward_model, gen_id, curves_dir, settings))
+        return self._compute(
+            lambda: measure_health(self._engine.lean, plans, reward_model, gen_id, curves_dir, settings)
+        )
 
     def blend(self, parents: AdapterSet, children: AdapterSet, alpha: float, into: Path) -> AdapterSet:
         """Write parent + alpha (child - parent) for each role under `into`."""

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 
 from ledger.errors import LunaError
 from ledger.roles import ROLES, Role
+from ledger.rules.intervals import wilson_interval
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -150,6 +151,36 @@ class EvalRecord(Record):
     """Upper end of the 95 % Wilson interval; the value itself where it was ``measured``."""
     details: dict[str, Any] = Field(default_factory=dict)
     """Whatever explains the score, for instance one accuracy per puzzle family. JSON values only."""
+
+    @classmethod
+    def of_share(
+        cls,
+        gen_id: int,
+        role: Role,
+        name: str,
+        method: EvalMethod,
+        passed: Sequence[bool],
+        details: dict[str, Any] | None = None,
+    ) -> EvalRecord:
+        """The share of items that passed, with its Wilson interval; `passed` has one entry an item.
+
+        Raises:
+            LunaError: there is no item.
+        """
+        if not passed:
+            raise LunaError(f"there is no item to measure {name} of {role} on; give the set at least one.")
+        low, high = wilson_interval(sum(passed), len(passed))
+        return cls(
+            gen_id=gen_id,
+            role=role,
+            eval=name,
+            method=method,
+            value=sum(passed) / len(passed),
+            n=len(passed),
+            low=low,
+            high=high,
+            details=details or {},
+        )
 
     @classmethod
     def recall_by_definition(cls, gen_id: int, role: Role) -> EvalRecord:

@@ -49,7 +49,9 @@ def read_role_data(job: TrioJob) -> RoleData:
             f"{', and there are no preference pairs' if dual else ''}; every role needs data to train on."
         )
     w_sft, w_pref = (channels.w_sft, channels.w_pref) if dual else (1.0, 0.0)
-    shares = {role: channel_shares(w_sft, w_pref, bool(own_examples[role]), bool(own_pairs[role])) for role in job.roles}
+    shares = {
+        role: channel_shares(w_sft, w_pref, bool(own_examples[role]), bool(own_pairs[role])) for role in job.roles
+    }
     return RoleData(
         examples={role: own if shares[role][0] else [] for role, own in own_examples.items()},
         pairs={role: own if shares[role][1] else [] for role, own in own_pairs.items()},

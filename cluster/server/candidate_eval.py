@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 from cluster.request import RunSpec
 from cluster.server import client as deployment
 from ledger.errors import LunaError
 from ledger.records import EvalRecord
-from ledger.roles import Role
 from serving import app
 from serving.engine_app import model_name
 from trainers.evals.scoring import RolePlan, evaluate_role
@@ -72,9 +71,7 @@ def evaluate_served(spec: RunSpec, plans: Sequence[RolePlan], candidate: Adapter
         generator = ServedGenerator(deployment.asker(home), _tokenizer(spec.base), gen_id)
         found = [record for plan in plans for record in evaluate_role(generator, plan, gen_id, settings.eval)]
     except LunaError as error:
-        logger.warning(
-            "the server could not measure G%d: %s The trainers' own model is asked instead.", gen_id, error
-        )
+        logger.warning("the server could not measure G%d: %s The trainers' own model is asked instead.", gen_id, error)
         return None
     return [record.model_copy(update={"details": {**record.details, "through": state["engine"]}}) for record in found]
 

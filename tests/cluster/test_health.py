@@ -9,7 +9,7 @@ from ledger.roles import ROLES
 from ledger.store import Ledger
 from tests.cluster.builders import even_numbers
 from tests.cluster.test_generations import LENIENT, make_home, raise_one
-from tests.trainers.builders import CPU, tiny_encoder
+from tests.trainers.builders import tiny_encoder
 from tests.trainers.test_health_probe import labels
 from trainers.config import RewardSettings
 from trainers.reward.model import make_current

@@ -131,13 +131,10 @@ def test_recall_leaves_out_what_was_just_replayed_and_g0_has_none():
         trained_now=earlier[:200],
         settings=SETTINGS,
         seed=1,
-        with_base=False,
     )
     assert plan.recall is not None
     assert {item.id for item in plan.recall} == {item.id for item in earlier[200:]}
-    first = plan_role(
-        "logical", holdout=earlier, earlier=None, trained_now=earlier, settings=SETTINGS, seed=1, with_base=True
-    )
+    first = plan_role("logical", holdout=earlier, earlier=None, trained_now=earlier, settings=SETTINGS, seed=1)
     assert first.recall is None
     scores = {score.eval: score for score in evaluate_role(Scripted({}), first, 0, SETTINGS)}
     assert (scores["recall"].value, scores["recall"].n) == (1.0, 0)

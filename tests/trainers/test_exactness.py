@@ -10,6 +10,7 @@ from curriculum.render import render_prompt
 from ledger.roles import ROLES
 from tests.trainers.builders import CPU, LORA, make_home, make_job, random_base, sums, tiny_base
 from trainers.config import TrainSettings
+from trainers.data import tokenise
 from trainers.fused.engine import FusedEngine
 from trainers.lean.model import LeanModel, why_unsupported
 from trainers.lean.packing import Group, Row, pack
@@ -17,7 +18,6 @@ from trainers.models.adapter_set import AdapterSet
 from trainers.models.adapters import WEIGHTS, initial_adapter, write_adapter
 from trainers.models.frozen import load_base
 from trainers.reference.engine import TrlEngine
-from trainers.data import tokenise
 
 FAMILIES = ["llama", "qwen2", "llama3-rope"]
 

@@ -12,6 +12,7 @@ from curriculum.reward import DIMENSIONS, RANGES, VALUES, RewardOutput, TeacherL
 from ledger.rules.gates import health_problem
 from tests.trainers.builders import CPU, LORA, make_home, make_job, tiny_base, tiny_encoder
 from trainers.config import RewardSettings, TrainSettings
+from trainers.data import tokenise
 from trainers.fused.engine import FusedEngine
 from trainers.fused.step import TrioStep
 from trainers.health.gate import GateState, gate_step
@@ -33,7 +34,6 @@ from trainers.reference.engine import TrlEngine
 from trainers.reward.model import load_reward_model, make_current, reward_model_in_use
 from trainers.reward.rows import pairs_of_labels, reward_rows
 from trainers.reward.train import train_reward_model
-from trainers.data import tokenise
 
 KIND = ["I hear you, that sounds heavy.", "You could choose a small step.", "What would help you now?"]
 HARSH = ["Stop whining.", "Nobody cares about you.", "You must get over it!"]

@@ -11,7 +11,7 @@ import random
 import pytest
 
 from curriculum.reward import DIMENSIONS, RewardOutput, TeacherLabel
-from tests.trainers.builders import CPU, tiny_encoder
+from tests.trainers.builders import tiny_encoder
 from trainers.config import RewardSettings
 from trainers.reward.model import load_reward_model
 from trainers.reward.rows import pairs_of_labels, reward_rows

@@ -314,7 +314,9 @@ def test_a_trained_adapter_loads_with_plain_peft_and_gives_the_same_answers(home
     peft = PeftModel.from_pretrained(model, home.adapter_dir(sha))
     prompt = "[LOGICAL CONSCIOUSNESS]\n3 + 4 even?"
     ids = torch.tensor([engine.lean.tokenizer(prompt)["input_ids"]])
-    out = peft.generate(input_ids=ids, max_new_tokens=6, do_sample=False, pad_token_id=engine.lean.tokenizer.eos_token_id)
+    out = peft.generate(
+        input_ids=ids, max_new_tokens=6, do_sample=False, pad_token_id=engine.lean.tokenizer.eos_token_id
+    )
     theirs = engine.lean.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
     ours = engine.generator(AdapterSet(home.adapters_dir, {"logical": sha})).generate("logical", [prompt], 6)[0]
     assert ours == theirs

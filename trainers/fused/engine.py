@@ -1,8 +1,8 @@
 """The fused trio engine: one frozen base, all roles of a device in one forward and backward a step.
 
 Rows of all roles lie in one packed sequence (`lean.packing`), the lean forward (`lean.model`) applies each role's
-adapter to its own slice, and each role keeps its own optimizer, schedule, clip and step count (`fused.run`). Against one
-role after another this loads the base once and computes each role's prompt header once a step.
+adapter to its own slice, and each role keeps its own optimizer, schedule, clip and step count (`fused.run`). Against
+one role after another this loads the base once and computes each role's prompt header once a step.
 """
 
 from __future__ import annotations

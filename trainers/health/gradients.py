@@ -56,9 +56,7 @@ def row_gradients(
     return torch.cat([sketches for sketches, _ in in_order]), torch.cat([losses for _, losses in in_order])
 
 
-def _chunk_gradients(
-    model: LeanModel, bank: AdapterBank, rows: Sequence[Row], sketch: Sketch
-) -> tuple[Tensor, Tensor]:
+def _chunk_gradients(model: LeanModel, bank: AdapterBank, rows: Sequence[Row], sketch: Sketch) -> tuple[Tensor, Tensor]:
     """Each row in a slot of its own, with the same adapter, so that one backward keeps their gradients apart."""
     bank.grad.zero_()
     batch = pack([Group(slot, [row]) for slot, row in enumerate(rows)], model.device)

@@ -1,4 +1,4 @@
-"""The frozen base under everything: prepared once per home, pinned by the SHA-256 of its weights, loaded by an engine."""
+"""The frozen base: prepared once per home, pinned by the SHA-256 of its weights, loaded by an engine."""
 
 from __future__ import annotations
 

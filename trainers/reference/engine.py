@@ -109,7 +109,8 @@ class TrlEngine:
             trainer.train(resume_from_checkpoint=str(newest) if newest else None)
         if follow.stopped_at is not None:
             raise Paused(
-                f"training of {run.role} stopped at step {follow.stopped_at} of {run.steps}; the next run goes on there."
+                f"training of {run.role} stopped at step {follow.stopped_at} of {run.steps}; "
+                "the next run goes on there."
             )
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
         with LossCurves(run.folder / "tensorboard", [run.role], 0) as curves:

@@ -142,8 +142,8 @@ def fit_heads(data: HeadData, settings: RewardSettings, seed: int, curve: Curve 
     """
     if len(set(data.groups)) < settings.folds:
         raise LunaError(
-            f"{len(set(data.groups))} prompts cannot be dealt into {settings.folds} folds; give labels for more prompts "
-            "or lower [reward] folds."
+            f"{len(set(data.groups))} prompts cannot be dealt into {settings.folds} folds; give labels for more "
+            "prompts or lower [reward] folds."
         )
     ensemble = Ensemble.of(data, settings, seed)
     members = len(ensemble.rows_seen)
@@ -290,9 +290,7 @@ def train_reward_model(
     from torch.utils.tensorboard import SummaryWriter
 
     pin_threads(settings.threads)
-    encoder = load_encoder(
-        settings.encoder, settings.revision, settings.blocks, settings.max_tokens, default_device()
-    )
+    encoder = load_encoder(settings.encoder, settings.revision, settings.blocks, settings.max_tokens, default_device())
     logger.info("reading %d answers with %s, blocks %s", len(rows.prompts), settings.encoder, list(settings.blocks))
     inputs = model_inputs(encoder, rows.prompts, rows.responses)
     logger.info("training the heads")
