@@ -57,7 +57,7 @@ def plan_role(
 
 
 def agl_items(role: Role, count: int) -> list[Example]:
-    """Held-out puzzles in plain form, as many of each of the fourteen families as go evenly into `count`."""
+    """Held-out puzzles in plain form: `count` over the fourteen families, rounded down to equal shares."""
     per_family = max(1, count // len(FAMILIES))
     items: list[Example] = []
     for family in FAMILIES:
