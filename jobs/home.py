@@ -42,7 +42,7 @@ def make_home(
     with ThreadPoolExecutor(1) as beside:
         # Starting Ray and preparing the base take half a minute each, on different cores.
         rig = beside.submit(connect, address)
-        base = prepare_base(settings_of(home).base, home, say)
+        base = prepare_base(settings_of(home).base, home)
         rig.result()
     get(coordinator_for(home).create_lineage.remote(lineage, base.sha))
     say(f"home {home.root}: profile {profile}, base {base.source} ({base.sha[:12]}), lineage {lineage}")

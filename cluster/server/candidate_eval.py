@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 from cluster.request import RunSpec
 from cluster.server import client as deployment
 from ledger.errors import LunaError
 from ledger.records import EvalRecord
-from ledger.roles import Role
 from serving import app
 from serving.engine_app import model_name
 from trainers.evals.scoring import RolePlan, evaluate_role
-from trainers.lean.generator import BASE, Voice, answer_ids, prompt_ids
+from trainers.generator import BASE, Voice, answer_ids, prompt_ids
 from trainers.models.adapter_set import AdapterSet
 from trainers.models.frozen import Base
 
@@ -25,7 +24,7 @@ _ROWS_AT_ONCE = 64
 
 
 class ServedGenerator:
-    """See :class:`trainers.lean.generator.Generator`: one generation of the running engine.
+    """See :class:`trainers.generator.Generator`: one generation of the running engine.
 
     Args:
         ask: calls a method of one engine replica and gives its result.
@@ -51,7 +50,7 @@ class ServedGenerator:
         return scores
 
     def _model(self, voice: Voice) -> str:
-        return model_name(None, None) if voice == BASE else model_name(cast(Role, voice), self.generation)
+        return model_name(None, None) if voice == BASE else model_name(voice, self.generation)
 
 
 def evaluate_served(spec: RunSpec, plans: Sequence[RolePlan], candidate: AdapterSet) -> list[EvalRecord] | None:

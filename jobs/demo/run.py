@@ -218,25 +218,25 @@ _QUICK_EVAL = {"items": 100, "agl_items": 28, "extra_items": 0, "answer_tokens":
 _PUZZLE_LESSON = {
     # Many small steps teach more than few large ones (docs/measurements.md).
     "steps": {"creative": 35, "logical": 700, "dialectical": 35},
-    "rows": {"creative": 2, "logical": 6, "dialectical": 2},
+    "batch_size": {"creative": 2, "logical": 6, "dialectical": 2},
     "lr": 1e-3,
-    "beta2": 0.98,
+    "adam_beta2": 0.98,
 }
 _REPLAY = {"replay_k": 380}
 """Nearly four times the default: with 100 and 200 the logical role's recall of G0 fell under the gate."""
 
 _TALK_LESSON = {
     "steps": {"creative": 24, "logical": 40, "dialectical": 24},
-    "rows": {"creative": 5, "logical": 8, "dialectical": 4},
+    "batch_size": {"creative": 5, "logical": 8, "dialectical": 4},
     "lr": {"creative": 8e-4, "logical": 3e-4, "dialectical": 8e-4},
 }
 _ROLE_LESSON = {
     "steps": {"creative": 13, "logical": 24, "dialectical": 16},
-    "rows": {"creative": 6, "logical": 10, "dialectical": 4},
+    "batch_size": {"creative": 6, "logical": 10, "dialectical": 4},
     "lr": {"creative": 2.5e-4, "logical": 2e-4, "dialectical": 3e-4},
 }
 """Fewer and smaller than in G1, for recall. Other rates, warm-ups and amounts of replay: docs/measurements.md."""
-_CORPORATE_LESSON = {"steps": 6, "lr": 1.2e-3, "rows": 4}
+_CORPORATE_LESSON = {"steps": 6, "lr": 1.2e-3, "batch_size": 4}
 
 STEPS: tuple[DemoStep, ...] = (
     DemoStep(
@@ -264,7 +264,7 @@ STEPS: tuple[DemoStep, ...] = (
             "train": _CORPORATE_LESSON,
             "data": _REPLAY,
             "eval": _QUICK_EVAL,
-            "interpolation": {"enabled": False},
+            "blends": {"enabled": False},
         },
         "should be rejected for its style; blends of parent and child are switched off here to show it plainly",
     ),

@@ -75,8 +75,10 @@ def answers_of(home: Home, rows: Sequence[GenerationRow], prompts: Sequence[Regr
             say(f"G{rows[0].gen_id}: answers from {file}")
             return dict(stored["answers"])
     say(f"G{rows[0].gen_id}: asking {len(prompts)} prompts")
+    from trainers.models.adapter_set import AdapterSet
+
     engine = open_generation_engine(home, rows[0])
-    generator = engine.generator(adapters, home.adapters_dir)
+    generator = engine.generator(AdapterSet(home.adapters_dir, adapters))
     answers: dict[str, str] = {}
     for role, tokens in dict.fromkeys((prompt.role, prompt.tokens) for prompt in prompts):
         own = [prompt for prompt in prompts if (prompt.role, prompt.tokens) == (role, tokens)]

@@ -17,6 +17,7 @@ from ledger.roles import Role
 from ledger.store import Stores
 from trainers.engines import open_engine
 from trainers.job import TrioJob, TrioProgress
+from trainers.models.adapter_set import AdapterSet
 from trainers.models.frozen import Base
 from trainers.runtime import default_device
 
@@ -73,11 +74,9 @@ def reproduce(home: Home, gen_id: int) -> dict[Role, tuple[str, str]]:
             for row in own:
                 folder_of_sha = adapters / (sha := trained[row.role].adapter_sha)
                 if row.alpha != 1.0:
-                    blends = Path(folder) / "blends"
-                    sha = engine.interpolated(
-                        {row.role: parents[row.role]}, {row.role: sha}, row.alpha, adapters, blends
-                    )[row.role]
-                    folder_of_sha = blends / sha
+                    parent, child = (AdapterSet(adapters, {row.role: one}) for one in (parents[row.role], sha))
+                    blended = engine.blended(parent, child, row.alpha, Path(folder) / "blends")
+                    sha, folder_of_sha = blended.shas[row.role], blended.path(row.role)
                 found[row.role] = (row.child_sha, sha)
                 if sha == row.child_sha and not home.adapter_dir(sha).exists():
                     publish_dir(folder_of_sha, home.adapter_dir(sha))

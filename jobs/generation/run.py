@@ -57,7 +57,7 @@ def raise_generation(
     from trainers.models.frozen import prepare_base
 
     settings = settings_of(home, overrides)
-    base = prepare_base(settings.base, home, say)
+    base = prepare_base(settings.base, home)
     shas = data if data is not None else tuple(sorted(path.stem for path in home.inbox_dir.glob("*.parquet")))
     pairs_sha = frozen_preferences(home, settings, preferences)
     pinned = PinnedBase(source=base.source, sha=base.sha)

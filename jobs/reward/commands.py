@@ -17,7 +17,7 @@ from ledger.home import Home
 
 if TYPE_CHECKING:
     from cluster.settings import Settings
-    from trainers.reward.train import RewardRows
+    from trainers.reward.rows import RewardRows
 
 app = typer.Typer(no_args_is_help=True, help="Train, measure and question the reward model.")
 app.command()(health)
@@ -190,7 +190,7 @@ def train_here(home: Home, settings: Settings, rows: RewardRows, notes: dict[str
 
     run_dir = home.run_dir(f"reward-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{seed}")
     started = time.monotonic()
-    folder = train_reward_model(rows, settings.reward, seed, home.rewards_dir, run_dir, notes, say)
+    folder = train_reward_model(rows, settings.reward, seed, home.rewards_dir, run_dir, notes)
     make_current(home, folder)
     say(f"trained in {time.monotonic() - started:.0f} s; curves: tensorboard --logdir {run_dir}")
     return folder
@@ -295,7 +295,7 @@ def rows_of(
 ) -> tuple[RewardRows, dict[str, Any]]:
     """The rows of all files, and what was found out of range or unreadable in them; that is also said."""
     from curriculum.reward import read_labels, read_preferences
-    from trainers.reward.train import pairs_of_labels, reward_rows
+    from trainers.reward.rows import pairs_of_labels, reward_rows
 
     files = labels or sorted(home.data_dir.glob("teacher/*/labels.jsonl"))
     if not files:

@@ -100,7 +100,7 @@ def measured_now(home: Home, gen_id: int) -> list[EvalRecord]:
     say(f"measuring G{gen_id} with the reward model {reward_model.name[:12]}")
     engine = open_generation_engine(home, rows[0])
     curves = home.run_dir(f"health-g{gen_id}")
-    records, reason = measure_health(engine, plans, reward_model, gen_id, curves, settings_of(home).health)
+    records, reason = measure_health(engine.lean, plans, reward_model, gen_id, curves, settings_of(home).health)
     if reason:
         raise LunaError(reason + ".")
     return records

@@ -14,7 +14,7 @@ ALPHAS: tuple[float, ...] = (0.75, 0.5, 0.25)
 """Blends ``parent + alpha * (child - parent)`` that are tried, largest first."""
 
 
-class InterpolationSettings(BaseModel):
+class BlendSettings(BaseModel):
     """Whether and where to look between parent and child before a rejection."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

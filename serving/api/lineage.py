@@ -80,9 +80,9 @@ def _scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
     return {
-        role: [(point.step, point.value) for point in events.Scalars(f"loss/{role}")]
+        role: [(point.step, point.value) for point in events.Scalars(f"train/{role}/loss")]
         for role in ROLES
-        if f"loss/{role}" in events.Tags()["scalars"]
+        if f"train/{role}/loss" in events.Tags()["scalars"]
     }
 
 

@@ -178,7 +178,7 @@ def test_a_generation_with_two_channels_is_recorded_measured_and_reproduced(leni
     for recorded, found in reproduce(home, 0).values():
         assert recorded == found
     curves = "".join(path.read_bytes().decode(errors="ignore") for path in home.runs_dir.rglob("events.out.tfevents*"))
-    assert "loss_dpo/logical" in curves
+    assert "train/logical/dpo_loss" in curves
 
 
 def run_of(home, *arguments):
@@ -203,9 +203,7 @@ def tell_coordinator(home, method, *arguments):
 def test_a_rejected_generation_leaves_the_head_where_it_was(lenient):
     home = lenient
     raise_one(home, even_numbers(0, 150))
-    rejected = raise_one(
-        home, even_numbers(1000, 150), gates={"generalization_min": 1.0}, interpolation={"enabled": False}
-    )
+    rejected = raise_one(home, even_numbers(1000, 150), gates={"generalization_min": 1.0}, blends={"enabled": False})
     assert rejected["verdict"] == "rejected"
     assert "generalization" in rejected["reason"]
     with Ledger.open(home) as ledger:

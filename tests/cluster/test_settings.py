@@ -26,7 +26,7 @@ def test_a_home_overrides_its_profile_and_a_command_overrides_both(tmp_path):
     home = home_with(tmp_path, 'profile = "tiny"\nseed = 5\n[train]\nsteps = 7\n')
     settings = settings_of(home, {"train": {"lr": 0.5}})
     assert (settings.base.source, settings.seed, settings.train.steps, settings.train.lr) == ("tiny", 5, 7, 0.5)
-    assert settings.train.rows == 8, "what nobody overrides comes from the profile"
+    assert settings.train.batch_size == 8, "what nobody overrides comes from the profile"
 
 
 def test_equal_settings_have_equal_hashes_and_others_other(tmp_path):
@@ -86,23 +86,23 @@ def test_init_writes_a_file_that_names_the_profile_and_nothing_else(tmp_path):
 
 
 def test_an_old_name_is_refused_with_the_new_one(tmp_path, monkeypatch):
-    monkeypatch.setitem(cluster.settings.RENAMED_SETTINGS, "train.size", "train.rows")
+    monkeypatch.setitem(cluster.settings.RENAMED_SETTINGS, "train.size", "train.batch_size")
     monkeypatch.setitem(cluster.settings.REMOVED_SETTINGS, "serving.fronts", "leave it out, one server is enough")
     home = home_with(tmp_path, 'profile = "tiny"\n[train]\nsize = 4\n[serving]\nfronts = 2\n')
-    with pytest.raises(LunaError, match=r"train.size is now train.rows; serving.fronts is gone: leave it out"):
+    with pytest.raises(LunaError, match=r"train.size is now train.batch_size; serving.fronts is gone: leave it out"):
         settings_of(home)
     with pytest.raises(LunaError, match="size is now"):
         settings_of(home_with(tmp_path, 'profile = "tiny"\n'), {"train": {"size": 4}})
 
 
 def test_recorded_settings_are_upgraded_and_keep_the_hash_of_their_record(monkeypatch):
-    now = Settings.model_validate({"seed": 3, "train": {"rows": 4}, "data": {"replay_k": 5}})
+    now = Settings.model_validate({"seed": 3, "train": {"batch_size": 4}, "data": {"replay_k": 5}})
     recorded = now.model_dump(mode="json")
-    recorded["train"]["size"] = recorded["train"].pop("rows")
+    recorded["train"]["size"] = recorded["train"].pop("batch_size")
     recorded["replay"] = {"k": recorded["data"].pop("replay_k")}
     recorded["serving"]["fronts"] = 2
     as_recorded = sha256_json(recorded)
-    for old, new in (("train.size", "train.rows"), ("replay.k", "data.replay_k")):
+    for old, new in (("train.size", "train.batch_size"), ("replay.k", "data.replay_k")):
         monkeypatch.setitem(cluster.settings.RENAMED_SETTINGS, old, new)
     monkeypatch.setitem(cluster.settings.REMOVED_SETTINGS, "serving.fronts", "leave it out")
     monkeypatch.setitem(cluster.settings.REMOVED_SETTINGS, "replay", "its one setting is data.replay_k")

@@ -12,6 +12,7 @@ from ledger.store import Ledger
 from tests.serving.builders import PROMPTS, TOKENS, free_port, make_home, use_reward_model, whole
 from tests.trainers.builders import CPU, LORA, tiny_base
 from trainers.config import TrainSettings
+from trainers.models.adapter_set import AdapterSet
 from trainers.reference.engine import TrlEngine
 
 
@@ -75,7 +76,7 @@ def expected(served):
     for gen in (0, 1, 2):
         with Ledger.open(served.home) as ledger:
             shas = {row.role: row.child_sha for row in ledger.generation(gen)}
-        generator = engine.generator(shas, served.home.adapters_dir)
+        generator = engine.generator(AdapterSet(served.home.adapters_dir, shas))
         for voice in (*ROLES, "base"):
             texts = generator.generate(voice, PROMPTS, TOKENS)
             found |= {(voice, gen, prompt): whole(text) for prompt, text in zip(PROMPTS, texts, strict=True)}

@@ -26,6 +26,7 @@ from ledger.store import Ledger, Stores
 from tests.serving.builders import PROMPTS, TOKENS, add_adapters, end_coordinator, loud_adapter, site_shapes, whole
 from tests.trainers.builders import CPU, LORA, tiny_base
 from trainers.config import TrainSettings
+from trainers.models.adapter_set import AdapterSet
 from trainers.reference.engine import TrlEngine
 
 pytest.importorskip("vllm", reason="vLLM cannot be installed on this platform")
@@ -208,7 +209,7 @@ def test_evaluation_through_the_server_scores_like_the_trainers_model(served, ex
     with Ledger.open(served.home) as ledger:
         shas = {row.role: row.child_sha for row in ledger.generation(1)}
     plain = TrlEngine(base, TrainSettings(dtype="float32", engine="trl"), LORA, CPU)
-    in_memory = plain.generator(shas, served.home.adapters_dir)
+    in_memory = plain.generator(AdapterSet(served.home.adapters_dir, shas))
     through = ServedGenerator(asker(served.home), _tokenizer(base), 1)
     pairs = [(prompt, answer) for prompt in PROMPTS for answer in ("Yes.", "⊥", "Because it is so.")]
     for voice in ("creative", "logical", "base"):

@@ -26,7 +26,8 @@ from serving.table import Adapter, Table
 from tests.serving.builders import make_home
 from tests.trainers.builders import CPU, LORA, random_base, tiny_base
 from trainers.config import TrainSettings
-from trainers.lean.generator import answer_ids, prompt_ids
+from trainers.generator import answer_ids, prompt_ids
+from trainers.models.adapter_set import AdapterSet
 from trainers.models.tiny import byte_tokenizer
 from trainers.reference.engine import TrlEngine
 
@@ -46,7 +47,7 @@ class Reference:
         self.engine = TrlEngine(tiny_base(home), TrainSettings(dtype="float32", engine="trl", threads=1), LORA, CPU)
         self.texts, self.scores = {}, {}
         for gen in GENS:
-            generator = self.engine.generator(shas_of(home, gen), home.adapters_dir)
+            generator = self.engine.generator(AdapterSet(home.adapters_dir, shas_of(home, gen)))
             for voice in (*ROLES, "base"):
                 for prompt, text in zip(PROMPTS, generator.generate(voice, PROMPTS, TOKENS), strict=True):
                     self.texts[voice, gen, prompt] = text

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ledger.roles import ROLES
 from tests.trainers.builders import CPU, LORA, make_home, sums, tiny_base
+from trainers.data import tokenise
 from trainers.fused.step import TrioStep
 from trainers.lean.adapter_bank import AdapterBank
 from trainers.lean.generator import LeanGenerator
@@ -17,7 +18,6 @@ from trainers.lean.model import LeanModel
 from trainers.lean.packing import Group, Row, cut, pack
 from trainers.models.adapters import initial_adapter
 from trainers.models.frozen import load_base
-from trainers.tokens import tokenise
 
 lengths = st.lists(st.integers(2, 40), min_size=1, max_size=9)
 

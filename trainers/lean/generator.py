@@ -1,56 +1,27 @@
-"""What evaluation asks of a model: greedy text and log-likelihoods, whatever engine answers.
-
-`Generator` is the protocol; `LeanGenerator` answers it from the trainer's own model in memory, without a copy of the
-base. The serving engine answers the same protocol over HTTP.
-"""
+"""Greedy decoding and scoring with the trainer's own model in memory, without a copy of the base."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from ledger.roles import Role
+from trainers.generator import Voice, answer_ids, prompt_ids
 from trainers.lean.adapter_bank import AdapterBank
 from trainers.lean.lanes import Lanes
 from trainers.lean.model import LeanModel, PackedAttention
 from trainers.lean.ops import attend
 from trainers.lean.packing import BARE, Group, Row, pack, shared_prefix_len
 
-BASE = "base"
-"""Voice name of the untouched base, beside the three roles."""
-
-Voice = Role | str
 Item = TypeVar("Item")
 
 
-class Generator(Protocol):
-    """A model with several voices: the three roles, and `base` for no adapter at all."""
-
-    def generate(self, voice: Voice, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
-        """Greedy continuation of each raw prompt up to the end-of-text token, special tokens left out."""
-        ...
-
-    def mean_log_likelihoods(self, voice: Voice, pairs: Sequence[tuple[str, str]]) -> list[float]:
-        """For each (prompt, answer): the mean log-probability of the answer's tokens and its end, in nats (<= 0)."""
-        ...
-
-
-def prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
-    """Tokens of a raw prompt, with the tokenizer's own beginning-of-text if it has one."""
-    return list(tokenizer(prompt)["input_ids"])
-
-
-def answer_ids(tokenizer: Any, answer: str) -> list[int]:
-    """Tokens of an answer and the end-of-text token, which is learned with it."""
-    return [*tokenizer(answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-
-
 class LeanGenerator:
-    """Greedy decoding and scoring with the lean forward.
+    """See :class:`trainers.generator.Generator`.
 
     Args:
         slots: which adapter slot of `bank` each role uses; a role that is missing has no adapter yet.
@@ -71,7 +42,7 @@ class LeanGenerator:
         self.slots, self.lanes, self.rows_at_once = slots, lanes or Lanes(1, model.device), rows_at_once
 
     def generate(self, voice: Voice, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
-        """See :class:`Generator`. Prompts of like length are decoded together; the order of results is kept."""
+        """Greedy continuations; prompts of like length are decoded together, results keep their order."""
         tokens = [prompt_ids(self.tokenizer, prompt) for prompt in prompts]
         order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
         batches = self._in_batches(order)
@@ -85,7 +56,7 @@ class LeanGenerator:
         return texts
 
     def mean_log_likelihoods(self, voice: Voice, pairs: Sequence[tuple[str, str]]) -> list[float]:
-        """See :class:`Generator`. Prompts share what they begin with, answers to one prompt share the whole prompt."""
+        """Scores of answers; prompts share what they begin with, answers to one prompt share the whole prompt."""
         by_prompt: dict[str, list[int]] = {}
         for i, (prompt, _) in enumerate(pairs):
             by_prompt.setdefault(prompt, []).append(i)

@@ -16,8 +16,12 @@ from torch import Tensor
 from ledger.errors import LunaError
 from ledger.files import explain_write_errors, publish_dir, sha256_bytes, sha256_json, temporary_beside
 from ledger.metadata import CONFIG_FILE, MODEL_FILE, read_adapter_config
+from ledger.roles import ROLES
 from trainers.config import LoraSettings
 from trainers.lean.adapter_bank import SITES
+from trainers.lean.base import LeanBase
+from trainers.lean.generator import LeanGenerator
+from trainers.models.adapter_set import AdapterSet
 
 WEIGHTS, CONFIG = MODEL_FILE, CONFIG_FILE
 _PREFIX, _SUFFIX = "base_model.model.model.", ".weight"
@@ -139,6 +143,17 @@ def _plain(value: Any) -> Any:
     return sorted(value) if isinstance(value, set) else value
 
 
-def interpolate(parent: Mapping[str, Tensor], child: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
+def blend(parent: Mapping[str, Tensor], child: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
     """parent + alpha (child - parent), tensor by tensor (DESIGN section 6)."""
     return {name: parent[name] + alpha * (child[name] - parent[name]) for name in child}
+
+
+def lean_generator(lean: LeanBase, adapters: AdapterSet) -> LeanGenerator:
+    """The base with these adapters, each checked as in :func:`read_adapter`."""
+    roles = [role for role in ROLES if role in adapters.shas]
+    bank = lean.empty_bank(len(roles)) if roles else None
+    for slot, role in enumerate(roles):
+        if bank is not None:
+            bank.load(slot, read_adapter(adapters.path(role), lean.lora.rank, lean.model.site_shapes))
+    slots = {role: slot for slot, role in enumerate(roles)}
+    return LeanGenerator(lean.model, lean.tokenizer, bank, slots, lean.lanes)

@@ -1,1 +1,1 @@
-"""The engine on TRL: the reference, and the way for model families that the fused engine does not know."""
+"""The engine on TRL and PEFT: the fallback for other model families, and what the fused engine is checked against."""
