@@ -261,7 +261,7 @@ def _sft_config(run: _RoleRun, use_cpu: bool) -> Any:
     )
 
 
-class _Follow(TrainerCallback):  # type: ignore[misc]  # transformers' classes are untyped
+class _Follow(TrainerCallback):
     """Watches one role's training: stops it when asked to or when a loss is not finite, marks checkpoints as whole."""
 
     def __init__(self, run: _RoleRun):
