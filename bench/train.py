@@ -194,9 +194,9 @@ def _ours(name: str, steps: int, folder: Path) -> list[float]:
     together = [[role] for role in roles] if name == "one-by-one" else [roles]
     trios = []
     for group in together:
-        bank = AdapterBank(model.site_shapes, len(group), RANK, ALPHA, model.dtype, cpu)
+        bank = AdapterBank(model.module_shapes, len(group), RANK, ALPHA, model.dtype, cpu)
         for slot, role in enumerate(group):
-            bank.load(slot, initial_adapter(model.site_shapes, RANK, 1, role))
+            bank.load_state_dict(slot, initial_adapter(model.module_shapes, RANK, 1, role))
         trios.append(TrioStep(model, bank, Lanes(1, cpu)))
     marks = [_cpu()]
     for step in range(steps):

@@ -49,17 +49,19 @@ class Packed:
     slices: tuple[tuple[int, int, int], ...]  # (slot, start, end), covering 0..N in order
     group_sizes: tuple[int, ...]  # rows of each group, B in all
     prefix_width: int  # P; 0 when no group shares anything
-    rest_width: int  # S
-    rest_at: Tensor  # (tokens in row rests,) where they stand in the packed sequence
-    unpad: Tensor  # (N,) cell of each packed token in the (B*S + G*P) concatenation of both grids
+    suffix_width: int  # S
+    suffix_at: Tensor  # (tokens in row rests,) where they stand in the packed sequence
+    grid_cell: Tensor  # (N,) cell of each packed token in the (B*S + G*P) concatenation of both grids
     past_width: int  # tokens before every row whose keys and values are there already
-    hidden: Tensor | None  # (B, 1, S, past + P + S) additive mask for rests; None when there is nothing before them
+    suffix_mask: (
+        Tensor | None
+    )  # (B, 1, S, past + P + S) additive mask for rests; None when there is nothing before them
     score_at: Tensor  # (T,) packed positions whose next token is a completion token
     targets: Tensor  # (T,) those next tokens
     target_row: Tensor  # (T,) the row 0..B-1 that each belongs to
     row_end: Tensor  # (B,) packed position of each row's last token
     row_lens: Tensor  # (B,) tokens in each row, its prefix included
-    rest_lens: Tensor  # (B,) tokens in each row after its group's prefix
+    suffix_lens: Tensor  # (B,) tokens in each row after its group's prefix
     prefix_lens: Tensor  # (B,) tokens in the prefix of each row's group
     row_slots: tuple[int, ...]  # adapter slot of each row
     row_weights: Tensor  # (B,) float32
@@ -104,12 +106,12 @@ def cut(groups: Sequence[Group], parts: int) -> list[list[Group]]:
     """
     rows = _own_lengths(groups)
     pieces: list[dict[int, list[Row]]] = [{} for _ in range(parts)]
-    for (slot, row, _), piece in zip(rows, piece_of_each([length for _, _, length in rows], parts), strict=True):
+    for (slot, row, _), piece in zip(rows, balanced_pieces([length for _, _, length in rows], parts), strict=True):
         pieces[piece].setdefault(slot, []).append(row)
     return [[Group(slot, own) for slot, own in piece.items()] for piece in pieces if piece]
 
 
-def piece_of_each(lengths: Sequence[int], parts: int) -> list[int]:
+def balanced_pieces(lengths: Sequence[int], parts: int) -> list[int]:
     """Which of `parts` pieces of about equal length each item goes into, in order: where most of it lies."""
     total, before, pieces = sum(lengths), 0, []
     for length in lengths:
@@ -127,13 +129,13 @@ def pack(groups: Sequence[Group], device: torch.device, share_prefix: bool = Tru
         groups = [Group(g.slot, [Row(r.tokens[past:], r.prompt_len - past, r.weight) for r in g.rows]) for g in groups]
     prefix_lens = [shared_prefix_len(group.rows) if share_prefix else 0 for group in groups]
     prefix_width = max(prefix_lens)
-    rest_width = max(len(row.tokens) - k for group, k in zip(groups, prefix_lens, strict=True) for row in group.rows)
+    suffix_width = max(len(row.tokens) - k for group, k in zip(groups, prefix_lens, strict=True) for row in group.rows)
 
     ids: list[int] = []
     positions: list[int] = []
     slices: list[tuple[int, int, int]] = []
-    rest_at: list[int] = []
-    unpad: list[int] = []
+    suffix_at: list[int] = []
+    grid_cell: list[int] = []
     score_at: list[int] = []
     targets: list[int] = []
     target_row: list[int] = []
@@ -141,16 +143,16 @@ def pack(groups: Sequence[Group], device: torch.device, share_prefix: bool = Tru
     row_end: list[int] = []
     row_prefix: list[int] = []
     weights: list[float] = []
-    rest_cells = sum(len(group.rows) for group in groups) * rest_width
+    suffix_cells = sum(len(group.rows) for group in groups) * suffix_width
     for number, (group, k) in enumerate(zip(groups, prefix_lens, strict=True)):
-        start, prefix_cell = len(ids), rest_cells + number * prefix_width
-        unpad += range(prefix_cell, prefix_cell + k)
+        start, prefix_cell = len(ids), suffix_cells + number * prefix_width
+        grid_cell += range(prefix_cell, prefix_cell + k)
         ids += group.rows[0].tokens[:k]
         positions += range(past, past + k)
         for row in group.rows:
             begin, length, index = len(ids), len(row.tokens) - k, len(row_slots)
-            rest_at += range(begin, begin + length)
-            unpad += range(index * rest_width, index * rest_width + length)
+            suffix_at += range(begin, begin + length)
+            grid_cell += range(index * suffix_width, index * suffix_width + length)
             ids += row.tokens[k:]
             positions += range(past + k, past + k + length)
             score_at += range(begin + row.prompt_len - k - 1, begin + length - 1)
@@ -175,17 +177,17 @@ def pack(groups: Sequence[Group], device: torch.device, share_prefix: bool = Tru
         slices=tuple(slices),
         group_sizes=sizes,
         prefix_width=prefix_width,
-        rest_width=rest_width,
-        rest_at=tensor(rest_at),
-        unpad=tensor(unpad),
+        suffix_width=suffix_width,
+        suffix_at=tensor(suffix_at),
+        grid_cell=tensor(grid_cell),
         past_width=past,
-        hidden=_rest_mask(past, prefix_lens, sizes, rest_width, device) if past + prefix_width else None,
+        suffix_mask=_suffix_mask(past, prefix_lens, sizes, suffix_width, device) if past + prefix_width else None,
         score_at=tensor(score_at),
         targets=tensor(targets),
         target_row=tensor(target_row),
         row_end=tensor(row_end),
         row_lens=tensor([len(row.tokens) for group in groups for row in group.rows]),
-        rest_lens=tensor([len(row.tokens) for group in groups for row in group.rows]) - tensor(row_prefix),
+        suffix_lens=tensor([len(row.tokens) for group in groups for row in group.rows]) - tensor(row_prefix),
         prefix_lens=tensor(row_prefix),
         row_slots=tuple(row_slots),
         row_weights=torch.tensor(weights, dtype=torch.float32, device=device),
@@ -197,14 +199,14 @@ def causal_mask(width: int, device: torch.device) -> Tensor:
     return torch.full((width, width), float("-inf"), device=device).triu(1)
 
 
-def _rest_mask(
-    past: int, prefix_lens: Sequence[int], sizes: Sequence[int], rest_width: int, device: torch.device
+def _suffix_mask(
+    past: int, prefix_lens: Sequence[int], sizes: Sequence[int], suffix_width: int, device: torch.device
 ) -> Tensor:
     """Each row's rest sees the past, its group's real prefix cells and, causally, itself: (B, 1, S, past + P + S)."""
     lens = past + torch.tensor(prefix_lens, device=device).repeat_interleave(torch.tensor(sizes, device=device))
     before = past + max(prefix_lens)
     seen = torch.arange(before, device=device)[None] < lens[:, None]  # (B, past + P)
-    mask = torch.zeros(len(lens), 1, rest_width, before + rest_width, device=device)
+    mask = torch.zeros(len(lens), 1, suffix_width, before + suffix_width, device=device)
     mask[..., :before].masked_fill_(~seen[:, None, None], float("-inf"))
-    mask[..., before:] = causal_mask(rest_width, device)
+    mask[..., before:] = causal_mask(suffix_width, device)
     return mask
