@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainers.config import LoraSettings
 from trainers.fused.step import TrioStep
 from trainers.lean.adapter_bank import AdapterBank
 from trainers.lean.lanes import Lanes
@@ -98,7 +99,7 @@ def run_fused(hf: Any, rows: list[list[Row]], setting: Setting, steps: int) -> M
     device = hf.device
     _begin(device)
     model = LeanModel(hf)
-    bank = AdapterBank(model.module_shapes, ROLES_TRAINED, RANK, ALPHA, model.dtype, device)
+    bank = AdapterBank(model.module_shapes, ROLES_TRAINED, LoraSettings(rank=RANK, alpha=ALPHA), model.dtype, device)
     for slot in range(ROLES_TRAINED):
         _start_adapter(bank, slot)
     trio = TrioStep(model, bank, Lanes(1, device))

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from tests.trainers.builders import CPU, random_base
+from trainers.config import LoraSettings
 from trainers.lean.adapter_bank import FUSED_MODULES, TARGET_MODULES, AdapterBank
 from trainers.lean.model import LeanModel
 from trainers.lean.ops import FusedLinear, attend, linear, put, rms_norm, rotate, swiglu, take
@@ -85,7 +86,7 @@ def test_each_slice_gets_its_own_adapter_and_gradients(group, with_bias):
     """Two adapters and a bare slice in one call, against one dense product for each."""
     sites = FUSED_MODULES[group]
     outs, width = [SHAPES[site][0] for site in sites], SHAPES[sites[0]][1]
-    bank = AdapterBank([SHAPES], slots=2, rank=3, alpha=6, dtype=torch.float32, device=CPU)
+    bank = AdapterBank([SHAPES], slots=2, lora=LoraSettings(rank=3, alpha=6), dtype=torch.float32, device=CPU)
     for slot in range(2):
         names = bank.state_dict(slot)
         bank.load_state_dict(

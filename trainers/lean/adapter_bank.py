@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from trainers.config import LoraSettings
+
 TARGET_MODULES = (
     "self_attn.q_proj",
     "self_attn.k_proj",
@@ -26,15 +28,15 @@ TARGET_MODULES = (
 """The linear layers of a Llama or Qwen2 block, all of which carry an adapter."""
 
 FUSED_MODULES: tuple[tuple[int, ...], ...] = ((0, 1, 2), (3,), (4, 5), (6,))
-"""Sites that share one input, so that their A matrices are one product."""
+"""Target modules that share one input, so that their A matrices are one product."""
 
 
 @dataclass
 class FusedViews:
-    """One group of members in one layer, as views of the flat buffers; index 0 is the slot.
+    """One fused linear of one layer, as views of the flat buffers; index 0 is the slot.
 
-    `a[slot]` is (members * r, in): the group's A matrices stacked. `b[slot]` is (all outs, members * r): its B matrices on
-    a diagonal, zeros elsewhere, so that a group's adapters are two products. `rows[member]` are the rows of each.
+    `a[slot]` is (members * r, in): its modules' A matrices stacked. `b[slot]` is (all outs, members * r): their B
+    matrices on a diagonal, zeros elsewhere, so that its adapters are two products. `rows[member]` are the rows of each.
     `grad_b[slot][member]` is (out, r), the gradient of the master.
     """
 
@@ -49,7 +51,7 @@ class AdapterBank:
     """LoRA parameters of `slots` adapters of one rank over one base.
 
     Args:
-        shapes: for each layer, (out, in) of each of the seven members.
+        shapes: for each layer, (out, in) of each of the seven target modules.
         dtype: of the matrix products.
     """
 
@@ -57,13 +59,13 @@ class AdapterBank:
         self,
         shapes: Sequence[Sequence[tuple[int, int]]],
         slots: int,
-        rank: int,
-        alpha: float,
+        lora: LoraSettings,
         dtype: torch.dtype,
         device: torch.device,
         trainable: bool = True,
     ):
-        self.slots, self.rank, self.scale = slots, rank, alpha / rank
+        rank = lora.rank
+        self.slots, self.rank, self.scale = slots, rank, lora.alpha / rank
         self._shapes, self._layout = shapes, _layout(shapes, rank)
         size = sum(out * rank + in_features * rank for layer in shapes for out, in_features in layer)
         self.master = torch.zeros(slots, size, device=device)
@@ -134,7 +136,7 @@ class AdapterBank:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a group of members lies in a slot's flat vector."""
+    """Where a fused linear's adapters lie in a slot's flat vector."""
 
     layer: int
     members: tuple[int, ...]

@@ -69,7 +69,7 @@ class LeanModel:
 
     @property
     def module_shapes(self) -> list[list[tuple[int, int]]]:
-        """(out, in) of the seven members of each layer, in the order of `bank.TARGET_MODULES`."""
+        """(out, in) of the target modules of each layer, in the order of `TARGET_MODULES`."""
         return [layer.module_shapes for layer in self.layers]
 
     def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,7 +82,7 @@ class LeanModel:
         return rotate(qkv.view(len(qkv), -1, self.head_width), cos, sin, self.heads + self.key_heads)
 
     def linear(self, layer: int, group: int, x: Tensor, bank: AdapterBank | None, slices: Slices) -> Tensor:
-        """The outputs of a group of members for x (n, in), side by side, adapters included."""
+        """The outputs of a fused linear for x (n, in), side by side, adapters included."""
         views = bank.groups[layer * len(FUSED_MODULES) + group] if bank is not None else None
         return linear(x, self.layers[layer].groups[group], views, slices, bank)
 

@@ -21,7 +21,7 @@ Slices = Sequence[tuple[int, int, int]]
 
 @dataclass(frozen=True)
 class FusedLinear:
-    """Frozen weights (out, in) of members that share an input, stacked, with their biases where the family has them."""
+    """Frozen weights (out, in) of modules that share an input, stacked, with their biases where the family has them."""
 
     weight: Tensor
     bias: Tensor | None
@@ -66,7 +66,7 @@ class _SlicedLoRA(torch.autograd.Function):
         for (slot, start, end), xa in zip(ctx.adapted, xas, strict=True):
             own = grad[start:end]
             grad_xa = own @ views.b[slot]
-            # The product gives each member's B a gradient from every member's columns; only its own exist.
+            # The product gives each module's B a gradient from every module's columns; only its own exist.
             grad_b = own.t() @ xa
             for j, part in enumerate(views.grad_b[slot]):
                 at, columns = views.rows[j], slice(j * bank.rank, (j + 1) * bank.rank)
