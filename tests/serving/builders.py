@@ -45,7 +45,7 @@ def loud_adapter(home: Home, shapes, seed: int) -> str:
 
 
 def site_shapes(home: Home):
-    return LeanModel(load_base(tiny_base(home).path, torch.float32, CPU)[0]).site_shapes
+    return LeanModel(load_base(tiny_base(home).path, torch.float32, CPU)[0]).module_shapes
 
 
 def make_home(root: Path, generations: int = 3) -> Home:

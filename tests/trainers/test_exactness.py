@@ -72,7 +72,7 @@ def test_training_equals_trl_per_role_in_float32(tmp_path, family):
     fused, trl = FusedEngine(base, settings, LORA, CPU), TrlEngine(base, settings, LORA, CPU)
     starts = {
         role: write_adapter(
-            home.adapters_dir, initial_adapter(fused.lean.model.site_shapes, LORA.rank, 3, role), LORA, base.source
+            home.adapters_dir, initial_adapter(fused.lean.model.module_shapes, LORA.rank, 3, role), LORA, base.source
         )
         for role in ROLES
     }

@@ -29,10 +29,10 @@ def base(tmp_path_factory):
 
 
 def make_bank(model, seed=1):
-    bank = AdapterBank(model.site_shapes, 3, LORA.rank, LORA.alpha, torch.float32, CPU)
+    bank = AdapterBank(model.module_shapes, 3, LORA, torch.float32, CPU)
     for slot, role in enumerate(ROLES):
-        tensors = initial_adapter(model.site_shapes, LORA.rank, seed, role)
-        bank.load(slot, {name: value + 0.01 for name, value in tensors.items()})
+        tensors = initial_adapter(model.module_shapes, LORA.rank, seed, role)
+        bank.load_state_dict(slot, {name: value + 0.01 for name, value in tensors.items()})
     return bank
 
 

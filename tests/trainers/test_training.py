@@ -272,7 +272,7 @@ def test_a_truncated_adapter_is_named(home, engine):
     folder = copy_of(home, trained(home, engine), "b")
     (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:1000])
     with pytest.raises(LunaError, match="broken"):
-        read_adapter(folder, LORA.rank, engine.lean.model.site_shapes)
+        read_adapter(folder, LORA.rank, engine.lean.model.module_shapes)
 
 
 def test_an_adapter_with_values_that_are_not_finite_is_named(home, engine):
@@ -281,19 +281,19 @@ def test_an_adapter_with_values_that_are_not_finite_is_named(home, engine):
     next(iter(tensors.values()))[0, 0] = float("nan")
     save_file(tensors, folder / WEIGHTS)
     with pytest.raises(LunaError, match="not finite"):
-        read_adapter(folder, LORA.rank, engine.lean.model.site_shapes)
+        read_adapter(folder, LORA.rank, engine.lean.model.module_shapes)
 
 
 def test_an_adapter_of_another_rank_is_named(home, engine):
     folder = home.adapter_dir(trained(home, engine))
     with pytest.raises(LunaError, match=r"rank 8.*rank 4"):
-        read_adapter(folder, 4, engine.lean.model.site_shapes)
+        read_adapter(folder, 4, engine.lean.model.module_shapes)
 
 
 def test_an_adapter_of_another_base_is_named(home, engine, tmp_path):
     other = FusedEngine(random_base(tmp_path, "llama"), SETTINGS, LORA, CPU)
     with pytest.raises(LunaError, match="another model"):
-        read_adapter(home.adapter_dir(trained(home, engine)), LORA.rank, other.lean.model.site_shapes)
+        read_adapter(home.adapter_dir(trained(home, engine)), LORA.rank, other.lean.model.module_shapes)
 
 
 def test_a_role_without_data_is_named(home, engine):

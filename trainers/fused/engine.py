@@ -80,7 +80,7 @@ class FusedEngine:
 
     def blended(self, parents: AdapterSet, children: AdapterSet, alpha: float, into: Path) -> AdapterSet:
         """See :meth:`trainers.job.Engine.blended`."""
-        lora, shapes = self.lean.lora, self.lean.model.site_shapes
+        lora, shapes = self.lean.lora, self.lean.model.module_shapes
         shas: dict[Role, str] = {}
         for role in children.shas:
             parent, child = (read_adapter(one.path(role), lora.rank, shapes) for one in (parents, children))
@@ -90,13 +90,13 @@ class FusedEngine:
     def _begin(self, job: TrioJob) -> FusedRun:
         """Adapters from the parents or the seed, then the checkpoint over them if one is there."""
         lean = dataclasses.replace(self.lean, lora=job.lora)
-        bank, shapes = lean.empty_bank(len(job.roles), trainable=True), lean.model.site_shapes
+        bank, shapes = lean.empty_bank(len(job.roles), trainable=True), lean.model.module_shapes
         for slot, role in enumerate(job.roles):
             parent = job.parents[role]
             if parent is None:
-                bank.load(slot, initial_adapter(shapes, job.lora.rank, job.seed, role))
+                bank.load_state_dict(slot, initial_adapter(shapes, job.lora.rank, job.seed, role))
             else:
-                bank.load(slot, read_adapter(Path(job.adapters_dir) / parent, job.lora.rank, shapes))
+                bank.load_state_dict(slot, read_adapter(Path(job.adapters_dir) / parent, job.lora.rank, shapes))
         run = FusedRun(lean, job, bank, read_role_data(job), self.info)
         if (checkpoint := load_checkpoint(Path(job.run_dir), run.fingerprint)) is not None:
             run.load_state_dict(*checkpoint)
@@ -107,7 +107,7 @@ class FusedEngine:
         job = run.job
         outcomes: dict[Role, RoleOutcome] = {}
         for slot, role in enumerate(job.roles):
-            sha = write_adapter(Path(job.adapters_dir), run.bank.state(slot), job.lora, self.base.source)
+            sha = write_adapter(Path(job.adapters_dir), run.bank.state_dict(slot), job.lora, self.base.source)
             outcomes[role] = RoleOutcome.of(
                 job, role, sha, len(run.data.examples[role]), run.losses[role], run.health.skipped_updates.get(role)
             )

@@ -71,9 +71,9 @@ class FusedRun:
     def _move(self, found: StepLosses, actions: Mapping[Role, Action]) -> None:
         """Make the updates that the health gate lets through, and take back those that it wants undone."""
         if undone := [slot for slot, role in enumerate(self.job.roles) if actions.get(role) == "roll_back"]:
-            self.trio.restore(self.health.before or {}, undone)
+            self.trio.load_state_dict(self.health.before or {}, undone)
         due = self.health.is_due(self.step + 1)
-        self.health.before = {name: value.clone() for name, value in self.trio.state().items()} if due else None
+        self.health.before = {name: value.clone() for name, value in self.trio.state_dict().items()} if due else None
         rates = [None if role in actions else self._rate(role) for role in self.job.roles]
         self.trio.move(rates, self.job.train.max_grad_norm, found.norms)
 
@@ -112,7 +112,7 @@ class FusedRun:
         groups = [Group(slot, rows) for slot, rows in enumerate(chosen) if rows]
         pairs = [self._pairs[pair.id] for role in self.job.roles for pair in self._batch_pairs(role, self.step)]
         parts, device = self.job.train.gradient_accumulation_steps, self.lean.model.device
-        lanes = self.lean.lanes.worth((token_count(groups) + sum(pair.tokens for pair in pairs)) // parts)
+        lanes = self.lean.lanes.lanes_for((token_count(groups) + sum(pair.tokens for pair in pairs)) // parts)
         return StepParts(
             sft=[pack(part, device) for part in cut(groups, parts * lanes)],
             pairs=[pack_pairs(part, device) for part in cut_pairs(pairs, parts * lanes)],
@@ -199,11 +199,11 @@ class FusedRun:
         """What a checkpoint holds: masters and both Adam moments; losses and what the health gate remembers."""
         before = {f"{_BEFORE}{name}": value for name, value in (self.health.before or {}).items()}
         record = {"fingerprint": self.fingerprint, "losses": self.losses, "health": self.health.state_dict()}
-        return {**self.trio.state(), **before}, record
+        return {**self.trio.state_dict(), **before}, record
 
     def load_state_dict(self, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
         """Go on from what :meth:`state_dict` gave and a checkpoint kept."""
-        self.trio.restore(tensors)
+        self.trio.load_state_dict(tensors)
         self.health.load_state_dict(record["health"])
         self.health.before = {
             name.removeprefix(_BEFORE): value for name, value in tensors.items() if name.startswith(_BEFORE)

@@ -42,11 +42,11 @@ def row_gradients(
     at_once = min(_ROWS_AT_ONCE, len(rows))
     bank = lean.empty_bank(at_once, trainable=True)
     for slot in range(at_once):
-        bank.load(slot, adapter)
+        bank.load_state_dict(slot, adapter)
     sketch = Sketch(bank.master.shape[1], settings.sketch, settings.seed, lean.model.device)
     chunks = [rows[start : start + at_once] for start in range(0, len(rows), at_once)]
     lanes = lean.lanes.count if len(chunks) > 1 else 1
-    banks = [bank, *(bank.beside() for _ in range(lanes - 1))]
+    banks = [bank, *(bank.with_own_gradients() for _ in range(lanes - 1))]
 
     def lane(number: int) -> list[tuple[Tensor, Tensor]]:
         return [_chunk_gradients(lean.model, banks[number], chunk, sketch) for chunk in chunks[number::lanes]]
@@ -93,9 +93,9 @@ def prompt_states(lean: LeanBase, bank: AdapterBank, slot: int, prompts: Sequenc
     def part(own: Sequence[list[int]]) -> Tensor:
         batch = pack([Group(slot, [Row(tokens, len(tokens)) for tokens in own])], model.device)
         x = shallow.blocks(shallow.embed(batch.ids), PackedAttention(shallow, batch), bank, batch.slices).float()
-        of_row = torch.arange(len(own), device=x.device).repeat_interleave(batch.rest_lens)
-        sums = x.new_zeros(len(own), x.shape[1]).index_add_(0, of_row, x[batch.rest_at])
-        return (sums / batch.rest_lens[:, None]).cpu()
+        of_row = torch.arange(len(own), device=x.device).repeat_interleave(batch.suffix_lens)
+        sums = x.new_zeros(len(own), x.shape[1]).index_add_(0, of_row, x[batch.suffix_at])
+        return (sums / batch.suffix_lens[:, None]).cpu()
 
     return torch.cat(lean.lanes.map(part, _parts(ids, lean.lanes.count)))
 

@@ -74,7 +74,7 @@ class OnlineHealth:
             state = self.states.get(role, GateState())
             action: Action = "freeze" if state.frozen else "update"
             if self.is_due(step):
-                partials[role] = partial_health(lean, bank.state(probe.slot), probe, self.settings)
+                partials[role] = partial_health(lean, bank.state_dict(probe.slot), probe, self.settings)
                 undoable = replace(state, undoable=self.before is not None)
                 self.states[role], action = gate_step(undoable, partials[role], self.settings)
             if action != "update":

@@ -105,7 +105,7 @@ def measure_role(lean: LeanBase, plan: HealthPlan, judge: Judge, settings: Healt
     tensors = _tensors_on_the_way(lean, plan)
     bank = lean.empty_bank(len(tensors))
     for slot, values in enumerate(tensors):
-        bank.load(slot, values)
+        bank.load_state_dict(slot, values)
     prompts = [render_prompt(plan.role, probe.text) for probe in probes]
     generator = LeanGenerator(lean.model, lean.tokenizer, bank, {plan.role: CHILD}, lean.lanes)
     answers = generator.generate(plan.role, prompts, settings.answer_tokens)
@@ -158,7 +158,7 @@ def probe_prompts(count: int, seed: int) -> list[SeedPrompt]:
 def _tensors_on_the_way(lean: LeanBase, plan: HealthPlan) -> list[dict[str, Tensor]]:
     """The adapters of the parent, half-way, and of the child; without a parent the seed's fresh adapter, which is
     the bare base in effect."""
-    shapes, rank = lean.model.site_shapes, lean.lora.rank
+    shapes, rank = lean.model.module_shapes, lean.lora.rank
     child = read_adapter(plan.child, rank, shapes)
     if plan.parent is None:
         parent = initial_adapter(shapes, rank, plan.seed, plan.role)

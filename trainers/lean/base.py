@@ -22,5 +22,5 @@ class LeanBase:
 
     def empty_bank(self, slots: int, trainable: bool = False) -> AdapterBank:
         """A bank of `slots` adapters over the base, nothing loaded yet."""
-        model, lora = self.model, self.lora
-        return AdapterBank(model.site_shapes, slots, lora.rank, lora.alpha, model.dtype, model.device, trainable)
+        model = self.model
+        return AdapterBank(model.module_shapes, slots, self.lora, model.dtype, model.device, trainable)

@@ -68,7 +68,9 @@ class LeanGenerator:
         longest = max((len(members) for members in by_prompt.values()), default=1)
         batches = self._in_batches(groups, longest)
         common = shared_prefix_len([row for group, _ in groups for row in group.rows])
-        past = self.model.read(groups[0][0].rows[0].tokens[:common], self._slot(voice), self.bank) if common else None
+        past = (
+            self.model.prefill(groups[0][0].rows[0].tokens[:common], self._slot(voice), self.bank) if common else None
+        )
         found = self.lanes.map(lambda batch: self._score([group for group, _ in batch], common, past), batches)
         scores = [0.0] * len(pairs)
         for batch, means in zip(batches, found, strict=True):
@@ -99,9 +101,11 @@ class LeanGenerator:
     def _decode(self, slot: int, prompts: list[list[int]], max_new_tokens: int) -> list[list[int]]:
         """Greedy tokens of each prompt, the end-of-text token left out."""
         batch = pack([Group(slot, [Row(ids, len(ids)) for ids in prompts])], self.model.device)
-        attention = PackedAttention(self.model, batch, keep=True)
+        attention = PackedAttention(self.model, batch, keep_kv=True)
         x = self.model.blocks(self.model.embed(batch.ids), attention, self.bank, batch.slices)
-        cache = _Cache(self.model, attention.seen or [], batch.rest_lens, batch.prefix_lens, batch.prefix_width)
+        cache = DecodeAttention(
+            self.model, attention.kv_cache or [], batch.suffix_lens, batch.prefix_lens, batch.prefix_width
+        )
         slices = [(slot, 0, len(prompts))]
         answers: list[list[int]] = [[] for _ in prompts]
         alive = [True] * len(prompts)
@@ -119,14 +123,14 @@ class LeanGenerator:
         return answers
 
 
-class _Cache:
+class DecodeAttention:
     """Attention of one new token a row over what the row has seen. Call `advance` before each token."""
 
-    def __init__(self, model: LeanModel, seen: list[Tensor], rest_lens: Tensor, prefix_lens: Tensor, prefix: int):
-        self.model, self.seen = model, seen
-        width = seen[0].shape[2]
+    def __init__(self, model: LeanModel, kv_cache: list[Tensor], suffix_lens: Tensor, prefix_lens: Tensor, prefix: int):
+        self.model, self.kv_cache = model, kv_cache
+        width = kv_cache[0].shape[2]
         at = torch.arange(width, device=model.device)
-        visible = torch.where(at < prefix, at < prefix_lens[:, None], at - prefix < rest_lens[:, None])
+        visible = torch.where(at < prefix, at < prefix_lens[:, None], at - prefix < suffix_lens[:, None])
         self.mask = torch.zeros(visible.shape, device=model.device).masked_fill_(~visible, float("-inf"))
 
     def advance(self, positions: Tensor) -> None:
@@ -137,7 +141,7 @@ class _Cache:
     def __call__(self, layer: int, qkv: Tensor) -> Tensor:
         heads, key_heads, d = self.model.heads, self.model.key_heads, self.model.head_width
         new = self.model.rotated(qkv, self.cos, self.sin)[:, :, None]
-        kv = torch.cat((self.seen[layer], new[:, heads:]), 2)
-        self.seen[layer] = kv
+        kv = torch.cat((self.kv_cache[layer], new[:, heads:]), 2)
+        self.kv_cache[layer] = kv
         out = attend(new[:, :heads], kv[:, :key_heads], kv[:, key_heads:], self.mask[:, None, None])
         return out.reshape(-1, heads * d)

@@ -37,7 +37,7 @@ class Lanes:
         self.threads, self.count = threads, lane_count(threads, device)
         self._pool: ThreadPoolExecutor | None = None
 
-    def worth(self, tokens: int) -> int:
+    def lanes_for(self, tokens: int) -> int:
         """How many lanes a pass over so many tokens is worth: all, or one that uses every thread."""
         return self.count if tokens >= _TOKENS_A_LANE * self.count else 1
 
