@@ -14,15 +14,18 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from starlette.types import ASGIApp
+
 from ledger.conversations import Label, Turn
 from ledger.errors import LunaError
 from ledger.home import Home
 from ledger.rules.gates import GateSettings
 from ledger.scores import Score
+from serving.api.errors import Refused
 from serving.api.gateway import OPEN_PATHS, build
-from serving.api.guard import Refused, guarded, is_loopback
-from serving.engine import App, Piece, Sampling
-from serving.engine_app import EngineReplica, Started
+from serving.api.guard import guarded, is_loopback
+from serving.engine import Piece, Sampling, Started
+from serving.engine_app import EngineReplica
 from serving.settings import ServingSettings
 
 if TYPE_CHECKING:
@@ -58,7 +61,7 @@ class Gateway:
             GateSettings.model_validate(gates),
         )
 
-    async def __serve_build_asgi_app__(self) -> App:
+    async def __serve_build_asgi_app__(self) -> ASGIApp:
         return guarded(self._app, self._settings, self._key, OPEN_PATHS)
 
 
@@ -238,7 +241,7 @@ def _engine_deployment(settings: ServingSettings) -> Any:
         health_check_period_s=2,
         health_check_timeout_s=10,
         graceful_shutdown_timeout_s=10,
-        max_ongoing_requests=settings.max_waiting + 64,  # the front refuses earlier, with a reason
+        max_ongoing_requests=settings.max_concurrent_requests + 64,  # the front refuses earlier, with a reason
         ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": variables}},
     )
 
@@ -250,7 +253,7 @@ def _gateway_deployment(settings: ServingSettings) -> Any:
         serve.ingress()(Gateway),
         name="gateway",
         graceful_shutdown_timeout_s=5,
-        max_ongoing_requests=2 * settings.max_waiting + 64,
+        max_ongoing_requests=2 * settings.max_concurrent_requests + 64,
         ray_actor_options={"num_cpus": 0},
     )
 

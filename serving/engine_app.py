@@ -11,23 +11,24 @@ import os
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from starlette.types import ASGIApp
 
 from ledger.errors import LunaError
 from ledger.files import write_atomic
 from ledger.home import Home
 from ledger.roles import Role
 from ledger.store import Ledger
+from serving.api.errors import Refused
 from serving.api.front import Front, Leases, refuse_when_full, resolve
-from serving.api.guard import Refused, guarded
-from serving.engine import App, Engine, Piece, Sampling, choose
+from serving.api.guard import guarded
+from serving.engine import Engine, Piece, Sampling, Started, choose
 from serving.engines.validate import Shape, base_shapes, check_adapter
 from serving.settings import ServingSettings
-from serving.table import BASE, Adapter, Table
+from serving.table import Adapter, Table
 
 _WATCH_S = 0.25
 
@@ -54,17 +55,6 @@ def table_to_restore(saved: Saved | None, lineage: str, line: Sequence[int]) -> 
     return Table(version=saved.table.version if saved else 0, current=head, previous=parent)
 
 
-@dataclass(frozen=True)
-class Started:
-    """Who answers; comes before the first piece."""
-
-    role: Role | None
-    """None: the base."""
-    generation: int | None
-    adapter_sha: str | None
-    lineage: str
-
-
 class EngineReplica:
     """See the module."""
 
@@ -78,7 +68,7 @@ class EngineReplica:
         self._lineage = ""
         self._watch: asyncio.Task[None] | None = None
 
-    async def __serve_build_asgi_app__(self) -> App:
+    async def __serve_build_asgi_app__(self) -> ASGIApp:
         inner = await self._engine.start()
         self._engine.list_names(lambda: self._table.names())
         await self._restore()
@@ -228,7 +218,7 @@ class EngineReplica:
             line = [] if head is None else ledger.parent_chain(head)
         before = table_to_restore(_saved(self._file), self._lineage, line)
         last = [gen for gen in (before.previous, before.current) if gen is not None]
-        beside = [gen for gen in before.generations if gen not in last][: self._settings.generations - len(last)]
+        beside = [gen for gen in before.generations if gen not in last][: self._settings.loaded_generations - len(last)]
         table = Table(version=before.version)
         for gen in [*beside, *last]:
             try:  # One rotten adapter must not keep the others from being served.
@@ -246,7 +236,7 @@ class EngineReplica:
         adapters = self._adapters(added, gen)
         for adapter in adapters:
             folder = self._home.adapter_dir(adapter.sha)
-            await asyncio.to_thread(check_adapter, folder, self._shapes, self._settings.max_rank)
+            await asyncio.to_thread(check_adapter, folder, self._shapes, self._settings.max_lora_rank)
         added = (await self._make_room(table)).add(gen, shas)
         try:
             for adapter in adapters:
@@ -274,13 +264,13 @@ class EngineReplica:
 
     async def _make_room(self, table: Table) -> Table:
         """Unload what was asked for longest ago until one more generation fits."""
-        while len(table.generations) >= self._settings.generations:
+        while len(table.generations) >= self._settings.loaded_generations:
             free = [gen for gen in table.generations if gen not in (table.current, table.previous)]
             oldest = self._leases.least_recently_used(free)
             if oldest is None:
                 raise LunaError(
-                    f"{self._settings.generations} generations are loaded and in use; wait, or set [serving] "
-                    "generations higher."
+                    f"{self._settings.loaded_generations} generations are loaded and in use; wait, or set [serving] "
+                    "loaded_generations higher."
                 )
             adapters, table = self._adapters(table, oldest), table.remove(oldest)
             self._take(table)  # First no new request can find it, then its memory is freed.
@@ -314,22 +304,16 @@ class EngineReplica:
         }
 
 
-def model_name(role: Role | None, generation: int | None) -> str:
-    """The public name of a role's current adapter, of one generation's, or of the base."""
-    if role is None:
-        return BASE
-    return f"luna-{role}" if generation is None else f"luna-{role}-g{generation}"
-
-
 def _engine(base: Path, shapes: Mapping[str, Shape], home: Home, settings: ServingSettings) -> Engine:
     """The engine that the settings choose; its library is imported only now."""
     if choose(settings.engine) == "vllm":
         from serving.engines.vllm import VllmEngine
 
         return VllmEngine(base, shapes, home.root / "models" / "zero", settings)
+    from serving.api.openai_app import openai_application
     from serving.engines.transformers import TransformersEngine
 
-    return TransformersEngine(base, settings)
+    return TransformersEngine(base, settings, openai_application)
 
 
 def _saved(file: Path) -> Saved | None:

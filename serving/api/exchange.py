@@ -16,15 +16,14 @@ from typing import Any, Literal, Protocol, cast
 
 from curriculum.render import dialogue_context
 from ledger.clock import utc_now
-from ledger.conversations import LabelledTurn, Turn, Voice
-from ledger.roles import ROLES, Role
+from ledger.conversations import LabelledTurn, Turn
+from ledger.roles import BASE, ROLES, Role, Voice
+from serving.api.errors import Refused
 from serving.api.front import raw_prompt
-from serving.api.guard import Refused
-from serving.engine import Piece, Sampling
-from serving.engine_app import Started, model_name
-from serving.table import BASE
+from serving.engine import Piece, Sampling, Started
+from serving.table import model_name
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Voices(Protocol):
@@ -88,8 +87,8 @@ async def one_voice(
         Refused: nobody can answer, or the answer could not be stored.
     """
     context = "\n\n".join(part for part in (_history(question.earlier), before) if part)
-    role: Role | None = None if voice == BASE else cast(Role, voice)
-    model, began = model_name(role, question.generation), time.monotonic()
+    role: Role | None = None if voice == BASE else voice
+    model, began = model_name(voice, question.generation), time.monotonic()
     prompt = raw_prompt(role, question.message, context)
     started: Started | None = None
     answer, last = "", Piece("", 0, 0)
@@ -173,4 +172,4 @@ def _later(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
 def _finish(task: asyncio.Task[None]) -> None:
     _unfinished.discard(task)
     if not task.cancelled() and (error := task.exception()) is not None:
-        _log.warning("an exchange was lost: %r", error)
+        logger.warning("an exchange was lost: %r", error)

@@ -110,7 +110,7 @@ def test_what_cannot_be_answered_is_refused_with_a_reason_before_vllm(request_, 
 
 
 def test_a_full_queue_says_when_to_come_back():
-    front, behind = make_front(max_waiting=2)
+    front, behind = make_front(max_concurrent_requests=2)
     body = {"model": "base", "prompt": "x"}
 
     async def crowd():

@@ -7,7 +7,8 @@ import asyncio
 import httpx
 import pytest
 
-from serving.api.guard import Refused, guarded
+from serving.api.errors import Refused
+from serving.api.guard import guarded
 from serving.settings import ServingSettings
 
 OPEN = ("/", "/page/", "/healthz")
