@@ -18,7 +18,7 @@ from typing import Any
 from cluster import data_steps as delta
 from cluster.preference_data import prepare_channels, weighty_by_role
 from cluster.request import GenerationRequest
-from cluster.server.candidate_eval import evaluate_served
+from cluster.server.candidate_eval import Candidate, evaluate_served
 from cluster.server.client import follow_head, retire_candidate
 from cluster.trainer_pool import TrioRig, outcomes_by_role
 from curriculum.parquet import read_examples
@@ -150,9 +150,8 @@ class GenerationRun:
         """Every score of the candidate as trained."""
         adapters: dict[Role, str] = {role: self.results["train"]["roles"][role]["sha"] for role in ROLES}
         plans = self._plans()
-        served = evaluate_served(
-            self.home, plans, adapters, self.gen_id, self.lineage, self.base, self.settings, self.watcher.say
-        )
+        candidate = Candidate(self.gen_id, self.lineage, self.base, adapters)
+        served = evaluate_served(self.home, candidate, plans, self.settings)
         if served is not None:
             preferred = self._preference_records(adapters, self.home.adapters_dir)
             evals = [record.model_dump(mode="json") for record in (*served, *preferred)]

@@ -7,15 +7,16 @@ through the same handle, which no HTTP request can do.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ledger.errors import LunaError
 from ledger.files import write_atomic
@@ -30,7 +31,11 @@ from serving.engines.validate import Shape, base_shapes, check_adapter
 from serving.settings import ServingSettings
 from serving.table import Adapter, Table
 
+logger = logging.getLogger(__name__)
+
 _WATCH_S = 0.25
+_FAILURES_IN_A_ROW = 3
+"""Failed checks after which an engine counts as dead; a single one may be a GPU that is full for a moment."""
 
 
 class Saved(BaseModel):
@@ -74,7 +79,7 @@ class EngineReplica:
         await self._restore()
         self._watch = asyncio.create_task(self._end_with_the_engine())
         front = Front(inner, lambda: self._table, self._leases, self._settings, self._engine.base_name)
-        return guarded(front, self._settings, self._key)
+        return at_shutdown(guarded(front, self._settings, self._key), self._stop)
 
     # -- answering -------------------------------------------------------------------------------------------
 
@@ -193,23 +198,18 @@ class EngineReplica:
         """Ray Serve replaces this replica when the engine's process is gone."""
         await self._engine.check_health()
 
-    def __del__(self) -> None:
-        if hasattr(self, "_watch") and self._watch is not None:
-            self._watch.cancel()
-        if hasattr(self, "_engine"):
-            self._engine.stop()
-
     # -- inside ----------------------------------------------------------------------------------------------
 
     async def _end_with_the_engine(self) -> None:
-        """Leave at once when the engine has died: Ray Serve's own checks would send it requests for seconds more."""
-        while True:
-            await asyncio.sleep(_WATCH_S)
-            try:
-                await self._engine.check_health()
-            except Exception:
-                self._engine.stop()
-                os._exit(1)
+        """Leave when the engine has died: Ray Serve's own checks would send it requests for seconds more."""
+        await until_dead(self._engine.check_health, _WATCH_S)
+        self._engine.stop()
+        os._exit(1)
+
+    def _stop(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        self._engine.stop()
 
     async def _restore(self) -> None:
         """Load what is to be served after a start."""
@@ -302,6 +302,33 @@ class EngineReplica:
             "previous": table.previous,
             "generations": sorted(table.generations),
         }
+
+
+async def until_dead(check: Callable[[], Awaitable[None]], period_s: float) -> None:
+    """Return once `check` has failed several times in a row."""
+    failures = 0
+    while failures < _FAILURES_IN_A_ROW:
+        await asyncio.sleep(period_s)
+        try:
+            await check()
+            failures = 0
+        except Exception as error:
+            failures += 1
+            logger.warning("the engine's check failed (%d in a row): %r", failures, error)
+
+
+def at_shutdown(app: ASGIApp, stop: Callable[[], None]) -> ASGIApp:
+    """The application, with `stop` called once its own shutdown is over."""
+
+    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_after_stopping(message: Message) -> None:
+            if message["type"].startswith("lifespan.shutdown."):  # complete or failed
+                stop()
+            await send(message)
+
+        await app(scope, receive, send_after_stopping if scope["type"] == "lifespan" else send)
+
+    return wrapped
 
 
 def _engine(base: Path, shapes: Mapping[str, Shape], home: Home, settings: ServingSettings) -> Engine:

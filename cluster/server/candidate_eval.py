@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any
 
-from cluster.server import client as deployment
+from cluster.server import client
 from cluster.settings import Settings
 from ledger.errors import LunaError
 from ledger.home import Home
 from ledger.records import EvalRecord
-from ledger.roles import Role
+from ledger.roles import Role, Voice
 from serving import app
-from serving.engine_app import model_name
+from serving.table import model_name
 from trainers.evals.scoring import RolePlan, evaluate_role
-from trainers.lean.generator import BASE, Voice, answer_ids, prompt_ids
+from trainers.lean.generator import answer_ids, prompt_ids
 from trainers.models.frozen import Base
+
+logger = logging.getLogger(__name__)
 
 _ROWS_AT_ONCE = 64
 """Answers asked for in one call; between calls other users get their turn."""
@@ -34,7 +38,9 @@ class ServedGenerator:
     def generate(self, voice: Voice, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
         texts: list[str] = []
         for start in range(0, len(prompts), _ROWS_AT_ONCE):
-            texts += self.ask("generate", self._model(voice), prompts[start : start + _ROWS_AT_ONCE], max_new_tokens)
+            texts += self.ask(
+                "generate", model_name(voice, self.generation), prompts[start : start + _ROWS_AT_ONCE], max_new_tokens
+            )
         return texts
 
     def mean_log_likelihoods(self, voice: Voice, pairs: Sequence[tuple[str, str]]) -> list[float]:
@@ -44,22 +50,23 @@ class ServedGenerator:
             rows.append(([*begin, *answer_ids(self.tokenizer, answer)], len(begin)))
         scores: list[float] = []
         for start in range(0, len(rows), _ROWS_AT_ONCE):
-            scores += self.ask("score", self._model(voice), rows[start : start + _ROWS_AT_ONCE])
+            scores += self.ask("score", model_name(voice, self.generation), rows[start : start + _ROWS_AT_ONCE])
         return scores
 
-    def _model(self, voice: Voice) -> str:
-        return model_name(None, None) if voice == BASE else model_name(cast(Role, voice), self.generation)
+
+@dataclass(frozen=True)
+class Candidate:
+    """A trained generation without a verdict."""
+
+    gen_id: int
+    lineage: str
+    base: Base
+    adapters: Mapping[Role, str]
+    """SHA of each role's adapter."""
 
 
 def evaluate_served(
-    home: Home,
-    plans: Sequence[RolePlan],
-    adapters: Mapping[Role, str],
-    gen_id: int,
-    lineage: str,
-    base: Base,
-    settings: Settings,
-    say: Callable[[str], None],
+    home: Home, candidate: Candidate, plans: Sequence[RolePlan], settings: Settings
 ) -> list[EvalRecord] | None:
     """Serve a candidate under its own number and measure it there; its records say so (`details.through`).
 
@@ -68,16 +75,17 @@ def evaluate_served(
     """
     if not settings.serving.evaluate_candidates or app.running() is None:
         return None
+    gen_id = candidate.gen_id
     try:
-        state = deployment.state(home)
-        if (state["lineage"], state["base_sha"]) != (lineage, base.sha):
+        state = client.state(home)
+        if (state["lineage"], state["base_sha"]) != (candidate.lineage, candidate.base.sha):
             return None
-        deployment.load(home, gen_id, adapters)
-        say(f"measuring G{gen_id} through the server ({state['engine']})")
-        generator = ServedGenerator(deployment.asker(home), _tokenizer(base), gen_id)
+        client.load(home, gen_id, candidate.adapters)
+        logger.info("measuring G%d through the server (%s)", gen_id, state["engine"])
+        generator = ServedGenerator(client.asker(home), _tokenizer(candidate.base), gen_id)
         found = [record for plan in plans for record in evaluate_role(generator, plan, gen_id, settings.eval)]
     except LunaError as error:
-        say(f"the server could not measure G{gen_id}: {error} The trainers' own model is asked instead.")
+        logger.warning("the server could not measure G%d: %s The trainers' own model is asked instead.", gen_id, error)
         return None
     return [record.model_copy(update={"details": {**record.details, "through": state["engine"]}}) for record in found]
 

@@ -48,8 +48,10 @@ class Served:
 @pytest.fixture(scope="session")
 def served(ray_head, tmp_path_factory):
     """Three generations and a reward model; two adapters to a batch, so that a third name in use pushes one out."""
+    from cluster.coordinator import coordinator_for
     from cluster.ray_head import connect
-    from cluster.server.client import serving, start
+    from cluster.server.client import serving
+    from cluster.server.start import start
     from serving import app
 
     home = make_home(tmp_path_factory.mktemp("served") / "home")
@@ -59,7 +61,7 @@ def served(ray_head, tmp_path_factory):
     )
     use_reward_model(home, tmp_path_factory.mktemp("encoder") / "tiny")
     connect()
-    state = start(home)
+    state = start(home, coordinator_for)
     assert state["problems"] == {}
     assert (state["current"], state["previous"]) == (2, 1)
     yield Served(home, state["url"], serving(home))

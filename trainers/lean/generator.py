@@ -13,17 +13,15 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from ledger.roles import BASE as BASE
 from ledger.roles import Role
+from ledger.roles import Voice as Voice
 from trainers.lean.adapter_bank import AdapterBank
 from trainers.lean.lanes import Lanes
 from trainers.lean.model import LeanModel, PackedAttention
 from trainers.lean.ops import attend
 from trainers.lean.packing import BARE, Group, Row, pack, shared_prefix_len
 
-BASE = "base"
-"""Voice name of the untouched base, beside the three roles."""
-
-Voice = Role | str
 Item = TypeVar("Item")
 
 
