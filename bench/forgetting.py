@@ -105,7 +105,7 @@ def read_record(home: Home, gen_id: int) -> Recorded:
         raise LunaError(f"G{gen_id} was trained without replay ([data] replay_k = 0); there is nothing to compare.")
     if rows[0].run_id not in requests:
         raise LunaError(f"the run {rows[0].run_id} of G{gen_id} is not in the ledger; restore luna.db from a backup.")
-    request = GenerationRequest.model_validate(requests[rows[0].run_id])
+    request = GenerationRequest.from_record(requests[rows[0].run_id])
     train = read_examples(home.data_file(rows[0].train_sha))
     holdout = read_examples(home.data_file(rows[0].holdout_sha))
     plans: dict[Role, RolePlan] = {}

@@ -20,6 +20,7 @@ from cluster.preference_data import prepare_channels, weighty_by_role
 from cluster.request import GenerationRequest
 from cluster.server.candidate_eval import Candidate, evaluate_served
 from cluster.server.client import follow_head, retire_candidate
+from cluster.settings import recorded_sha
 from cluster.trainer_pool import TrioRig, outcomes_by_role
 from curriculum.parquet import read_examples
 from ledger.clock import utc_now
@@ -57,7 +58,7 @@ class GenerationRun:
 
     def __init__(self, home: Home, ledger: Ledger, rig: TrioRig, run: RunState, watcher: Watcher):
         self.home, self.ledger, self.rig, self.run_state, self.watcher = home, ledger, rig, run, watcher
-        self.request = GenerationRequest.model_validate(run.request)
+        self.request = GenerationRequest.from_record(run.request)
         self.settings, self.base = self.request.settings, self.request.base
         self.lineage, self.gen_id = run.lineage, run.gen_id
         self.results: dict[Step, Payload] = {}
@@ -336,7 +337,7 @@ class GenerationRun:
                     verdict=judgement.verdict,
                     reason=judgement.reason if alpha == 1.0 else f"{judgement.reason} at alpha {alpha}",
                     base_sha=self.base.sha,
-                    config_sha=self.settings.sha(),
+                    config_sha=recorded_sha(self.run_state.request["settings"]),
                     seed=self.settings.seed,
                     trained_at=trained["trained_at"],
                     parent_gen=self.results["collect"]["parent_gen"],
