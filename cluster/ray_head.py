@@ -27,7 +27,7 @@ _OBJECT_STORE_BYTES = 512 << 20
 
 _START_TIMEOUT_S = 120
 _ANSWER_S = 3
-_STOP_TIMEOUT_S = 20
+_STOP_TIMEOUT_S = 10
 """How long the processes of a head may take to end by themselves."""
 
 _ENVIRONMENT = {
@@ -139,14 +139,8 @@ def stop(head: StartedHead) -> None:
     if ray.is_initialized() and ray.get_runtime_context().gcs_address == head.address:
         ray.shutdown()
     processes = _with_descendants(_alive(head))
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            process.terminate()
-    _, left = psutil.wait_procs(processes, timeout=_STOP_TIMEOUT_S)
-    for process in left:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-    _, left = psutil.wait_procs(left, timeout=_ANSWER_S)
+    # The raylet first, which ends its workers; the GCS last, which all others wait for.
+    left = [*_end(processes, "raylet"), *_end(processes, "gcs_server", others=True), *_end(processes, "gcs_server")]
     if left:
         raise LunaError(f"these processes of Ray did not end: {', '.join(str(process.pid) for process in left)}.")
     find_gcs_addresses.cache_clear()
@@ -318,6 +312,19 @@ def _with_descendants(processes: Iterable[psutil.Process]) -> list[psutil.Proces
         with suppress(psutil.NoSuchProcess):
             found |= {child.pid: child for child in process.children(recursive=True) if child.pid not in found}
     return list(found.values())
+
+
+def _end(processes: Iterable[psutil.Process], name: str, others: bool = False) -> list[psutil.Process]:
+    """End the processes of this name (or all others), by force where they take too long; returns what is left."""
+    ending = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            if (process.name() == name) != others:
+                process.terminate()
+                ending.append(process)
+    _, slow = psutil.wait_procs(ending, timeout=_STOP_TIMEOUT_S)
+    _kill(slow)
+    return psutil.wait_procs(slow, timeout=_ANSWER_S)[1]
 
 
 def _kill(processes: Iterable[psutil.Process]) -> None:

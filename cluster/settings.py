@@ -30,10 +30,24 @@ from trainers.health.index import HealthSettings
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
-RENAMED_SETTINGS: dict[str, str] = {}
+RENAMED_SETTINGS: dict[str, str] = {
+    "serving.adapters_in_batch": "serving.max_loras",
+    "serving.answer_tokens": "serving.default_max_tokens",
+    "serving.cpu_cache_gib": "serving.cpu_kv_cache_gib",
+    "serving.generations": "serving.loaded_generations",
+    "serving.gpu_share": "serving.gpu_memory_utilization",
+    "serving.max_rank": "serving.max_lora_rank",
+    "serving.max_waiting": "serving.max_concurrent_requests",
+}
 """Old dotted name -> the name it has now. A `luna.toml` with an old one is refused, a recorded request is upgraded."""
 
-REMOVED_SETTINGS: dict[str, str] = {}
+REMOVED_SETTINGS: dict[str, str] = {
+    "serving.reward_batch": "the reward model batches by itself",
+    "serving.reward_batches": "the reward model batches by itself",
+    "serving.reward_queue": "the queue of answers to score has a fixed length",
+    "serving.reward_replicas": "one copy of the reward model serves all",
+    "serving.reward_wait_ms": "the reward model batches by itself",
+}
 """Dotted name of a setting that is gone -> what to do instead, as a clause. Dropped from a recorded request."""
 
 _OUTSIDE_A_GENERATION = frozenset({"reward", "serving", "teacher", "karma", "cadence"})

@@ -191,6 +191,7 @@ def run(
     if not serve_runs():
         _refuse_taken_port(settings)
     from ray import serve
+    from ray.serve.exceptions import RayServeException
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(proxy_location="HeadOnly", http_options={"host": settings.host, "port": settings.port})

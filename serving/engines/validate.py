@@ -20,7 +20,7 @@ _FACTORS = {".lora_A.weight": "A", ".lora_B.weight": "B"}
 Shape = tuple[int, ...]
 
 TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""The layers that an adapter may change; the engines are tested with these, and `serving.engines.cpu_lora` knows them."""
+"""The layers that an adapter may change: those that the engines are tested with (`cpu_lora` relies on it)."""
 
 
 def base_shapes(folder: Path) -> dict[str, Shape]:
