@@ -130,6 +130,8 @@ async def one_voice(
         if started is not None:
             _later(record.add_turn(turn("aborted")))
         raise
+    if started is None:
+        raise Refused(503, "the engine gave no answer; try again.")
     stored = turn(last.finish or "aborted")
     # A user who goes away now cancels this request, but not the storing of the whole answer.
     await asyncio.shield(_later(record.add_turn(stored)))

@@ -40,8 +40,6 @@ from serving.api.schemas import ERRORS, EVENTS, DialogueRequest, FeedbackAnswer,
 from serving.engine import Sampling, Started
 from serving.settings import ServingSettings
 
-NO_ANSWER = "the engine gave no answer; try again."
-
 PAGE = Path(__file__).resolve().parent.parent / "page"
 
 OPEN_PATHS = ("/", "/page/", "/healthz", "/favicon.ico")
@@ -166,7 +164,7 @@ def _add_answers(app: FastAPI, parts: _Parts) -> None:
                     return JSONResponse(
                         event.model_dump(mode="json"), headers=_who(event.generation, event.adapter_sha)
                     )
-        raise Refused(503, NO_ANSWER)
+        raise AssertionError("an answer ends with its turn")
 
     @app.post(
         "/dialogue", response_class=StreamingResponse, responses=EVENTS, summary="Ask all three, one after another"
@@ -290,10 +288,8 @@ async def _noted(events: AsyncGenerator[Event, None], parts: _Parts) -> AsyncGen
 
 async def _stream(events: AsyncGenerator[Event, None]) -> Events:
     """Server-sent events. The first is waited for, so that a refusal still is an HTTP error."""
-    first = await anext(events, None)
-    if not isinstance(first, Started):
-        await events.aclose()
-        raise Refused(503, NO_ANSWER)
+    first = await anext(events)
+    assert isinstance(first, Started)
     headers = {"x-accel-buffering": "no", **_who(first.generation, first.adapter_sha)}
     return Events(_frames(first, events), events, headers)
 

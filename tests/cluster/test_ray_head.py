@@ -77,7 +77,7 @@ def test_a_head_is_lunas_while_a_process_that_it_wrote_down_lives_and_is_the_sam
 
 def test_a_note_that_another_user_wrote_is_not_believed(note, monkeypatch):
     record(note, psutil.Process())
-    monkeypatch.setattr("os.getuid", lambda: os.stat(note.parent).st_uid + 1)
+    monkeypatch.setattr("os.getuid", lambda: note.parent.stat().st_uid + 1)
     assert ray_head.started_by_luna() is None
 
 

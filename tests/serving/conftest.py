@@ -18,8 +18,8 @@ from trainers.reference.engine import TrlEngine
 class Served:
     """A home that is being served, and how to talk to it."""
 
-    def __init__(self, home, url, handle):
-        self.home, self.url, self.handle = home, url, handle
+    def __init__(self, home, url, handle, ray):
+        self.home, self.url, self.handle, self.ray = home, url, handle, ray
 
     def call(self, name, *arguments):
         """In a thread of its own: beside a browser's tests an event loop runs in this one, which Ray Serve minds."""
@@ -64,7 +64,7 @@ def served(ray_head, tmp_path_factory):
     state = start(home, coordinator_for)
     assert state["problems"] == {}
     assert (state["current"], state["previous"]) == (2, 1)
-    yield Served(home, state["url"], serving(home))
+    yield Served(home, state["url"], serving(home), ray_head["address"])
     app.stop()
 
 
