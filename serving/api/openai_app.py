@@ -247,6 +247,12 @@ def openai_application(engine: Tokenwise) -> ASGIApp:
         ]
         return {"object": "list", "data": cards}
 
+    _add_errors(app)
+    started = int(time.time())
+    return app
+
+
+def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
         return _refusal(error)
@@ -263,9 +269,6 @@ def openai_application(engine: Tokenwise) -> ASGIApp:
     @app.exception_handler(Exception)
     async def failed(_: Request, error: Exception) -> Response:
         return JSONResponse(_error(500, f"{type(error).__name__}: {error}"), 500)
-
-    started = int(time.time())
-    return app
 
 
 def _refusal(error: RequestValidationError) -> Response:
