@@ -128,7 +128,7 @@ def report(cases: list[Case], arguments: argparse.Namespace) -> None:
             ]
         )
     notes = [
-        f"POST /reward by clients on the same machine, answers of {TOKENS} tokens and a prompt of 12, "
+        f"POST /reward by clients on the same machine, answers of {TOKENS} tokens and a prompt of 12",
         f"{arguments.turns} turns of {arguments.seconds:g} s each after {WARM_S:g} s",
     ]
     header = ["", "pairs/s, median", "range", "request ms, p50", "p95", "p99"]

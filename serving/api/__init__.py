@@ -1,6 +1,6 @@
 """What is reached over HTTP, free of Ray.
 
-`guard` stands before everything, `front` before an engine's OpenAI application; `openai_app` is for engines without one.
+`guard` stands before everything, `front` before an engine's OpenAI application, of which `openai_app` is our own.
 `gateway` has the paths of the page's own API, with `schemas` for what they take, over `exchange` (from a question to a
 stored answer), `lineage` (the record) and `reward` (scores). `errors` and `events` are how all of them answer.
 
