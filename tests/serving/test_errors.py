@@ -67,7 +67,7 @@ def test_an_error_that_nobody_foresaw_has_openais_form_and_tells_no_paths(tmp_pa
     def fails(_):
         raise sqlite3.OperationalError("unable to open /home/somebody/luna.db")
 
-    monkeypatch.setattr("serving.api.gateway.Ledger.open", fails)
+    monkeypatch.setattr("serving.api.gateway.Stores.open", fails)
     answer = ask(gateway(home_of(tmp_path)), "GET", "/conversations")
     assert answer.status_code == 500
     assert answer.json()["error"]["type"] == "server_error"
