@@ -41,9 +41,14 @@ def serve(home: Home, address: str | None, out: Console) -> None:
 def stop(address: str | None) -> None:
     """Take Luna's apps down; what else Ray Serve runs goes on."""
     from cluster.ray_head import connect
+    from jobs.status import join_running_ray
     from serving import app
 
-    connect(address)
+    if address is not None:
+        connect(address)
+    elif not join_running_ray():  # Ray is not started to find that nothing runs on it
+        say("Luna was not being served")
+        return
     say("Luna is no longer served" if app.stop() else "Luna was not being served")
 
 
