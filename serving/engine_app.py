@@ -155,13 +155,6 @@ class EngineReplica:
             self._take(self._table.switch(gen))
             return {**self._names(), "switch_s": time.perf_counter() - started}
 
-    async def rollback(self) -> dict[str, Any]:
-        """Let `luna-<role>` mean the generation before the current one. Nothing is loaded for it."""
-        async with self._lock:
-            started = time.perf_counter()
-            self._take(self._table.rollback())
-            return {**self._names(), "switch_s": time.perf_counter() - started}
-
     async def retire(self, gen: int) -> dict[str, Any]:
         """Serve a generation no longer, unless it is current or the one before; requests in work are waited for."""
         async with self._lock:

@@ -77,12 +77,6 @@ class Table(BaseModel):
             return self
         return self._with(current=gen, previous=self.current)
 
-    def rollback(self) -> Self:
-        """With the current and the previous generation in each other's place."""
-        if self.previous is None:
-            raise LunaError("there is no generation before the current one to go back to.")
-        return self._with(current=self.previous, previous=self.current)
-
     def names(self) -> dict[str, Adapter | None]:
         """Every public name and what it means now; None is the base."""
         found: dict[str, Adapter | None] = {BASE: None}

@@ -135,7 +135,7 @@ def test_a_request_keeps_the_adapter_it_began_with_while_the_table_changes():
         behind.gate = asyncio.Event()
         early = asyncio.create_task(ask(front, body={"model": "luna-logical", "prompt": "x"}))
         await asyncio.sleep(0.01)
-        tables.append(tables[-1].rollback())
+        tables.append(tables[-1].switch(1))
         held = front.leases.held(2)
         behind.gate.set()
         late = await ask(front, body={"model": "luna-logical", "prompt": "x"})

@@ -76,7 +76,7 @@ def test_a_swap_and_a_rollback_change_every_role_and_say_so_in_the_headers(serve
     after = served.complete("luna-logical").headers
     assert (before["x-luna-generation"], after["x-luna-generation"]) == ("G2", "G1")
     assert int(after["x-luna-table"]) == int(before["x-luna-table"]) + 1
-    served.call("rollback")
+    served.call("switch", 2)
     assert served.text("luna-logical") == expected["logical", 2, PROMPTS[0]]
 
 
