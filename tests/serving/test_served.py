@@ -268,11 +268,12 @@ def test_what_is_served_is_heard_on_this_machine_only(served):
 
 
 def ray_processes(address):
-    """The processes below the raylet of a cluster."""
+    """The processes below the raylet of a cluster, which may call its own machine by another address."""
+    port = address.rpartition(":")[2]
     (raylet,) = (
         one
         for one in psutil.process_iter(["name", "cmdline"])
-        if one.info["name"] == "raylet" and f"--gcs-address={address}" in " ".join(one.info["cmdline"] or [])
+        if one.info["name"] == "raylet" and re.search(rf"--gcs-address=\S+:{port}\b", " ".join(one.info["cmdline"]))
     )
     return raylet.children(recursive=True)
 
