@@ -37,11 +37,23 @@ RENAMED_SETTINGS: dict[str, str] = {
     "train.beta2": "train.adam_beta2",
     "reward.hidden": "reward.hidden_size",
     "interpolation": "blends",
+    "serving.adapters_in_batch": "serving.max_loras",
+    "serving.answer_tokens": "serving.default_max_tokens",
+    "serving.cpu_cache_gib": "serving.cpu_kv_cache_gib",
+    "serving.generations": "serving.loaded_generations",
+    "serving.gpu_share": "serving.gpu_memory_utilization",
+    "serving.max_rank": "serving.max_lora_rank",
+    "serving.max_waiting": "serving.max_concurrent_requests",
 }
 """Old dotted name -> the name it has now. A `luna.toml` with an old one is refused, a recorded request is upgraded."""
 
 REMOVED_SETTINGS: dict[str, str] = {
     "gates.probes": "leave it out, a style score rests on the ten tone probes",
+    "serving.reward_batch": "the reward model batches by itself",
+    "serving.reward_batches": "the reward model batches by itself",
+    "serving.reward_queue": "the queue of answers to score has a fixed length",
+    "serving.reward_replicas": "one copy of the reward model serves all",
+    "serving.reward_wait_ms": "the reward model batches by itself",
 }
 """Dotted name of a setting that is gone -> what to do instead, as a clause. Dropped from a recorded request."""
 

@@ -19,8 +19,7 @@ from jobs.context import gen_number
 from ledger.conversations import AXES
 from ledger.errors import LunaError
 from ledger.home import Home
-from ledger.roles import ROLES
-from serving.table import BASE
+from ledger.roles import BASE, ROLES
 
 _ANSWER_S = 300
 _SCORE_WAITS_S = (0.0, 0.5, 1.0, 2.0, 4.0)

@@ -200,11 +200,14 @@ def regress(
 
 @app.command()
 def down() -> None:
-    """Stop Ray on this machine (a running generation resumes later)."""
-    from cluster.ray_head import shut_down
+    """Stop the Ray that Luna started on this machine (a running generation resumes later)."""
+    from cluster.ray_head import head_to_stop, stop
 
     with friendly_errors():
-        say("Ray stopped" if shut_down() else "Ray was not running")
+        head = head_to_stop()
+        if head is not None:
+            stop(head)
+        say("Ray was not running" if head is None else "Ray stopped")
 
 
 @generation_app.command("run")

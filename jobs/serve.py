@@ -13,13 +13,14 @@ from ledger.home import Home
 
 def serve(home: Home, address: str | None, out: Console) -> None:
     """Start the apps (or replace running ones) and say where they are. They outlive this command."""
+    from cluster.coordinator import coordinator_for
     from cluster.ray_head import connect
-    from cluster.server.client import start
+    from cluster.server.start import start
 
     began = time.monotonic()
     connect(address)
     say("starting the engine; on a CPU this takes about a minute")
-    state = start(home)
+    state = start(home, coordinator_for)
     url = state["url"]
     out.print(f"Luna is at {url} after {time.monotonic() - began:.0f} s ({state['engine']}): {_names(state)}")
     for gen, problem in state["problems"].items():
@@ -38,16 +39,17 @@ def serve(home: Home, address: str | None, out: Console) -> None:
 
 
 def stop(address: str | None) -> None:
-    """Take the app down."""
+    """Take Luna's apps down; what else Ray Serve runs goes on."""
     from cluster.ray_head import connect
+    from jobs.status import join_running_ray
     from serving import app
 
-    connect(address)
-    if app.running() is None:
+    if address is not None:
+        connect(address)
+    elif not join_running_ray():  # Ray is not started to find that nothing runs on it
         say("Luna was not being served")
         return
-    app.stop()
-    say("Luna is no longer served")
+    say("Luna is no longer served" if app.stop() else "Luna was not being served")
 
 
 def deploy(home: Home, gen: int, address: str | None, out: Console) -> None:

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from ledger.database.connection import Database
 from ledger.errors import LunaError
 from ledger.records import Record, Sha256, Timestamp, TurnId
-from ledger.roles import Role
+from ledger.roles import Voice
 from ledger.rules.karma import KarmaSettings
 from ledger.scores import SCORE_FIELDS, Score, insert_score, karma_since, last_acceptance, settle
 
@@ -24,8 +24,6 @@ Axis = Literal["arousal", "discrepancy", "prospect", "reflection", "broadcast"]
 AXES: tuple[Axis, ...] = get_args(Axis)
 """Besides valence (DESIGN section 8): how stirring the answer was, how unexpected, whether it looks ahead, whether it
 looks back, whether one would share it."""
-
-Voice = Role | Literal["base"]
 
 
 class Label(Record):

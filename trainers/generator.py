@@ -7,14 +7,9 @@ Face's forward, and `cluster.server.candidate_eval` through the serving engine.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Protocol
 
-from ledger.roles import Role
-
-BASE: Final = "base"
-"""Voice of the untouched base, beside the three roles."""
-
-Voice = Role | Literal["base"]
+from ledger.roles import Voice
 
 
 class Generator(Protocol):

@@ -35,10 +35,12 @@ def raise_one(home, start, **overrides):
 
 
 def test_candidates_are_measured_by_the_server_and_served_when_they_are_accepted(home):
-    from cluster.server.client import start, state
+    from cluster.coordinator import coordinator_for
+    from cluster.server.client import state
+    from cluster.server.start import start
 
     raise_one(home, 0)
-    url = start(home)["url"]
+    url = start(home, coordinator_for)["url"]
     assert raise_one(home, 1000)["verdict"] == "accepted"
     with Ledger.open(home) as ledger:
         measured = {score.details.get("through") for score in ledger.evals(1)}

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from curriculum.preferences.pairs import Preference
 from curriculum.render import render_prompt
 from ledger.records import EvalRecord
-from ledger.roles import Role
-from trainers.generator import BASE, Voice, answer_ids
+from ledger.roles import BASE, Role, Voice
+from trainers.generator import answer_ids
 from trainers.lean.base import LeanBase
 from trainers.lean.generator import LeanGenerator
 from trainers.models.adapter_set import AdapterSet

@@ -18,8 +18,8 @@ from curriculum.probes import CORPORATE_PHRASES, TONE_PROBES, has_corporate_phra
 from curriculum.render import render_prompt
 from ledger.errors import LunaError
 from ledger.records import EvalMethod, EvalRecord
-from ledger.roles import Role
-from trainers.generator import BASE, Generator, Voice
+from ledger.roles import BASE, Role, Voice
+from trainers.generator import Generator
 
 
 class EvalSettings(BaseModel):

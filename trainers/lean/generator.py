@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ledger.roles import Role
-from trainers.generator import Voice, answer_ids, prompt_ids
+from ledger.roles import BASE as BASE
+from ledger.roles import Role, Voice
+from trainers.generator import answer_ids, prompt_ids
 from trainers.lean.adapter_bank import AdapterBank
 from trainers.lean.lanes import Lanes
 from trainers.lean.model import LeanModel, PackedAttention

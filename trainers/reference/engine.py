@@ -22,13 +22,12 @@ from transformers import TrainerCallback
 from curriculum.example import Example
 from ledger.errors import LunaError
 from ledger.files import publish_dir, sha256_file, sha256_json, sync, temporary_beside, write_atomic
-from ledger.roles import Role
+from ledger.roles import BASE, Role, Voice
 from trainers import runtime
 from trainers.checkpoint import fingerprint
 from trainers.config import LoraSettings, TrainSettings
 from trainers.curves import LossCurves
 from trainers.data import read_role_data, tokenise
-from trainers.generator import BASE, Voice
 from trainers.job import EngineInfo, NonFiniteError, Paused, RoleOutcome, TrioJob, TrioOutcome, TrioProgress
 from trainers.models.adapter_set import AdapterSet
 from trainers.models.adapters import CONFIG, WEIGHTS, blend, check_rank, publish_tensors, read_tensors

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from trainers.generator import Voice, answer_ids, prompt_ids
+from ledger.roles import Voice
+from trainers.generator import answer_ids, prompt_ids
 
 _ROWS_AT_ONCE = 16
 
