@@ -38,6 +38,7 @@ def imported() -> set[str]:
 def test_every_dependency_is_imported_or_says_why_not() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     names = {canonicalize_name(Requirement(line).name) for line in project["dependencies"]}
-    idle = {name for name in names if IMPORT_NAMES.get(name, name.replace("-", "_")) not in imported()}
+    used = imported()
+    idle = {name for name in names if IMPORT_NAMES.get(name, name.replace("-", "_")) not in used}
     assert idle - set(NOT_IMPORTED) == set()
     assert set(NOT_IMPORTED) <= names
