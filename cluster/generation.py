@@ -20,6 +20,7 @@ from cluster.preference_data import prepare_channels, weighty_by_role
 from cluster.request import GenerationRequest
 from cluster.server.candidate_eval import evaluate_served
 from cluster.server.client import follow_head, retire_candidate
+from cluster.settings import recorded_sha
 from cluster.trainer_pool import TrioRig, outcomes_by_role
 from curriculum.parquet import read_examples
 from ledger.clock import utc_now
@@ -32,7 +33,7 @@ from ledger.roles import ROLES, Role
 from ledger.rules.blends import largest_that_passes
 from ledger.rules.gates import Judgement, judge
 from ledger.rules.stop_rule import generation_scores, stop_decision
-from ledger.store import Ledger
+from ledger.store import Stores
 from trainers.evals.plan import plan_role
 from trainers.evals.scoring import RolePlan
 from trainers.health.probe import HealthPlan
@@ -55,9 +56,10 @@ class Watcher:
 class GenerationRun:
     """One generation of one lineage, resumable at every step."""
 
-    def __init__(self, home: Home, ledger: Ledger, rig: TrioRig, run: RunState, watcher: Watcher):
-        self.home, self.ledger, self.rig, self.run_state, self.watcher = home, ledger, rig, run, watcher
-        self.request = GenerationRequest.model_validate(run.request)
+    def __init__(self, home: Home, stores: Stores, rig: TrioRig, run: RunState, watcher: Watcher):
+        self.home, self.rig, self.run_state, self.watcher = home, rig, run, watcher
+        self.ledger, self.journal = stores.ledger, stores.journal
+        self.request = GenerationRequest.from_record(run.request)
         self.settings, self.base = self.request.settings, self.request.base
         self.lineage, self.gen_id = run.lineage, run.gen_id
         self.results: dict[Step, Payload] = {}
@@ -79,13 +81,13 @@ class GenerationRun:
 
     def _once(self, step: Step, do: Callable[[], Payload]) -> Payload:
         run_id = self.run_state.run_id
-        known = self.ledger.step_result(run_id, step)
+        known = self.journal.step_result(run_id, step)
         if known is not None:
             return known
         self.watcher.on_step(step)
-        self.ledger.record_step(run_id, step, "before")
+        self.journal.record_step(run_id, step, "before")
         result = do()
-        self.ledger.record_step(run_id, step, "after", result)
+        self.journal.record_step(run_id, step, "after", result)
         return result
 
     def collect(self) -> Payload:
@@ -337,7 +339,7 @@ class GenerationRun:
                     verdict=judgement.verdict,
                     reason=judgement.reason if alpha == 1.0 else f"{judgement.reason} at alpha {alpha}",
                     base_sha=self.base.sha,
-                    config_sha=self.settings.sha(),
+                    config_sha=recorded_sha(self.run_state.request["settings"]),
                     seed=self.settings.seed,
                     trained_at=trained["trained_at"],
                     parent_gen=self.results["collect"]["parent_gen"],

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, Self
+
 from pydantic import BaseModel, ConfigDict
 
-from cluster.settings import Settings
+from cluster.settings import Settings, upgrade_recorded
 from trainers.models.frozen import Base
 
 
@@ -21,3 +24,8 @@ class GenerationRequest(BaseModel):
     """SHA of the frozen preference pairs of a dual generation, both parts in one; empty if there are none."""
     note: str = ""
     """What the user calls this generation; shown, never judged."""
+
+    @classmethod
+    def from_record(cls, recorded: Mapping[str, Any]) -> Self:
+        """A request of the run journal, which an earlier version may have recorded under other names of settings."""
+        return cls.model_validate({**recorded, "settings": upgrade_recorded(recorded["settings"])})

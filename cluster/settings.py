@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings as LayeredSettings
+from pydantic_settings import PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from curriculum.teacher.settings import TeacherSettings
 from ledger.errors import LunaError
@@ -24,6 +29,15 @@ from trainers.evals.scoring import EvalSettings
 from trainers.health.index import HealthSettings
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
+RENAMED_SETTINGS: dict[str, str] = {}
+"""Old dotted name -> the name it has now. A `luna.toml` with an old one is refused, a recorded request is upgraded."""
+
+REMOVED_SETTINGS: dict[str, str] = {}
+"""Dotted name of a setting that is gone -> what to do instead, as a clause. Dropped from a recorded request."""
+
+_OUTSIDE_A_GENERATION = frozenset({"reward", "serving", "teacher", "karma", "cadence"})
+"""Tables that decide nothing of what a generation is."""
 
 
 class DataSettings(BaseModel):
@@ -63,15 +77,8 @@ class Settings(BaseModel):
     cadence: CadenceSettings = CadenceSettings()
 
     def sha(self) -> str:
-        """The ledger's `config_sha`: of what decides a generation, which the tables left out here do not.
-
-        With examples alone the channels decide nothing, and the SHA is what it was before there were any. Health may
-        then decide the verdict, never the bytes; its settings stand in the details of the score itself.
-        """
-        beside = {"reward", "serving", "teacher", "karma", "cadence"}
-        if self.channels.mode == "sft":
-            beside |= {"channels", "health"}
-        return sha256_json(self.model_dump(mode="json", exclude=beside))
+        """The ledger's `config_sha` of a generation under these settings."""
+        return recorded_sha(self.model_dump(mode="json"))
 
     @model_validator(mode="after")
     def _check_engine(self) -> Self:
@@ -85,20 +92,44 @@ def profiles() -> list[str]:
     return sorted(path.stem for path in CONFIGS.glob("*.toml"))
 
 
+def recorded_sha(settings: Mapping[str, Any]) -> str:
+    """The ledger's `config_sha` of settings under the names that they were recorded with: of what decides a generation.
+
+    With examples alone the channels decide nothing, and the SHA is what it was before there were any. Health may then
+    decide the verdict, never the bytes; its settings stand in the details of the score itself.
+    """
+    outside = _OUTSIDE_A_GENERATION
+    if settings.get("channels", {}).get("mode", "sft") == "sft":
+        outside |= {"channels", "health"}
+    return sha256_json({name: value for name, value in settings.items() if name not in outside})
+
+
+def upgrade_recorded(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings that an earlier version recorded, under today's names. Take :func:`recorded_sha` before."""
+    upgraded = copy.deepcopy(settings)
+    for old, new in (*RENAMED_SETTINGS.items(), *((name, None) for name in REMOVED_SETTINGS)):
+        table, name = _table_of(upgraded, old)
+        if table is None or name not in table:
+            continue
+        value = table.pop(name)
+        if new is not None:
+            target, new_name = _table_of(upgraded, new, create=True)
+            if target is not None:
+                target.setdefault(new_name, value)
+    return upgraded
+
+
 def load_settings(path: Path, overrides: dict[str, Any] | None = None) -> Settings:
-    """Read a profile or a `luna.toml` (whose `profile` is read first), with overrides on top.
+    """Read a profile or a `luna.toml` over the profile that it names, with overrides on top.
 
     Raises:
-        LunaError: no such file or profile, broken TOML, an unknown key, a value of the wrong type or range.
+        LunaError: no such file or profile, broken TOML, an unknown or old key, a value of the wrong type or range.
     """
-    own = _read_toml(path)
-    profile = str((overrides or {}).get("profile", own.get("profile", "")))
-    values: dict[str, Any] = {}
-    if profile:
-        values = _read_toml(_profile_path(profile))
-    values = _merged(_merged(values, own), overrides or {})
+    values = _layered(path, overrides or {})
     if path.parent == CONFIGS:
         values.setdefault("profile", path.stem)
+    if old := _old_names(values):
+        raise LunaError(f"{path}: {'; '.join(old)}.")
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
@@ -125,21 +156,69 @@ def _profile_path(profile: str) -> Path:
     return path
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise LunaError(f"there is no settings file {path}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise LunaError(f"{path} is not valid TOML: {error}.") from error
+class _TomlFile(TomlConfigSettingsSource):
+    """One TOML file; what is wrong with it is told as a sentence."""
+
+    def _read_file(self, file_path: Any) -> dict[str, Any]:
+        try:
+            return super()._read_file(file_path)
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise LunaError(f"{file_path} is not valid TOML: {error}.") from error
 
 
-def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(below)
-    for key, value in above.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merged(merged[key], value) if both else value
-    return merged
+class _ProfileFile(PydanticBaseSettingsSource):
+    """The profile that the sources above this one name."""
+
+    def __call__(self) -> dict[str, Any]:
+        profile = str(self.current_state.get("profile", ""))
+        return _TomlFile(self.settings_cls, _profile_path(profile))() if profile else {}
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        raise NotImplementedError  # asked of sources that look for one field at a time
+
+
+def _layered(path: Path, overrides: dict[str, Any]) -> dict[str, Any]:
+    """What a command, a file and its profile say, the earlier one over the later one; not checked yet."""
+    if not path.is_file():
+        raise LunaError(f"there is no settings file {path}.")
+
+    class Layers(LayeredSettings):
+        model_config = SettingsConfigDict(extra="allow", case_sensitive=True)
+
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[LayeredSettings],
+            init_settings: PydanticBaseSettingsSource,
+            *_: PydanticBaseSettingsSource,
+            **__: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return init_settings, _TomlFile(settings_cls, path), _ProfileFile(settings_cls)
+
+    return Layers(**overrides).model_extra or {}
+
+
+def _old_names(values: dict[str, Any]) -> list[str]:
+    """A clause for each setting that has another name now, or none."""
+    told = {old: f"{old} is now {new}" for old, new in RENAMED_SETTINGS.items()}
+    told |= {old: f"{old} is gone: {advice}" for old, advice in REMOVED_SETTINGS.items()}
+    found = []
+    for old, clause in told.items():
+        table, name = _table_of(values, old)
+        if table is not None and name in table:
+            found.append(clause)
+    return found
+
+
+def _table_of(values: dict[str, Any], dotted: str, create: bool = False) -> tuple[dict[str, Any] | None, str]:
+    """(the table that a dotted name lies in, its own name); None where there is no such table."""
+    *tables, name = dotted.split(".")
+    table: Any = values
+    for part in tables:
+        table = table.setdefault(part, {}) if create else table.get(part)
+        if not isinstance(table, dict):
+            return None, name
+    return table, name
 
 
 def _explain(error: ValidationError) -> str:

