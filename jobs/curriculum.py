@@ -76,7 +76,7 @@ def import_(
     on_error: str = typer.Option("continue", help="At a bad line: continue (and say which) or stop."),
     home: Path | None = HOME_OPTION,
 ) -> None:
-    """Bring your own data: docs/bring-your-own-data.md has the formats."""
+    """Bring your own data: docs/how-to/own-data.md has the formats."""
     from curriculum.importing import import_file
     from curriculum.parquet import write_examples
 

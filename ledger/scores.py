@@ -13,7 +13,7 @@ from ledger.rules.karma import AnswerState, KarmaSettings, answer_karma
 
 
 class Score(Record):
-    """One model's judgement of one answer: the reward manifold's values (docs/reward-manifold.md)."""
+    """One model's judgement of one answer: the reward manifold's values (docs/explanation/reward-manifold.md)."""
 
     turn_id: TurnId
     model: Sha256

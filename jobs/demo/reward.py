@@ -65,7 +65,7 @@ def print_reward(home: Home, out: Console) -> None:
     out.print(f"G{first}: {before[SHOWN_PROBE]!r}", markup=False)
     out.print(f"G{head}: {after[SHOWN_PROBE]!r}", markup=False)
     out.print(_table(model, before, after, f"G{first}", f"G{head}"))
-    out.print("[dim]a model distilled from written rules, not from a teacher that understands: docs/teacher.md[/dim]")
+    out.print("[dim]distilled from written rules, not from a teacher that understands: docs/how-to/teacher.md[/dim]")
 
 
 def _answers(home: Home, gen: int) -> Mapping[str, str]:

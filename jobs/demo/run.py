@@ -143,7 +143,7 @@ LOGICAL_PUZZLES = {
     "comparison": 800,
     "transitive": 260,
 }
-"""Puzzles of each family for the logical role: more of those that are learned last (docs/measurements.md)."""
+"""Puzzles of each family for the logical role: more of those that are learned last (docs/dev/log.md)."""
 
 MORE_PUZZLES = {family: round(count * 600 / sum(LOGICAL_PUZZLES.values())) for family, count in LOGICAL_PUZZLES.items()}
 """Six hundred further ones in the same proportions."""
@@ -174,7 +174,7 @@ def roles() -> list[Example]:
     """G2. The hybrid and role parts of the three recipes; for the logical role in its recipe's own mix, 60 % puzzles.
 
     Some of its hybrid answers go on in words after a truth value. Alone they taught it not to stop after one, and with
-    that to spell puzzles' answers wrong (docs/measurements.md).
+    that to spell puzzles' answers wrong (docs/dev/log.md).
     """
     return [
         *_of("creative", ("poetry", "role_awareness", "agl_creative"), 600),
@@ -216,7 +216,7 @@ _QUICK_EVAL = {"items": 100, "agl_items": 28, "extra_items": 0, "answer_tokens":
 """Sets of 100 items, the fewest that the gates allow, and short answers: the demo has a quarter of an hour."""
 
 _PUZZLE_LESSON = {
-    # Many small steps teach more than few large ones (docs/measurements.md).
+    # Many small steps teach more than few large ones (docs/dev/log.md).
     "steps": {"creative": 35, "logical": 700, "dialectical": 35},
     "batch_size": {"creative": 2, "logical": 6, "dialectical": 2},
     "lr": 1e-3,
@@ -235,7 +235,7 @@ _ROLE_LESSON = {
     "batch_size": {"creative": 6, "logical": 10, "dialectical": 4},
     "lr": {"creative": 2.5e-4, "logical": 2e-4, "dialectical": 3e-4},
 }
-"""Fewer and smaller than in G1, for recall. Other rates, warm-ups and amounts of replay: docs/measurements.md."""
+"""Fewer and smaller than in G1, for recall. Other rates, warm-ups and amounts of replay: docs/dev/log.md."""
 _CORPORATE_LESSON = {"steps": 6, "lr": 1.2e-3, "batch_size": 4}
 
 STEPS: tuple[DemoStep, ...] = (

@@ -82,7 +82,7 @@ class RewardAnswer(BaseModel):
     model: str
     """SHA of the reward model."""
     reward: RewardOutput
-    """The seven dimensions, intensity and safety, and one number for the whole (docs/reward-manifold.md)."""
+    """Seven dimensions, intensity, safety, and one number for the whole (docs/explanation/reward-manifold.md)."""
     gate: float
     """Share of a weight that the safety score lets through."""
     example_weight: float

@@ -1,7 +1,7 @@
 """vLLM's engine with LoRA adapters, and its own OpenAI application over it.
 
 vLLM's parts that are used here are internal (the names are those of 0.32, which is pinned). What was measured about
-them is in docs/serving.md.
+them is in docs/explanation/serving.md.
 """
 
 from __future__ import annotations

@@ -43,10 +43,9 @@ def version(pin: Requirement) -> str:
 
 
 def declared() -> list[Requirement]:
-    """What pyproject.toml asks for, extras included, except UMAP's, which no set holds."""
+    """What pyproject.toml asks for, extras included."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = project["optional-dependencies"]
-    groups = [project["dependencies"], *(extras[name] for name in extras if name != "umap")]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
     return [Requirement(line) for group in groups for line in group]
 
 

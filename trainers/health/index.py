@@ -1,7 +1,7 @@
 """The Reward Health Index: whether what is rewarded still pulls one way, steadily, everywhere (DESIGN section 7).
 
 Five components, each in [0, 1], from measured quantities, and their weighted sum. Pure: tensors in, floats out; what is
-measured on a candidate is in `health_probe`. docs/reward-health.md says why each is defined as it is.
+measured on a candidate is in `health_probe`. docs/explanation/reward-health.md says why each is defined as it is.
 
 Shapes: M answers to probe prompts, D reward dimensions, K numbers of a gradient's sketch, B micro-batches.
 """
