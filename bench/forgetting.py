@@ -30,9 +30,10 @@ from ledger.records import GenerationRow
 from ledger.roles import ROLES, Role
 from ledger.rules.intervals import wilson_interval
 from ledger.store import Ledger
+from trainers.engines import open_engine
 from trainers.evals.plan import plan_role
 from trainers.evals.scoring import Marks, RolePlan, score_set
-from trainers.job import Engine, TrioJob, open_engine
+from trainers.job import Engine, TrioJob
 from trainers.models.frozen import Base
 from trainers.runtime import default_device
 
@@ -138,7 +139,7 @@ def _engine(home: Home, recorded: Recorded) -> Engine:
     how = {"threads": row.threads, "dtype": row.dtype, "engine": row.engine}
     base = Base(request.base.source, row.base_sha, home.base_dir(row.base_sha))
     train = request.settings.train.model_copy(update=how)
-    return open_engine(base, train, request.settings.lora, default_device(), say)
+    return open_engine(base, train, request.settings.lora, default_device())
 
 
 def _train(engine: Engine, recorded: Recorded, train: Sequence[Example], adapters: Path, folder: Path) -> Shas:

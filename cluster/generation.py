@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from ledger.store import Ledger
 from trainers.evals.plan import plan_role
 from trainers.evals.scoring import RolePlan
 from trainers.health.probe import HealthPlan
-from trainers.job import TrioJob, TrioProgress
+from trainers.job import EngineInfo, TrioJob, TrioProgress
 from trainers.reward.model import reward_model_in_use
 
 Payload = dict[str, Any]
@@ -143,7 +143,7 @@ class GenerationRun:
                 "held": dict(outcome.held),
                 "seconds": whole.seconds,
                 "placement": placement.name,
-                "facts": whole.facts,
+                "engine": asdict(whole.engine),
             }
         return {"roles": roles, "trained_at": utc_now()}
 
@@ -319,7 +319,7 @@ class GenerationRun:
         rows = []
         for role in ROLES:
             result = trained["roles"][role]
-            facts = result["facts"]
+            info = EngineInfo(**result["engine"])
             rows.append(
                 GenerationRow(
                     gen_id=self.gen_id,
@@ -347,10 +347,10 @@ class GenerationRun:
                     alpha=alpha,
                     n_delta=mixed["n_delta"][role],
                     n_replay=mixed["n_replay"][role],
-                    engine=facts["engine"],
-                    device=facts["device"],
-                    dtype=facts["dtype"],
-                    threads=facts["threads"],
+                    engine=info.engine,
+                    device=info.device,
+                    dtype=info.dtype,
+                    threads=info.threads,
                     placement=result["placement"],
                     lineage=self.lineage,
                     run_id=self.run_state.run_id,

@@ -10,16 +10,17 @@ from typing import Any, TypeVar
 
 import ray
 
-from cluster.ray_train import train_with_ray_train
 from curriculum.preferences.pairs import Preference
+from ledger.logs import LineHandler, listening
 from ledger.records import EvalRecord
 from ledger.roles import Role
 from trainers.config import LoraSettings, TrainSettings
+from trainers.engines import open_engine
 from trainers.evals.scoring import EvalSettings, RolePlan, evaluate_role
 from trainers.health.index import HealthSettings
 from trainers.health.probe import HealthPlan
 from trainers.health.report import measure_health
-from trainers.job import TrioJob, TrioOutcome, TrioProgress, open_engine
+from trainers.job import TrioJob, TrioOutcome, TrioProgress
 from trainers.models.frozen import Base
 
 Result = TypeVar("Result")
@@ -41,23 +42,20 @@ class TrainerActor:
         self._stop = False
         self._base = base
         self._worker = ThreadPoolExecutor(1, "compute")
-        self._engine = self._compute(
-            lambda: open_engine(base, train, lora, runtime.default_device(), self._said.append)
-        )
+        with listening(LineHandler(lambda record: self._said.append(record.getMessage()))):
+            self._engine = self._compute(lambda: open_engine(base, train, lora, runtime.default_device()))
 
     def _compute(self, work: Callable[[], Result]) -> Result:
         return self._worker.submit(work).result()
 
     def facts(self) -> dict[str, Any]:
         """The engine's facts, what it said at start, and this process's id."""
-        return {"facts": self._engine.facts, "said": self._said, "pid": os.getpid()}
+        return {"facts": self._engine.info, "said": self._said, "pid": os.getpid()}
 
     def train(self, job: TrioJob) -> TrioOutcome:
         """Train to the end or to :meth:`stop`; raises what the engine raises."""
         self._stop = False
         self._progress = None
-        if self._engine.name == "trl":
-            return train_with_ray_train(self._base, job, self._note, lambda: self._stop)
         return self._compute(lambda: self._engine.train(job, self._note, lambda: self._stop))
 
     def progress(self) -> TrioProgress | None:

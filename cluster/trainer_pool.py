@@ -22,7 +22,7 @@ from ledger.records import EvalRecord
 from ledger.roles import Role
 from trainers.evals.scoring import RolePlan
 from trainers.health.probe import HealthPlan
-from trainers.job import RoleOutcome, TrioJob, TrioOutcome, TrioProgress
+from trainers.job import EngineInfo, RoleOutcome, TrioJob, TrioOutcome, TrioProgress
 from trainers.models.frozen import Base
 
 _START_TIMEOUT_S = 300
@@ -42,7 +42,7 @@ class TrioRig:
     def __init__(self) -> None:
         self._actors: dict[Placement, Any] = {}
         self._key = ""
-        self._facts: dict[Placement, dict[str, Any]] = {}
+        self._facts: dict[Placement, EngineInfo] = {}
 
     def prepare(self, base: Base, settings: Settings, say: Callable[[str], None]) -> tuple[Placement, ...]:
         """Make sure that actors for this base and these shapes are up; warm ones are kept."""
@@ -58,7 +58,7 @@ class TrioRig:
                 self._start(placement, base, settings, say)
         return placements
 
-    def facts(self, placement: Placement) -> dict[str, Any]:
+    def facts(self, placement: Placement) -> EngineInfo:
         """Engine facts of a placement's actor."""
         return self._facts[placement]
 

@@ -1,18 +1,17 @@
-"""The one interface over both engines: what a training job is, what it reports, what comes out."""
+"""The interface of an engine: what a training job is, what it reports, what comes out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from ledger.errors import LunaError
 from ledger.roles import Role
 from trainers.config import ChannelSettings, LoraSettings, TrainSettings
 from trainers.health.index import HealthSettings
 from trainers.lean.generator import Generator
-from trainers.models.frozen import Base
 
 Channel = Literal["sft", "dpo"]
 
@@ -21,7 +20,7 @@ Channel = Literal["sft", "dpo"]
 class TrioJob:
     """The roles of one device, trained from their parents on one ordered file of examples.
 
-    Everything that decides the resulting bytes is here or in the engine's `facts`.
+    Everything that decides the resulting bytes is here or in :class:`EngineInfo`.
     """
 
     roles: tuple[Role, ...]
@@ -112,11 +111,25 @@ class RoleOutcome:
 
 
 @dataclass(frozen=True)
+class EngineInfo:
+    """What equal bytes depend on besides the job."""
+
+    engine: Literal["fused", "trl"]
+    device: str
+    """Device type as torch names it: `cpu` or `cuda`."""
+    dtype: str
+    """Number format of the base, `float32` or `bfloat16`."""
+    threads: int
+    """CPU threads of the training process."""
+    versions: Mapping[str, str]
+    """Of the libraries that compute, and the machine's architecture."""
+
+
+@dataclass(frozen=True)
 class TrioOutcome:
     roles: dict[Role, RoleOutcome]
     seconds: float
-    facts: dict[str, Any] = field(default_factory=dict)
-    """engine, device, dtype, threads and library versions: what equal bytes depend on besides the job."""
+    engine: EngineInfo
 
 
 class Paused(LunaError):
@@ -133,8 +146,8 @@ class Engine(Protocol):
     name: str
 
     @property
-    def facts(self) -> dict[str, Any]:
-        """See :attr:`TrioOutcome.facts`."""
+    def info(self) -> EngineInfo:
+        """What this engine computes with."""
         ...
 
     def train(
@@ -161,31 +174,3 @@ class Engine(Protocol):
     ) -> dict[Role, str]:
         """Write parent + alpha (child - parent) for each role under `into`; returns the SHAs."""
         ...
-
-
-def open_engine(
-    base: Base, train: TrainSettings, lora: LoraSettings, device: Any, say: Callable[[str], None]
-) -> Engine:
-    """Load the base on `device` with the engine that the settings and the model's family call for.
-
-    `say` hears which one and why.
-    """
-    from transformers import AutoConfig
-
-    from trainers.lean.model import why_unsupported
-
-    reason = why_unsupported(AutoConfig.from_pretrained(base.path, local_files_only=True))
-    if train.engine == "fused" and reason:
-        raise LunaError(
-            f'engine = "fused" cannot train this base: {reason}. Set [train] engine = "auto", or change the base.'
-        )
-    if train.engine == "trl" or reason:
-        from trainers.reference.engine import TrlEngine
-
-        say(f"engine: trl, one role after another ({reason or 'as set'})")
-        return TrlEngine(base, train, lora, device)
-    from trainers.fused.engine import FusedEngine
-
-    engine = FusedEngine(base, train, lora, device)
-    say(f"engine: fused, all roles in one pass ({engine.facts['dtype']} on {engine.facts['device']})")
-    return engine

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from jobs.context import say
 from ledger.errors import LunaError
 from ledger.home import Home
 from ledger.records import GenerationRow
@@ -32,7 +31,7 @@ def generation_rows(home: Home, gen_id: int | None) -> list[GenerationRow]:
 def open_generation_engine(home: Home, row: GenerationRow) -> Engine:
     """The engine over a generation's base, on this process's device, with the home's settings."""
     from cluster.settings import settings_of
-    from trainers.job import open_engine
+    from trainers.engines import open_engine
     from trainers.models.frozen import Base
     from trainers.runtime import default_device
 
@@ -40,4 +39,4 @@ def open_generation_engine(home: Home, row: GenerationRow) -> Engine:
     base = Base(settings.base.source, row.base_sha, home.base_dir(row.base_sha))
     if not base.path.is_dir():
         raise LunaError(f"the base {row.base_sha[:12]} of G{row.gen_id} is missing under {home.bases_dir}; restore it.")
-    return open_engine(base, settings.train, settings.lora, default_device(), say)
+    return open_engine(base, settings.train, settings.lora, default_device())

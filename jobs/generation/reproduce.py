@@ -15,7 +15,8 @@ from ledger.home import Home
 from ledger.records import GenerationRow
 from ledger.roles import Role
 from ledger.store import Ledger
-from trainers.job import TrioJob, TrioProgress, open_engine
+from trainers.engines import open_engine
+from trainers.job import TrioJob, TrioProgress
 from trainers.models.frozen import Base
 from trainers.runtime import default_device
 
@@ -43,9 +44,7 @@ def reproduce(home: Home, gen_id: int) -> dict[Role, tuple[str, str]]:
     settings = request.settings
     train = settings.train.model_copy(update={"threads": rows[0].threads, "dtype": rows[0].dtype})
     base = Base(request.base.source, rows[0].base_sha, home.base_dir(rows[0].base_sha))
-    engine = open_engine(
-        base, train.model_copy(update={"engine": rows[0].engine}), settings.lora, default_device(), say
-    )
+    engine = open_engine(base, train.model_copy(update={"engine": rows[0].engine}), settings.lora, default_device())
     found: dict[Role, tuple[str, str]] = {}
     with tempfile.TemporaryDirectory(prefix="luna-reproduce-") as folder:
         # Adapters go to a folder of their own, where the parents are links.

@@ -95,8 +95,8 @@ def test_greedy_text_equals_hugging_face_generate_in_float32(tmp_path):
 
 def test_two_bfloat16_steps_give_finite_losses_and_equal_bytes_twice(home, engine):
     first, losses = train(engine, make_job(home, steps=2, run="once", dtype="bfloat16"))
-    assert engine.facts["dtype"] == "bfloat16"
-    assert engine.facts["device"] == "cuda"
+    assert engine.info.dtype == "bfloat16"
+    assert engine.info.device == "cuda"
     assert len(losses) == 2
     assert all(math.isfinite(loss) for step in losses for loss in step.values())
     fresh = FusedEngine(engine.base, BF16, LORA, GPU)

@@ -15,9 +15,10 @@ from ledger.errors import LunaError
 from ledger.roles import ROLES
 from tests.trainers.builders import CPU, LORA, make_home, make_job, random_base, sums, tiny_base
 from trainers.config import BaseSettings, LoraSettings, TrainSettings
+from trainers.engines import open_engine
 from trainers.fused.engine import FusedEngine
 from trainers.fused.step import TrioStep
-from trainers.job import NonFiniteError, Paused, open_engine
+from trainers.job import NonFiniteError, Paused
 from trainers.models.adapters import CONFIG, WEIGHTS, read_adapter
 from trainers.models.frozen import prepare_base
 from trainers.reference.engine import TrlEngine
@@ -317,7 +318,7 @@ def test_a_trained_adapter_loads_with_plain_peft_and_gives_the_same_answers(home
 
 
 @pytest.mark.slow
-def test_another_decoder_falls_back_to_trl_and_resumes(tmp_path):
+def test_another_decoder_falls_back_to_trl_and_resumes(tmp_path, caplog):
     from transformers import GPT2Config, GPT2LMHeadModel
 
     from trainers.models.frozen import Base
@@ -327,13 +328,13 @@ def test_another_decoder_falls_back_to_trl_and_resumes(tmp_path):
     config = GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=2, eos_token_id=256, bos_token_id=256)
     GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
     tokenizer.save_pretrained(tmp_path / "gpt2")
-    said: list[str] = []
     base = Base("gpt2", "0" * 64, tmp_path / "gpt2")
-    engine = open_engine(base, SETTINGS, LORA, CPU, said.append)
+    with caplog.at_level("INFO", logger="trainers"):
+        engine = open_engine(base, SETTINGS, LORA, CPU)
     assert isinstance(engine, TrlEngine)
-    assert "gpt2" in said[0]
+    assert "gpt2" in caplog.text
     with pytest.raises(LunaError, match="gpt2"):
-        open_engine(base, TrainSettings(engine="fused"), LORA, CPU, said.append)
+        open_engine(base, TrainSettings(engine="fused"), LORA, CPU)
 
     home = make_home(tmp_path)
     whole = quietly(engine, make_job(home, steps=4, run="whole"))

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ from trainers.fused.pairs import PairRows, cut_pairs, pack_pairs, reference_marg
 from trainers.fused.step import StepLosses, StepParts, TrioStep
 from trainers.health.gate import Action
 from trainers.health.online import OnlineHealth, Probe, scored_examples
-from trainers.job import Channel, NonFiniteError, Paused, RoleOutcome, TrioJob, TrioOutcome, TrioProgress
+from trainers.job import Channel, EngineInfo, NonFiniteError, Paused, RoleOutcome, TrioJob, TrioOutcome, TrioProgress
 from trainers.lean.adapter_bank import AdapterBank
 from trainers.lean.generator import LeanGenerator
 from trainers.lean.lanes import Lanes
@@ -59,15 +59,15 @@ class FusedEngine:
         self.model = LeanModel(hf_model)
 
     @property
-    def facts(self) -> dict[str, Any]:
-        return {
-            "engine": self.name,
-            "device": self.device.type,
-            "dtype": str(self.model.dtype).removeprefix("torch."),
-            "threads": self.threads,
-            "torch": torch.__version__,
-            "machine": platform.machine(),
-        }
+    def info(self) -> EngineInfo:
+        """See :attr:`trainers.job.Engine.info`."""
+        return EngineInfo(
+            engine="fused",
+            device=self.device.type,
+            dtype=str(self.model.dtype).removeprefix("torch."),
+            threads=self.threads,
+            versions={"torch": torch.__version__, "machine": platform.machine()},
+        )
 
     def train(
         self, job: TrioJob, on_progress: Callable[[TrioProgress], None], should_stop: Callable[[], bool]
@@ -86,7 +86,7 @@ class FusedEngine:
                 on_progress(_progress(run, first, time.perf_counter() - start))
                 if run.step % job.train.checkpoint_every_steps == 0 and run.step < job.steps:
                     run.save()
-        return TrioOutcome(run.publish(), time.perf_counter() - start, self.facts)
+        return TrioOutcome(run.publish(), time.perf_counter() - start, self.info)
 
     def generator(self, adapters: Mapping[Role, str], adapters_dir: Path) -> LeanGenerator:
         """See :meth:`trainers.job.Engine.generator`."""
@@ -163,7 +163,7 @@ class _Run:
         self.pairs = self._pairs_with_reference()
         self.health = self._online_health()
         self.partials: dict[Role, float] = {}
-        self.fingerprint = fingerprint(job, engine.facts)
+        self.fingerprint = fingerprint(job, engine.info)
 
     def advance(self) -> _Latest:
         """One optimizer step of every role that has steps left; returns their losses."""

@@ -26,7 +26,7 @@ from trainers.checkpoint import fingerprint
 from trainers.config import LoraSettings, TrainSettings
 from trainers.curves import LossCurves
 from trainers.data import read_role_data
-from trainers.job import NonFiniteError, Paused, RoleOutcome, TrioJob, TrioOutcome, TrioProgress
+from trainers.job import EngineInfo, NonFiniteError, Paused, RoleOutcome, TrioJob, TrioOutcome, TrioProgress
 from trainers.lean.generator import Voice, answer_ids, prompt_ids
 from trainers.models.adapters import CONFIG, WEIGHTS, check_rank, interpolate, publish_tensors, read_tensors
 from trainers.models.frozen import Base, load_base
@@ -45,17 +45,17 @@ class TrlEngine:
         self.model, self.tokenizer = load_base(base.path, self.dtype, device)
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def info(self) -> EngineInfo:
+        """See :attr:`trainers.job.Engine.info`."""
         import trl
 
-        return {
-            "engine": self.name,
-            "device": self.device.type,
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "threads": self.threads,
-            "torch": torch.__version__,
-            "trl": trl.__version__,
-        }
+        return EngineInfo(
+            engine="trl",
+            device=self.device.type,
+            dtype=str(self.dtype).removeprefix("torch."),
+            threads=self.threads,
+            versions={"torch": torch.__version__, "trl": trl.__version__},
+        )
 
     def train(
         self, job: TrioJob, on_progress: Callable[[TrioProgress], None], should_stop: Callable[[], bool]
@@ -68,11 +68,11 @@ class TrlEngine:
             )
         runtime.pin_threads(self.threads)
         start = time.perf_counter()
-        mark = fingerprint(job, self.facts)
+        mark = fingerprint(job, self.info)
         watch = _Watch(job, on_progress, should_stop)
         examples = read_role_data(job).examples
         outcomes = {role: self._train_role(job, role, examples[role], mark, watch) for role in job.roles}
-        return TrioOutcome(outcomes, time.perf_counter() - start, self.facts)
+        return TrioOutcome(outcomes, time.perf_counter() - start, self.info)
 
     def _train_role(self, job: TrioJob, role: Role, own: list[Example], mark: str, watch: _Watch) -> RoleOutcome:
         folder = Path(job.run_dir) / role
