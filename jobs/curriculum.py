@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from jobs.context import HOME_OPTION, JSON_OPTION, friendly_errors, out, resolve_home, say
+from jobs.context import HOME_OPTION, JSON_OPTION, friendly_errors, out, resolve_home
 from ledger.errors import LunaError
 from ledger.home import Home
 from ledger.roles import ROLES
+
+if TYPE_CHECKING:
+    from curriculum.example import Example
+
+logger = logging.getLogger(__name__)
 
 app = typer.Typer(no_args_is_help=True, help="Build, import and inspect training data.")
 
@@ -51,7 +57,7 @@ def build_into_inbox(home: Home, kind: str, total: int, seed: int) -> str:
     home.create()
     examples = build_examples(kind, total, seed)
     sha = write_examples(home.inbox_dir, examples)
-    say(f"{len(examples)} examples ({kind}) in the inbox as {sha[:12]}")
+    logger.info(f"{len(examples)} examples ({kind}) in the inbox as {sha[:12]}")
     return sha
 
 
@@ -77,21 +83,26 @@ def import_(
     home: Path | None = HOME_OPTION,
 ) -> None:
     """Bring your own data: docs/bring-your-own-data.md has the formats."""
+    from curriculum.example import unique
     from curriculum.importing import import_file
     from curriculum.parquet import write_examples
 
     with friendly_errors():
         place = resolve_home(home).create()
-        examples = []
+        examples: list[Example] = []
         for one in ROLES if role == "all" else (role,):
             report = import_file(file, one, on_error)  # type: ignore[arg-type]  # the importer names a wrong role
             examples += report.examples
-            for problem in report.problems:
-                say(f"skipped: {problem}")
+        for problem in report.problems:  # the same for every role
+            logger.info(f"skipped: {problem}")
+        if report.duplicates:
+            logger.info(f"left out as duplicates: {report.duplicates}")
+        # A record that names its own role is the same for every role that was asked for.
+        examples = unique(examples)
         if not examples:
             raise LunaError(f"{file} gave no usable example; nothing was imported.")
         sha = write_examples(place.inbox_dir, examples)
-        say(f"{len(examples)} examples in the inbox as {sha[:12]}")
+        logger.info(f"{len(examples)} examples in the inbox as {sha[:12]}")
         out.print(sha, soft_wrap=True)
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.context import say
 from ledger.errors import LunaError
 from ledger.home import Home
 
 if TYPE_CHECKING:
     from cluster.settings import Settings
     from curriculum.preferences.pairs import Preference
+
+logger = logging.getLogger(__name__)
 
 _SHOWN_PROBLEMS = 5
 
@@ -33,7 +35,8 @@ def frozen_preferences(home: Home, settings: Settings, files: Sequence[Path]) ->
         return ""
     pairs = gather(home, settings, files)
     told = Counter(pair.origin for pair in pairs)
-    say(f"{len(pairs)} preference pairs" + "".join(f", {count} {origin}" for origin, count in sorted(told.items())))
+    by_origin = "".join(f", {count} {origin}" for origin, count in sorted(told.items()))
+    logger.info("%d preference pairs%s", len(pairs), by_origin)
     return freeze_preferences(pairs, home) if pairs else ""
 
 
@@ -62,6 +65,6 @@ def gather(home: Home, settings: Settings, files: Sequence[Path]) -> list[Prefer
 
 def _say_some(problems: Sequence[object]) -> None:
     for problem in problems[:_SHOWN_PROBLEMS]:
-        say(str(problem))
+        logger.info(str(problem))
     if len(problems) > _SHOWN_PROBLEMS:
-        say(f"... and {len(problems) - _SHOWN_PROBLEMS} more like these")
+        logger.info(f"... and {len(problems) - _SHOWN_PROBLEMS} more like these")

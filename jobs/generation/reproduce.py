@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from cluster.request import GenerationRequest
 from cluster.settings import recorded_sha
-from jobs.context import say
 from ledger.errors import LunaError
 from ledger.files import publish_dir, sha256_file
 from ledger.home import Home
@@ -19,6 +19,8 @@ from trainers.engines import open_engine
 from trainers.job import TrioJob, TrioProgress
 from trainers.models.frozen import Base
 from trainers.runtime import default_device
+
+logger = logging.getLogger(__name__)
 
 
 def reproduce(home: Home, gen_id: int) -> dict[Role, tuple[str, str]]:
@@ -80,14 +82,14 @@ def reproduce(home: Home, gen_id: int) -> dict[Role, tuple[str, str]]:
                 found[row.role] = (row.child_sha, sha)
                 if sha == row.child_sha and not home.adapter_dir(sha).exists():
                     publish_dir(folder_of_sha, home.adapter_dir(sha))
-                    say(f"the missing adapter {sha[:12]} of {row.role} is back")
+                    logger.info(f"the missing adapter {sha[:12]} of {row.role} is back")
     return found
 
 
 def tell_now_and_then(progress: TrioProgress) -> None:
     """A plain line of progress, five times in a training."""
     if progress.step % max(1, progress.steps // 5) == 0:
-        say(f"  step {progress.step}/{progress.steps}")
+        logger.info(f"  step {progress.step}/{progress.steps}")
 
 
 def _recorded_request(row: GenerationRow, requests: dict[str, dict[str, Any]]) -> GenerationRequest:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from jobs.context import ADDRESS_OPTION, HOME_OPTION, JSON_OPTION, friendly_errors, out, resolve_home, say
+from jobs.context import ADDRESS_OPTION, HOME_OPTION, JSON_OPTION, friendly_errors, out, resolve_home
 from jobs.reward.health import health
 from jobs.reward.plot import plot
 from ledger.errors import LunaError
@@ -18,6 +19,8 @@ from ledger.home import Home
 if TYPE_CHECKING:
     from cluster.settings import Settings
     from trainers.reward.train import RewardRows
+
+logger = logging.getLogger(__name__)
 
 app = typer.Typer(no_args_is_help=True, help="Train, measure and question the reward model.")
 app.command()(health)
@@ -190,9 +193,9 @@ def train_here(home: Home, settings: Settings, rows: RewardRows, notes: dict[str
 
     run_dir = home.run_dir(f"reward-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{seed}")
     started = time.monotonic()
-    folder = train_reward_model(rows, settings.reward, seed, home.rewards_dir, run_dir, notes, say)
+    folder = train_reward_model(rows, settings.reward, seed, home.rewards_dir, run_dir, notes, logger.info)
     make_current(home, folder)
-    say(f"trained in {time.monotonic() - started:.0f} s; curves: tensorboard --logdir {run_dir}")
+    logger.info(f"trained in {time.monotonic() - started:.0f} s; curves: tensorboard --logdir {run_dir}")
     return folder
 
 
@@ -285,9 +288,9 @@ def _serve_it(home: Home) -> None:
     try:
         served = follow_reward(home)
     except LunaError as error:
-        say(f"the server does not score with it: {error}")
+        logger.info(f"the server does not score with it: {error}")
     else:
-        say(f"the server scores with {served[:12]}" if served else "nothing is being served now")
+        logger.info(f"the server scores with {served[:12]}" if served else "nothing is being served now")
 
 
 def rows_of(
@@ -321,9 +324,9 @@ def rows_of(
 
 def _say_some(what: str, problems: list[Any]) -> None:
     for problem in problems[:SHOWN_PROBLEMS]:
-        say(str(problem))
+        logger.info(str(problem))
     if problems:
-        say(f"{len(problems)} {what}" + (", the first shown" if len(problems) > SHOWN_PROBLEMS else ""))
+        logger.info(f"{len(problems)} {what}" + (", the first shown" if len(problems) > SHOWN_PROBLEMS else ""))
 
 
 if __name__ == "__main__":
