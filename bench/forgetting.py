@@ -29,7 +29,7 @@ from ledger.home import Home
 from ledger.records import GenerationRow
 from ledger.roles import ROLES, Role
 from ledger.rules.intervals import wilson_interval
-from ledger.store import Ledger
+from ledger.store import Stores
 from trainers.engines import open_engine
 from trainers.evals.plan import plan_role
 from trainers.evals.scoring import Marks, RolePlan, score_set
@@ -92,14 +92,15 @@ def read_record(home: Home, gen_id: int) -> Recorded:
             f"there is no finished demo at {home.root}; run `make demo` first, or name another home with --home or "
             "LUNA_HOME."
         )
-    with Ledger.open(home) as ledger:
+    with Stores.open(home) as stores:
+        ledger = stores.ledger
         lineage = ledger.current_lineage()
         rows = ledger.generation(gen_id)
         parent = rows[0].parent_gen
         if parent is None:
             raise LunaError(f"G{gen_id} has no parent, so there is nothing it could forget; name a later generation.")
         parents: Shas = {row.role: row.child_sha for row in ledger.generation(parent)}
-        requests = {run.run_id: run.request for run in ledger.runs(lineage)}
+        requests = {run.run_id: run.request for run in stores.journal.runs(lineage)}
         earlier = earlier_examples(home, ledger, lineage, parent)
     if not any(row.n_replay for row in rows):
         raise LunaError(f"G{gen_id} was trained without replay ([data] replay_k = 0); there is nothing to compare.")

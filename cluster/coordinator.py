@@ -33,7 +33,7 @@ from ledger.metadata import update_karma
 from ledger.records import HeadMove
 from ledger.rules.karma import KarmaSettings
 from ledger.scores import Score
-from ledger.store import Ledger
+from ledger.store import Stores
 from trainers.job import NonFiniteError, Paused, TrioProgress
 
 NAME = "luna-coordinator"
@@ -47,7 +47,9 @@ class Coordinator:
 
     def __init__(self, root: str):
         self._home = Home(Path(root))
-        self._ledger = _open_when_free(self._home)
+        self._stores = _open_when_free(self._home)
+        self._ledger, self._journal = self._stores.ledger, self._stores.journal
+        self._conversations = self._stores.conversations
         self._rig = TrioRig()
         self._guard = threading.Lock()
         self._metadata_guard = threading.Lock()
@@ -92,7 +94,7 @@ class Coordinator:
         with self._guard:
             self._refuse_while_running("start another generation")
             lineage = self._ledger.current_lineage()
-            run, resumed = self._ledger.open_run(lineage), True
+            run, resumed = self._journal.open_run(lineage), True
             if run is None:
                 asked = GenerationRequest.model_validate(request)
                 self._check_base(asked, lineage)
@@ -100,7 +102,7 @@ class Coordinator:
                 delta.freeze_delta(self._home, self._ledger, lineage, new)
                 gen_id = self._ledger.next_gen_id(lineage)
                 run_id = f"{lineage}-g{gen_id}-{sha256_json([request, utc_now()])[:8]}"
-                run = self._ledger.create_run(run_id, lineage, gen_id, asked.model_dump(mode="json"))
+                run = self._journal.create_run(run_id, lineage, gen_id, asked.model_dump(mode="json"))
                 resumed = False
             self._start(run)
             return {"run_id": run.run_id, "gen_id": run.gen_id, "resumed": resumed, "next_step": run.next_step}
@@ -129,10 +131,10 @@ class Coordinator:
     def abandon(self) -> str:
         """Give up the interrupted run of the current lineage; its number is not used again."""
         self._refuse_while_running("abandon it")
-        run = self._ledger.open_run(self._ledger.current_lineage())
+        run = self._journal.open_run(self._ledger.current_lineage())
         if run is None:
             raise LunaError("there is no interrupted run to abandon.")
-        self._ledger.finish_run(run.run_id, "abandoned", "abandoned by the user")
+        self._journal.finish_run(run.run_id, "abandoned", "abandoned by the user")
         return run.run_id
 
     def rollback(self, gen_id: int) -> dict[str, Any]:
@@ -145,7 +147,7 @@ class Coordinator:
 
     def add_turn(self, turn: dict[str, Any]) -> None:
         """Store an exchange with a user."""
-        self._ledger.add_turn(Turn.model_validate(turn))
+        self._conversations.add_turn(Turn.model_validate(turn))
 
     def add_label(self, turn_id: str, label: dict[str, Any]) -> None:
         """Store what a user says of an answer.
@@ -153,12 +155,12 @@ class Coordinator:
         Raises:
             LunaError: there is no such answer.
         """
-        self._ledger.add_label(turn_id, Label.model_validate(label), self._karma)
+        self._conversations.add_label(turn_id, Label.model_validate(label), self._karma)
         self._tell_karma()
 
     def add_scores(self, scores: list[dict[str, Any]]) -> None:
         """Store what the reward model made of answers; they earn karma by it."""
-        self._ledger.add_scores([Score.model_validate(score) for score in scores], self._karma)
+        self._conversations.add_scores([Score.model_validate(score) for score in scores], self._karma)
         self._tell_karma()
 
     def release(self) -> None:
@@ -170,7 +172,7 @@ class Coordinator:
         """Close the ledger, before this actor is replaced."""
         self._refuse_while_running("close the coordinator")
         self._rig.release()
-        self._ledger.close()
+        self._stores.close()
 
     # -- inside ----------------------------------------------------------------------------------------------
 
@@ -185,7 +187,7 @@ class Coordinator:
         if head is None or age is None:
             return
         with self._metadata_guard:
-            earned = self._ledger.karma_earned(self._ledger.current_lineage())
+            earned = self._conversations.karma_earned(self._ledger.current_lineage())
             for row in self._ledger.generation(head):
                 update_karma(self._home.adapter_dir(row.child_sha), earned, age)
 
@@ -200,8 +202,8 @@ class Coordinator:
     def _work(self, run: RunState) -> None:
         watcher = Watcher(self._lines.append, self._note_step, self._note_progress, self._stop)
         try:
-            result = GenerationRun(self._home, self._ledger, self._rig, run, watcher).run()
-            self._ledger.finish_run(run.run_id, "done", f"{result['verdict']}: {result['reason']}")
+            result = GenerationRun(self._home, self._stores, self._rig, run, watcher).run()
+            self._journal.finish_run(run.run_id, "done", f"{result['verdict']}: {result['reason']}")
             self._ended = {"run_id": run.run_id, "state": "done", **result}
         except Paused as pause:
             marker = self._pause_marker(run)
@@ -209,7 +211,7 @@ class Coordinator:
             marker.touch()
             self._ended = {"run_id": run.run_id, "state": "paused", "reason": str(pause)}
         except NonFiniteError as error:
-            self._ledger.finish_run(run.run_id, "failed", str(error))
+            self._journal.finish_run(run.run_id, "failed", str(error))
             self._ended = {"run_id": run.run_id, "state": "failed", "reason": str(error)}
         except LunaError as error:
             self._ended = {"run_id": run.run_id, "state": "interrupted", "reason": str(error)}
@@ -230,7 +232,7 @@ class Coordinator:
         """Ray has started this actor again: the run that was in work goes on, a paused one waits for its user."""
         if not self._ledger.lineages():
             return
-        run = self._ledger.open_run(self._ledger.current_lineage())
+        run = self._journal.open_run(self._ledger.current_lineage())
         if run is not None and not self._pause_marker(run).exists():
             self._start(run)
             self._lines.append(f"the coordinator was restarted; run {run.run_id} goes on at {run.next_step}")
@@ -251,11 +253,11 @@ class Coordinator:
             )
 
 
-def _open_when_free(home: Home) -> Ledger:
+def _open_when_free(home: Home) -> Stores:
     deadline = time.monotonic() + _LOCK_WAIT_S
     while True:
         try:
-            return Ledger.create(home)
+            return Stores.create(home)
         except LunaError:
             if time.monotonic() > deadline or not ray.get_runtime_context().was_current_actor_reconstructed:
                 raise

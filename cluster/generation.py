@@ -33,7 +33,7 @@ from ledger.roles import ROLES, Role
 from ledger.rules.blends import largest_that_passes
 from ledger.rules.gates import Judgement, judge
 from ledger.rules.stop_rule import generation_scores, stop_decision
-from ledger.store import Ledger
+from ledger.store import Stores
 from trainers.evals.plan import plan_role
 from trainers.evals.scoring import RolePlan
 from trainers.health.probe import HealthPlan
@@ -56,8 +56,9 @@ class Watcher:
 class GenerationRun:
     """One generation of one lineage, resumable at every step."""
 
-    def __init__(self, home: Home, ledger: Ledger, rig: TrioRig, run: RunState, watcher: Watcher):
-        self.home, self.ledger, self.rig, self.run_state, self.watcher = home, ledger, rig, run, watcher
+    def __init__(self, home: Home, stores: Stores, rig: TrioRig, run: RunState, watcher: Watcher):
+        self.home, self.rig, self.run_state, self.watcher = home, rig, run, watcher
+        self.ledger, self.journal = stores.ledger, stores.journal
         self.request = GenerationRequest.from_record(run.request)
         self.settings, self.base = self.request.settings, self.request.base
         self.lineage, self.gen_id = run.lineage, run.gen_id
@@ -80,13 +81,13 @@ class GenerationRun:
 
     def _once(self, step: Step, do: Callable[[], Payload]) -> Payload:
         run_id = self.run_state.run_id
-        known = self.ledger.step_result(run_id, step)
+        known = self.journal.step_result(run_id, step)
         if known is not None:
             return known
         self.watcher.on_step(step)
-        self.ledger.record_step(run_id, step, "before")
+        self.journal.record_step(run_id, step, "before")
         result = do()
-        self.ledger.record_step(run_id, step, "after", result)
+        self.journal.record_step(run_id, step, "after", result)
         return result
 
     def collect(self) -> Payload:

@@ -22,7 +22,7 @@ from jobs.context import ADDRESS_OPTION, HOME_OPTION, NO, friendly_errors, resol
 from ledger.errors import LunaError
 from ledger.home import Home
 from ledger.roles import ROLES
-from ledger.store import Ledger
+from ledger.store import Ledger, Stores
 
 if TYPE_CHECKING:
     from cluster.settings import Settings
@@ -87,9 +87,9 @@ def lessons_due(home: Home, settings: Settings, now: bool) -> tuple[str, list[Ex
     from curriculum.growth import age_up_reason, was_tried
     from jobs.status import cadence_of, karma_of
 
-    with Ledger.open(home) as ledger:
-        karma, turns = karma_of(ledger), ledger.new_turns(ledger.current_lineage())
-        rows = ledger.rows()
+    with Stores.open(home) as stores:
+        karma, turns = karma_of(stores), stores.conversations.new_turns(stores.ledger.current_lineage())
+        rows = stores.ledger.rows()
     cadence, _ = cadence_of(turns, settings.cadence)
     reason, lessons = age_up_reason(karma, cadence), conversation_examples(turns)
     nothing = "nobody liked or corrected an answer, and the reward model liked none"

@@ -12,7 +12,7 @@ from ledger.conversations import LabelledTurn
 from ledger.home import Home
 from ledger.rules.cadence import Cadence, CadenceSettings, cadence
 from ledger.rules.karma import KarmaState, karma_state
-from ledger.store import Ledger
+from ledger.store import Ledger, Stores
 
 
 def status(json_: bool = JSON_OPTION, home: Path | None = HOME_OPTION) -> None:
@@ -66,8 +66,8 @@ def growth(home: Home) -> dict[str, Any]:
     from cluster.settings import settings_of
 
     settings = settings_of(home).cadence
-    with Ledger.open(home) as ledger:
-        karma, turns = karma_of(ledger), ledger.new_turns(ledger.current_lineage())
+    with Stores.open(home) as stores:
+        karma, turns = karma_of(stores), stores.conversations.new_turns(stores.ledger.current_lineage())
     now, pairs = cadence_of(turns, settings)
     return {
         "karma": {"earned": karma.earned, "threshold": karma.threshold, "progress": karma.progress, "due": karma.due},
@@ -79,9 +79,10 @@ def growth(home: Home) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def karma_of(ledger: Ledger) -> KarmaState:
+def karma_of(stores: Stores) -> KarmaState:
     """The current lineage's karma."""
-    return karma_state(ledger.karma_earned(ledger.current_lineage()), ledger.age() or 0)
+    ledger = stores.ledger
+    return karma_state(stores.conversations.karma_earned(ledger.current_lineage()), ledger.age() or 0)
 
 
 def cadence_of(turns: list[LabelledTurn], settings: CadenceSettings) -> tuple[Cadence, int]:

@@ -104,13 +104,16 @@ _TURN_FIELDS = tuple(Turn.model_fields)
 _LABEL_FIELDS = tuple(Label.model_fields)
 
 
-class Conversations(Database):
+class Conversations:
     """Reads for everyone, writes for the coordinator."""
+
+    def __init__(self, db: Database) -> None:
+        self.db = db
 
     def add_turn(self, turn: Turn) -> None:
         """Store an exchange. Storing it again, as a retry may, adds nothing."""
         values = turn.model_dump()
-        with self._writing() as connection:
+        with self.db.writing() as connection:
             connection.execute(
                 f"INSERT OR IGNORE INTO turns ({', '.join(_TURN_FIELDS)}) "
                 f"VALUES ({', '.join(':' + name for name in _TURN_FIELDS)})",
@@ -125,7 +128,7 @@ class Conversations(Database):
         Raises:
             LunaError: there is no such turn.
         """
-        with self._writing() as connection:
+        with self.db.writing() as connection:
             if connection.execute("SELECT 1 FROM turns WHERE id = ?", (turn_id,)).fetchone() is None:
                 raise LunaError(f"there is no answer {turn_id!r} to label; its id is in what /generate gave.")
             connection.execute(
@@ -137,14 +140,14 @@ class Conversations(Database):
 
     def add_scores(self, scores: Sequence[Score], karma: KarmaSettings = KarmaSettings()) -> None:
         """Store what a reward model made of answers, and what they earn. Answers deleted meanwhile are left out."""
-        with self._writing() as connection:
+        with self.db.writing() as connection:
             for score in scores:
                 insert_score(connection, score)
                 settle(connection, score.turn_id, karma, score.at)
 
     def unscored(self, most: int) -> list[Turn]:
         """Whole answers without a score, oldest first, at most so many."""
-        with self._reading() as connection:
+        with self.db.reading() as connection:
             rows = connection.execute(
                 f"SELECT {', '.join(_TURN_FIELDS)} FROM turns WHERE {_WHOLE} "
                 "AND id NOT IN (SELECT turn_id FROM scores) ORDER BY number LIMIT ?",
@@ -154,17 +157,17 @@ class Conversations(Database):
 
     def karma_earned(self, lineage: str) -> float:
         """Karma that a lineage's answers earned since its newest generation was accepted."""
-        with self._reading() as connection:
+        with self.db.reading() as connection:
             return karma_since(connection, lineage, last_acceptance(connection, lineage)[1])
 
     def karma_events(self, turn_id: str) -> list[tuple[float, KarmaTerms]]:
         """An answer's karma events, oldest first: the amount, and the terms of the state that it led to."""
-        with self._reading() as connection:
+        with self.db.reading() as connection:
             return events_of(connection, turn_id)
 
     def new_turns(self, lineage: str) -> list[LabelledTurn]:
         """Whole answers of a lineage's voices since its newest generation was accepted, oldest first."""
-        with self._reading() as connection:
+        with self.db.reading() as connection:
             rows = connection.execute(
                 f"{_SELECT} WHERE lineage = ? AND turns.number > ? AND role != 'base' AND {_WHOLE} "
                 "ORDER BY turns.number",
@@ -172,9 +175,9 @@ class Conversations(Database):
             ).fetchall()
         return [_labelled(row) for row in rows]
 
-    def conversation(self, conversation: str, most: int | None = None) -> list[LabelledTurn]:
+    def turns(self, conversation: str, most: int | None = None) -> list[LabelledTurn]:
         """The turns of a conversation, oldest first; the last `most` of them. Empty if there is none of this id."""
-        with self._reading() as connection:
+        with self.db.reading() as connection:
             rows = connection.execute(
                 f"{_SELECT} WHERE conversation = ? ORDER BY turns.number DESC LIMIT ?",
                 (conversation, -1 if most is None else most),
@@ -183,13 +186,13 @@ class Conversations(Database):
 
     def labelled_turns(self) -> list[LabelledTurn]:
         """Every turn that a label is in force for, of all conversations, oldest first."""
-        with self._reading() as connection:
+        with self.db.reading() as connection:
             rows = connection.execute(f"{_SELECT} WHERE labels.number IS NOT NULL ORDER BY turns.number").fetchall()
         return [turn for row in rows if (turn := _labelled(row)).label is not None]
 
-    def conversations(self, most: int = 50) -> list[Heading]:
+    def latest(self, most: int = 50) -> list[Heading]:
         """The latest conversations, newest first."""
-        with self._reading() as connection:
+        with self.db.reading() as connection:
             rows = connection.execute(
                 "SELECT ends.conversation, ends.turns, ends.at, first.message FROM "
                 "(SELECT conversation, count(*) AS turns, min(number) AS low, max(number) AS high, max(at) AS at "
@@ -201,7 +204,7 @@ class Conversations(Database):
 
     def count_turns(self) -> int:
         """Stored exchanges."""
-        with self._reading() as connection:
+        with self.db.reading() as connection:
             return int(connection.execute("SELECT count(*) FROM turns").fetchone()[0])
 
 

@@ -44,8 +44,11 @@ class RunState:
         return next((step for step in STEPS if step not in self.finished_steps), None)
 
 
-class RunJournal(Database):
+class RunJournal:
     """What the coordinator records about runs."""
+
+    def __init__(self, db: Database) -> None:
+        self.db = db
 
     def create_run(
         self, run_id: str, lineage: str, gen_id: int, request: dict[str, Any], *, at: str | None = None
@@ -62,7 +65,7 @@ class RunJournal(Database):
         Raises:
             LunaError: if the lineage has an open run already, or ``run_id`` was used before.
         """
-        with self._writing() as connection:
+        with self.db.writing() as connection:
             running = connection.execute(
                 "SELECT run_id, gen_id FROM runs WHERE lineage = ? AND state = 'open'", (lineage,)
             ).fetchone()
@@ -82,7 +85,7 @@ class RunJournal(Database):
 
     def open_run(self, lineage: str) -> RunState | None:
         """The run to resume or wait for, if the lineage has one."""
-        with self._reading() as connection:
+        with self.db.reading() as connection:
             row = connection.execute(
                 "SELECT run_id FROM runs WHERE lineage = ? AND state = 'open'", (lineage,)
             ).fetchone()
@@ -90,7 +93,7 @@ class RunJournal(Database):
 
     def runs(self, lineage: str | None = None) -> list[RunState]:
         """All runs, oldest first, of one lineage or of all."""
-        with self._reading() as connection:
+        with self.db.reading() as connection:
             rows = connection.execute(
                 "SELECT run_id FROM runs WHERE :lineage IS NULL OR lineage = :lineage ORDER BY rowid",
                 {"lineage": lineage},
@@ -115,7 +118,7 @@ class RunJournal(Database):
         """
         if step not in STEPS:
             raise LunaError(f"unknown step {step!r}; steps are {', '.join(STEPS)}.")
-        with self._writing() as connection:
+        with self.db.writing() as connection:
             run = _run_state(connection, run_id)
             if run.state != "open":
                 raise LunaError(f"run {run_id} is {run.state}; it takes no further steps.")
@@ -136,7 +139,7 @@ class RunJournal(Database):
 
     def step_attempts(self, run_id: str, step: Step) -> int:
         """How often a step began; more than 1 after a crash."""
-        with self._reading() as connection:
+        with self.db.reading() as connection:
             (count,) = connection.execute(
                 "SELECT count(*) FROM run_steps WHERE run_id = ? AND step = ? AND phase = 'before'",
                 (run_id, step),
@@ -149,7 +152,7 @@ class RunJournal(Database):
         Raises:
             LunaError: if the run is unknown, or was closed in another state.
         """
-        with self._writing() as connection:
+        with self.db.writing() as connection:
             run = _run_state(connection, run_id)
             if run.state == state:
                 return
@@ -161,7 +164,7 @@ class RunJournal(Database):
             )
 
     def _newest_payload(self, run_id: str, step: Step, phase: Phase) -> dict[str, Any] | None:
-        with self._reading() as connection:
+        with self.db.reading() as connection:
             row = connection.execute(
                 "SELECT payload FROM run_steps WHERE run_id = ? AND step = ? AND phase = ? "
                 "ORDER BY number DESC LIMIT 1",

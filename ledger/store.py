@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Self
 
 from ledger.conversations import Conversations
 from ledger.database import chain, queries
+from ledger.database.connection import Database
 from ledger.errors import LunaError
 from ledger.files import write_atomic
 from ledger.home import Home
@@ -21,12 +23,11 @@ from ledger.scores import note_acceptance
 _LINEAGE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 
-class Ledger(RunJournal, Conversations):
-    """Reads for everyone, writes for the coordinator.
+class Ledger:
+    """The chain of one home. Where a method takes `lineage`, the default is the current one."""
 
-    ``Ledger.create(home)`` makes or opens a home as its writer, ``Ledger.open(home, writer=...)`` opens one
-    that exists. Where a method takes ``lineage``, the default is the current one.
-    """
+    def __init__(self, db: Database) -> None:
+        self.db = db
 
     @classmethod
     def create(cls, home: Home) -> Self:
@@ -35,13 +36,27 @@ class Ledger(RunJournal, Conversations):
         Raises:
             LunaError: if another process is the writer, or the disk refuses.
         """
-        ledger = super().create(home)
-        try:
-            ledger.derive_csv()
-        except BaseException:
-            ledger.close()
-            raise
-        return ledger
+        return cls(Database.create(home))._healed()
+
+    @classmethod
+    def open(cls, home: Home, writer: bool = False) -> Self:
+        """Open an existing home's ledger, as its only writer or as one of many readers.
+
+        Raises:
+            LunaError: as :meth:`Database.open` does.
+        """
+        ledger = cls(Database.open(home, writer))
+        return ledger._healed() if writer else ledger
+
+    def close(self) -> None:
+        """Close the database. Safe to call twice."""
+        self.db.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     # -- lineages ------------------------------------------------------------------------------------------
 
@@ -57,7 +72,7 @@ class Ledger(RunJournal, Conversations):
                 "beginning with a letter or digit."
             )
         lineage = Lineage(name=name, base_sha=base_sha)
-        with self._writing() as connection:
+        with self.db.writing() as connection:
             known = queries.find_lineage(connection, name)
             if known is None:
                 queries.append_record(connection, "lineage", name, lineage)
@@ -74,12 +89,12 @@ class Ledger(RunJournal, Conversations):
         Raises:
             LunaError: if there is none of this name.
         """
-        with self._writing() as connection:
+        with self.db.writing() as connection:
             queries.make_current(connection, queries.known_lineage(connection, name).name)
 
     def lineages(self) -> list[Lineage]:
         """All lineages, oldest first."""
-        with self._reading() as connection:
+        with self.db.reading() as connection:
             return [queries.parse(Lineage, entry) for entry in chain.read(connection, "lineage")]
 
     def current_lineage(self) -> str:
@@ -88,7 +103,7 @@ class Ledger(RunJournal, Conversations):
         Raises:
             LunaError: if the home has no lineage yet.
         """
-        with self._reading() as connection:
+        with self.db.reading() as connection:
             return queries.current_lineage(connection)
 
     # -- generations ---------------------------------------------------------------------------------------
@@ -110,7 +125,7 @@ class Ledger(RunJournal, Conversations):
         """
         generation_verdict(rows)
         name, gen_id = rows[0].lineage, rows[0].gen_id
-        with self._writing() as connection:
+        with self.db.writing() as connection:
             lineage = queries.known_lineage(connection, name)
             generations = queries.generations(connection, name)
             if not already_judged(rows, generations):
@@ -130,7 +145,7 @@ class Ledger(RunJournal, Conversations):
 
     def rows(self, lineage: str | None = None) -> list[GenerationRow]:
         """Every row of a lineage in the order recorded, rejected ones too."""
-        with self._reading() as connection:
+        with self.db.reading() as connection:
             return queries.records(connection, GenerationRow, "generation", _name(connection, lineage))
 
     def generation(self, gen_id: int, lineage: str | None = None) -> list[GenerationRow]:
@@ -139,7 +154,7 @@ class Ledger(RunJournal, Conversations):
         Raises:
             LunaError: if it was never judged.
         """
-        with self._reading() as connection:
+        with self.db.reading() as connection:
             name = _name(connection, lineage)
             found = queries.records(connection, GenerationRow, "generation", name, gen_id)
         if not found:
@@ -150,24 +165,24 @@ class Ledger(RunJournal, Conversations):
 
     def is_judged(self, gen_id: int, lineage: str | None = None) -> bool:
         """Whether a generation has its verdict."""
-        with self._reading() as connection:
+        with self.db.reading() as connection:
             name = _name(connection, lineage)
             return next(chain.read(connection, "generation", name, gen_id), None) is not None
 
     def evals(self, gen_id: int, lineage: str | None = None) -> list[EvalRecord]:
         """The scores of one generation in the order recorded; empty if it was never judged."""
-        with self._reading() as connection:
+        with self.db.reading() as connection:
             return queries.records(connection, EvalRecord, "eval", _name(connection, lineage), gen_id)
 
     def judged_scores(self, lineage: str | None = None) -> list[GenerationScores]:
         """What the stop rule asks of every judged generation, oldest first."""
-        with self._reading() as connection:
+        with self.db.reading() as connection:
             generations = queries.generations(connection, _name(connection, lineage))
         return [generation_scores(rows) for rows in generations.values()]
 
     def next_gen_id(self, lineage: str | None = None) -> int:
         """The number for the next run: above every number judged or reserved by a run, however it ended."""
-        with self._reading() as connection:
+        with self.db.reading() as connection:
             (highest,) = connection.execute(
                 "SELECT max(gen_id) FROM (SELECT gen_id FROM entries WHERE lineage = :name "
                 "UNION ALL SELECT gen_id FROM runs WHERE lineage = :name)",
@@ -179,12 +194,12 @@ class Ledger(RunJournal, Conversations):
 
     def head(self, lineage: str | None = None) -> int | None:
         """Number of the newest accepted generation, ``None`` before the first."""
-        with self._reading() as connection:
+        with self.db.reading() as connection:
             return queries.head(connection, _name(connection, lineage))
 
     def head_moves(self, lineage: str | None = None) -> list[HeadMove]:
         """Every move of the head, oldest first."""
-        with self._reading() as connection:
+        with self.db.reading() as connection:
             return queries.records(connection, HeadMove, "head", _name(connection, lineage))
 
     def parent_chain(self, gen_id: int, lineage: str | None = None) -> list[int]:
@@ -194,7 +209,7 @@ class Ledger(RunJournal, Conversations):
             LunaError: if it was never judged.
         """
         self.generation(gen_id, lineage)
-        with self._reading() as connection:
+        with self.db.reading() as connection:
             generations = queries.generations(connection, _name(connection, lineage))
         line = [gen_id]
         while (parent := generations[line[-1]][0].parent_gen) is not None:
@@ -216,7 +231,7 @@ class Ledger(RunJournal, Conversations):
         Raises:
             LunaError: if the target was not accepted, or the head is not where the move says it starts.
         """
-        with self._writing() as connection:
+        with self.db.writing() as connection:
             name = _name(connection, lineage)
             head = queries.head(connection, name)
             if head != move.to_gen:
@@ -225,7 +240,7 @@ class Ledger(RunJournal, Conversations):
 
     def stop_of(self, lineage: str | None = None) -> Stop | None:
         """The stop in force. It ends once a later generation, on changed data then, has been judged."""
-        with self._reading() as connection:
+        with self.db.reading() as connection:
             name = _name(connection, lineage)
             stops = list(chain.read(connection, "stop", name))
             if not stops:
@@ -235,7 +250,7 @@ class Ledger(RunJournal, Conversations):
 
     def last_stop_gen(self, lineage: str | None = None) -> int | None:
         """The generation whose judgement fired the stop rule last, ``None`` if it never did."""
-        with self._reading() as connection:
+        with self.db.reading() as connection:
             stops = list(chain.read(connection, "stop", _name(connection, lineage)))
         return stops[-1].gen_id if stops else None
 
@@ -247,11 +262,18 @@ class Ledger(RunJournal, Conversations):
         Raises:
             LunaError: if the disk refuses. The chain is complete without it; the next writer derives again.
         """
-        with self._mutex:
-            with self._reading() as connection:
-                text = queries.derived_csv(connection)
-            if not self.home.csv.is_file() or self.home.csv.read_bytes() != text.encode():
-                write_atomic(self.home.csv, text)
+        with self.db.reading() as connection:  # until the file is written, so that no other thread overtakes this one
+            text, path = queries.derived_csv(connection), self.db.home.csv
+            if not path.is_file() or path.read_bytes() != text.encode():
+                write_atomic(path, text)
+
+    def _healed(self) -> Self:
+        try:
+            self.derive_csv()
+        except BaseException:
+            self.close()
+            raise
+        return self
 
 
 def _name(connection: sqlite3.Connection, lineage: str | None) -> str:
@@ -259,3 +281,37 @@ def _name(connection: sqlite3.Connection, lineage: str | None) -> str:
     if lineage is None:
         return queries.current_lineage(connection)
     return queries.known_lineage(connection, lineage).name
+
+
+@dataclass(frozen=True)
+class Stores:
+    """The three stores of one home, over one database."""
+
+    ledger: Ledger
+    journal: RunJournal
+    conversations: Conversations
+
+    @classmethod
+    def of(cls, ledger: Ledger) -> Self:
+        """All three over an open ledger's database."""
+        return cls(ledger, RunJournal(ledger.db), Conversations(ledger.db))
+
+    @classmethod
+    def create(cls, home: Home) -> Self:
+        """Open as the writer, making what is missing: see :meth:`Ledger.create`."""
+        return cls.of(Ledger.create(home))
+
+    @classmethod
+    def open(cls, home: Home) -> Self:
+        """Open an existing home for reading: see :meth:`Ledger.open`."""
+        return cls.of(Ledger.open(home))
+
+    def close(self) -> None:
+        """Close the database. Safe to call twice."""
+        self.ledger.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -45,7 +45,7 @@ def gather(home: Home, settings: Settings, files: Sequence[Path]) -> list[Prefer
     from curriculum.preferences.pairs import correction_pairs, merge, valence_pairs
     from curriculum.preferences.sources import judged_turns, labelled_pairs, read_pairs
     from curriculum.reward import read_labels
-    from ledger.store import Ledger
+    from ledger.store import Stores
 
     sets: list[list[Preference]] = []
     for file in files:
@@ -57,8 +57,8 @@ def gather(home: Home, settings: Settings, files: Sequence[Path]) -> list[Prefer
         _say_some([*report.out_of_range, *report.bad_lines])
         sets.append(labelled_pairs(report.labels, settings.channels.min_margin, settings.channels.pairs_per_prompt))
     if home.db.exists():
-        with Ledger.open(home) as ledger:
-            turns = judged_turns(ledger.labelled_turns())
+        with Stores.open(home) as stores:
+            turns = judged_turns(stores.conversations.labelled_turns())
         sets += [correction_pairs(turns), valence_pairs(turns)]
     return merge(*sets)
 

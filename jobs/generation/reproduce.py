@@ -14,7 +14,7 @@ from ledger.files import publish_dir, sha256_file
 from ledger.home import Home
 from ledger.records import GenerationRow
 from ledger.roles import Role
-from ledger.store import Ledger
+from ledger.store import Stores
 from trainers.engines import open_engine
 from trainers.job import TrioJob, TrioProgress
 from trainers.models.frozen import Base
@@ -32,9 +32,10 @@ def reproduce(home: Home, gen_id: int) -> dict[Role, tuple[str, str]]:
     Raises:
         LunaError: the record, its data or a parent adapter is missing or was changed.
     """
-    with Ledger.open(home) as ledger:
+    with Stores.open(home) as stores:
+        ledger = stores.ledger
         rows = ledger.generation(gen_id)
-        runs = {run.run_id: run for run in ledger.runs()}
+        runs = {run.run_id: run for run in stores.journal.runs()}
         parents: dict[Role, str] = {}
         if rows[0].parent_gen is not None:
             parents = {row.role: row.child_sha for row in ledger.generation(rows[0].parent_gen)}

@@ -13,7 +13,7 @@ from curriculum.inspect import Summary
 from ledger.home import Home
 from ledger.records import EvalRecord, GenerationRow
 from ledger.rules.ages import age_name
-from ledger.store import Ledger
+from ledger.store import Ledger, Stores
 
 
 def print_generation(home: Home, gen_id: int, out: Console, as_json: bool = False) -> None:
@@ -93,9 +93,10 @@ def print_status(
     as_json: bool,
 ) -> None:
     """Head, age, karma and cadence (`jobs.status.growth`), the last generation's gates, and what runs now."""
-    with Ledger.open(home) as ledger:
+    with Stores.open(home) as stores:
+        ledger = stores.ledger
         lineage, head, age = ledger.current_lineage(), ledger.head(), ledger.age()
-        rows, stop, open_run = ledger.rows(), ledger.stop_of(), ledger.open_run(ledger.current_lineage())
+        rows, stop, open_run = ledger.rows(), ledger.stop_of(), stores.journal.open_run(lineage)
     last = [row for row in rows if row.gen_id == rows[-1].gen_id] if rows else []
     waiting = list(home.inbox_dir.glob("*.parquet"))
     if as_json:

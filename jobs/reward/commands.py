@@ -84,12 +84,12 @@ def score_conversations(
     from cluster.coordinator import coordinator_for
     from cluster.ray_head import connect
     from cluster.server.reward import score_turns
-    from ledger.store import Ledger
+    from ledger.store import Stores
 
     with friendly_errors():
         place = resolve_home(home)
-        with Ledger.open(place) as ledger:
-            turns = ledger.unscored(most)
+        with Stores.open(place) as stores:
+            turns = stores.conversations.unscored(most)
         if turns:
             connect(address)
             coordinator = coordinator_for(place)

@@ -92,10 +92,10 @@ class Database:
         self.close()
 
     @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
+    def reading(self) -> Iterator[sqlite3.Connection]:
         """One consistent view over several statements."""
         with self._mutex, explain_database_errors(self.home.db):
-            if self._connection.in_transaction:  # inside _writing, in the same thread
+            if self._connection.in_transaction:  # inside writing, in the same thread
                 yield self._connection
                 return
             self._connection.execute("BEGIN")
@@ -105,7 +105,7 @@ class Database:
                 self._connection.execute("ROLLBACK")
 
     @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
+    def writing(self) -> Iterator[sqlite3.Connection]:
         """One transaction: everything inside happens, or nothing does."""
         if not self.is_writer:
             raise LunaError(

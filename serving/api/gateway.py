@@ -30,7 +30,7 @@ from ledger.home import Home
 from ledger.records import TurnId
 from ledger.rules.gates import GateSettings
 from ledger.scores import Score
-from ledger.store import Ledger
+from ledger.store import Stores
 from serving.api.events import Events
 from serving.api.exchange import Event, Question, Record, Said, Voices, all_voices, last_exchanges, one_voice
 from serving.api.guard import Refused, error_body
@@ -234,13 +234,13 @@ def build(
 
     @app.get("/conversations", summary="The latest conversations")
     def conversations() -> list[Heading]:
-        with Ledger.open(home) as ledger:
-            return ledger.conversations()
+        with Stores.open(home) as stores:
+            return stores.conversations.latest()
 
     @app.get("/conversations/{conversation}", summary="One conversation, oldest turn first")
     def conversation(conversation: TurnId) -> list[LabelledTurn]:
-        with Ledger.open(home) as ledger:
-            turns = ledger.conversation(conversation)
+        with Stores.open(home) as stores:
+            turns = stores.conversations.turns(conversation)
         if not turns:
             raise Refused(404, f"there is no conversation {conversation}.")
         return turns
@@ -337,9 +337,9 @@ def add_error_handlers(app: FastAPI) -> None:
 def _question(home: Home, request: DialogueRequest, settings: ServingSettings) -> Question:
     earlier: list[Turn] = []
     if request.conversation is not None:
-        with Ledger.open(home) as ledger:
+        with Stores.open(home) as stores:
             # A dialogue has three turns to a question.
-            known = ledger.conversation(request.conversation, 3 * settings.context_turns + 1)
+            known = stores.conversations.turns(request.conversation, 3 * settings.context_turns + 1)
         if not known:
             raise Refused(404, f"there is no conversation {request.conversation}; leave it out to begin one.")
         earlier = last_exchanges(known, settings.context_turns)

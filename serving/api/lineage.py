@@ -12,7 +12,7 @@ from ledger.roles import ROLES
 from ledger.rules.ages import age_name
 from ledger.rules.gates import GATES, RHI, Gate, GateSettings, gate_bound, gate_problem, health_problem
 from ledger.rules.karma import karma_state
-from ledger.store import Ledger
+from ledger.store import Ledger, Stores
 
 MOST_POINTS = 500
 """Points of a loss curve; longer ones are thinned evenly."""
@@ -25,12 +25,13 @@ def lineage_state(home: Home, gates: GateSettings, served: dict[str, Any] | None
         gates: the bounds in force; a generation was judged with those of its own time.
         served: what the engine says it serves; None if it does not answer.
     """
-    with Ledger.open(home) as ledger:
+    with Stores.open(home) as stores:
+        ledger = stores.ledger
         name, head, age, stop = ledger.current_lineage(), ledger.head(), ledger.age(), ledger.stop_of()
         base_sha = next(entry.base_sha for entry in ledger.lineages() if entry.name == name)
         rows = ledger.rows()
         evals = {gen: ledger.evals(gen) for gen in dict.fromkeys(row.gen_id for row in rows)}
-        karma = karma_state(ledger.karma_earned(name), age or 0)
+        karma = karma_state(stores.conversations.karma_earned(name), age or 0)
     return {
         "lineage": name,
         "base_sha": base_sha,

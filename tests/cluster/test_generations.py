@@ -19,7 +19,7 @@ from curriculum.parquet import write_examples
 from curriculum.preferences.pairs import read_preference_set
 from ledger.errors import LunaError
 from ledger.home import Home
-from ledger.store import Ledger
+from ledger.store import Ledger, Stores
 from ledger.verification.ledger import verify
 from tests.cluster.builders import even_numbers
 from tests.ledger.test_conversations import AT, a_turn
@@ -107,8 +107,9 @@ def wait_for_step(number, timeout_s=180):
 def wait_until_judged(home, gen_id, timeout_s=180):
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        with Ledger.open(home) as ledger:
-            if ledger.is_judged(gen_id) and ledger.open_run(ledger.current_lineage()) is None:
+        with Stores.open(home) as stores:
+            lineage = stores.ledger.current_lineage()
+            if stores.ledger.is_judged(gen_id) and stores.journal.open_run(lineage) is None:
                 return
         time.sleep(0.3)
     raise AssertionError(f"G{gen_id} was not judged")

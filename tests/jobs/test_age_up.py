@@ -19,7 +19,7 @@ from ledger.roles import ROLES
 from ledger.rules.cadence import Cadence
 from ledger.rules.karma import karma_state
 from ledger.scores import Score
-from ledger.store import Ledger
+from ledger.store import Ledger, Stores
 from tests.ledger.builders import add_generation, make_ledger, sha
 
 AT = "2026-01-01T00:00:00Z"
@@ -39,18 +39,18 @@ def home(tmp_path):
 
 def talk(home, answers, valence=2, preference=1.0, first=0):
     """So many answers, each liked and scored."""
-    with Ledger.create(home) as ledger:
+    with Stores.create(home) as stores:
         for number in range(first, first + answers):
             turn = Turn(
                 id=f"{number:032x}", conversation="1" * 32, kind="generate", lineage="main", role=ROLES[number % 3],
                 generation=0, adapter_sha=sha("a"), message=f"question {number}", context="", answer=f"answer {number}",
                 prompt_tokens=5, answer_tokens=3, seconds=0.1, finish_reason="stop", temperature=0.7, seed=None, at=AT,
             )  # fmt: skip
-            ledger.add_turn(turn)
-            ledger.add_label(turn.id, Label(valence=valence, at=AT))
+            stores.conversations.add_turn(turn)
+            stores.conversations.add_label(turn.id, Label(valence=valence, at=AT))
             values = dict.fromkeys(DIMENSIONS, 0.5)
             score = {"reward_intensity": 1.0, "safety_score": 1.0, "scalar_preference": preference, "gate": 1.0}
-            ledger.add_scores([Score(turn_id=turn.id, model=sha("reward"), **values, **score, at=AT)])
+            stores.conversations.add_scores([Score(turn_id=turn.id, model=sha("reward"), **values, **score, at=AT)])
 
 
 def test_below_the_threshold_nothing_is_raised_and_the_count_is_told(home):

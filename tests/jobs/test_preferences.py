@@ -13,7 +13,7 @@ from ledger.conversations import Label
 from ledger.errors import LunaError
 from ledger.home import Home
 from ledger.roles import ROLES
-from ledger.store import Ledger
+from ledger.store import Stores
 from tests.curriculum.test_preferences import labelled
 from tests.ledger.test_conversations import AT, a_turn
 
@@ -36,9 +36,9 @@ def test_files_labels_and_conversations_come_together(home, tmp_path, capsys):
     folder.mkdir(parents=True)
     labels = [labelled("good", 0.75, intensity=0.5), labelled("bad", -0.75)]
     (folder / "labels.jsonl").write_text("\n".join(one.model_dump_json() for one in labels))
-    with Ledger.create(home) as ledger:
-        ledger.add_turn(a_turn(1))
-        ledger.add_label(a_turn(1).id, Label(correction="what it should be", at=AT))
+    with Stores.create(home) as stores:
+        stores.conversations.add_turn(a_turn(1))
+        stores.conversations.add_label(a_turn(1).id, Label(correction="what it should be", at=AT))
     found = gather(home, DUAL, [pairs_file(tmp_path)])
     assert {(pair.origin, pair.role, pair.chosen, pair.weight) for pair in found} == {
         ("correction", "logical", "what it should be", 1.0),

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from ledger.conversations import Label, Turn
 from ledger.errors import LunaError
 from ledger.home import Home
-from ledger.store import Ledger
+from ledger.store import Stores
 from tests.ledger.builders import sha
 
 AT = "2026-01-01T00:00:00Z"
@@ -25,53 +25,53 @@ def a_turn(number=1, conversation=1, **changes):
 
 
 @pytest.fixture
-def ledger(tmp_path):
-    with Ledger.create(Home(tmp_path / "home")) as opened:
-        yield opened
+def conversations(tmp_path):
+    with Stores.create(Home(tmp_path / "home")) as opened:
+        yield opened.conversations
 
 
-def test_a_conversation_comes_back_in_order_whatever_the_clock_says(ledger):
+def test_a_conversation_comes_back_in_order_whatever_the_clock_says(conversations):
     turns = [a_turn(1, at="2026-01-01T00:00:09Z"), a_turn(2), a_turn(3, conversation=2), a_turn(4)]
     for turn in turns:
-        ledger.add_turn(turn)
-    found = ledger.conversation(turns[0].conversation)
+        conversations.add_turn(turn)
+    found = conversations.turns(turns[0].conversation)
     assert [turn.message for turn in found] == ["question 1", "question 2", "question 4"]
-    assert [turn.message for turn in ledger.conversation(turns[0].conversation, 2)] == ["question 2", "question 4"]
+    assert [turn.message for turn in conversations.turns(turns[0].conversation, 2)] == ["question 2", "question 4"]
     assert found[0].model_dump(exclude={"label", "score", "karma"}) == turns[0].model_dump()
-    assert ledger.conversation("f" * 32) == []
+    assert conversations.turns("f" * 32) == []
 
 
-def test_storing_an_exchange_again_adds_nothing(ledger):
-    ledger.add_turn(a_turn())
-    ledger.add_turn(a_turn())
-    assert ledger.count_turns() == 1
+def test_storing_an_exchange_again_adds_nothing(conversations):
+    conversations.add_turn(a_turn())
+    conversations.add_turn(a_turn())
+    assert conversations.count_turns() == 1
 
 
-def test_the_last_label_counts_and_an_empty_one_takes_it_back(ledger):
+def test_the_last_label_counts_and_an_empty_one_takes_it_back(conversations):
     turn = a_turn()
-    ledger.add_turn(turn)
-    ledger.add_label(turn.id, Label(valence=-1, correction="not so", at=AT))
-    ledger.add_label(turn.id, Label(valence=2, arousal="high", at=AT))
-    (found,) = ledger.conversation(turn.conversation)
+    conversations.add_turn(turn)
+    conversations.add_label(turn.id, Label(valence=-1, correction="not so", at=AT))
+    conversations.add_label(turn.id, Label(valence=2, arousal="high", at=AT))
+    (found,) = conversations.turns(turn.conversation)
     assert found.label == Label(valence=2, arousal="high", at=AT)
-    ledger.add_label(turn.id, Label(at=AT))
-    assert ledger.conversation(turn.conversation)[0].label is None
+    conversations.add_label(turn.id, Label(at=AT))
+    assert conversations.turns(turn.conversation)[0].label is None
 
 
-def test_only_answers_that_exist_can_be_labelled(ledger):
+def test_only_answers_that_exist_can_be_labelled(conversations):
     with pytest.raises(LunaError, match="no answer"):
-        ledger.add_label("a" * 32, Label(valence=1, at=AT))
+        conversations.add_label("a" * 32, Label(valence=1, at=AT))
 
 
-def test_the_list_is_newest_first_with_the_first_message_as_title(ledger):
-    ledger.add_turn(a_turn(1, 1, message="first\nof  one " + "x" * 100))
-    ledger.add_turn(a_turn(2, 2, message="first of two"))
-    ledger.add_turn(a_turn(3, 1))
-    one, two = ledger.conversations()
+def test_the_list_is_newest_first_with_the_first_message_as_title(conversations):
+    conversations.add_turn(a_turn(1, 1, message="first\nof  one " + "x" * 100))
+    conversations.add_turn(a_turn(2, 2, message="first of two"))
+    conversations.add_turn(a_turn(3, 1))
+    one, two = conversations.latest()
     assert (one.turns, two.turns, two.title) == (2, 1, "first of two")
     assert one.title.startswith("first of one x")
     assert len(one.title) == 80
-    assert len(ledger.conversations(1)) == 1
+    assert len(conversations.latest(1)) == 1
 
 
 @pytest.mark.parametrize(
@@ -93,28 +93,29 @@ def test_a_home_of_an_older_luna_gets_its_tables(tmp_path):
     import sqlite3
 
     home = Home(tmp_path / "old")
-    Ledger.create(home).close()
+    Stores.create(home).close()
     connection = sqlite3.connect(home.db)
     for table in ("scores", "karma_events", "acceptances", "labels", "turns"):
         connection.execute(f"DROP TABLE {table}")
     connection.execute("DELETE FROM schema_version WHERE version > 2")
     connection.commit()
     connection.close()
-    with Ledger.create(home) as ledger:
-        ledger.add_turn(a_turn())
-        assert ledger.count_turns() == 1
+    with Stores.create(home) as stores:
+        conversations = stores.conversations
+        conversations.add_turn(a_turn())
+        assert conversations.count_turns() == 1
 
 
-def test_labelled_turns_of_all_conversations_come_with_the_label_in_force(ledger):
+def test_labelled_turns_of_all_conversations_come_with_the_label_in_force(conversations):
     for number, conversation in ((1, 1), (2, 2), (3, 1), (4, 2)):
-        ledger.add_turn(a_turn(number, conversation=conversation))
+        conversations.add_turn(a_turn(number, conversation=conversation))
     for number, values in (
         (3, {"valence": -1}),
         (1, {"valence": 2}),
         (3, {"correction": "better"}),
         (4, {"valence": 1}),
     ):
-        ledger.add_label(a_turn(number).id, Label(at=AT, **values))
-    ledger.add_label(a_turn(4).id, Label(at=AT))
-    found = [(turn.message, turn.label.valence, turn.label.correction) for turn in ledger.labelled_turns()]
+        conversations.add_label(a_turn(number).id, Label(at=AT, **values))
+    conversations.add_label(a_turn(4).id, Label(at=AT))
+    found = [(turn.message, turn.label.valence, turn.label.correction) for turn in conversations.labelled_turns()]
     assert found == [("question 1", 2, None), ("question 3", None, "better")]

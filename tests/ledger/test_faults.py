@@ -17,7 +17,7 @@ from ledger.database.migrations import MIGRATIONS, NEWEST, migrate, schema_versi
 from ledger.errors import LunaError
 from ledger.files import publish_dir, write_atomic
 from ledger.home import Home
-from ledger.store import Ledger
+from ledger.store import Ledger, Stores
 from ledger.verification.ledger import verify
 from tests.ledger.builders import add_generation, make_full_home, make_ledger, sha, tamper
 
@@ -188,11 +188,11 @@ def test_an_older_schema_is_migrated_without_losing_rows(home, monkeypatch):
         connection.commit()
     with pytest.raises(LunaError, match="schema version 1, older than"):
         Ledger.open(home)
-    with Ledger.open(home, writer=True) as ledger:
-        assert ledger.head() == 0
-        ledger.create_run("run-1", "main", ledger.next_gen_id(), {})
-    with Ledger.open(home) as reader:
-        assert len(reader.runs()) == 1
+    with Stores.create(home) as stores:
+        assert stores.ledger.head() == 0
+        stores.journal.create_run("run-1", "main", stores.ledger.next_gen_id(), {})
+    with Stores.open(home) as stores:
+        assert len(stores.journal.runs()) == 1
 
 
 def test_a_newer_schema_is_refused_and_left_alone(home):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from curriculum.reward import VALUES
-from ledger.conversations import Label
+from ledger.conversations import Conversations, Label
 from ledger.home import Home
 from ledger.metadata import build_metadata, read_metadata, update_karma, write_metadata
 from ledger.rules.cadence import CadenceSettings, cadence, is_quiet
@@ -46,6 +46,11 @@ def ledger(tmp_path):
     with make_ledger(tmp_path / "home") as opened:
         add_generation(opened, 0, None)
         yield opened
+
+
+@pytest.fixture
+def conversations(ledger):
+    return Conversations(ledger.db)
 
 
 # -- the formula ---------------------------------------------------------------------------------------------------
@@ -88,18 +93,18 @@ def test_a_score_has_the_reward_manifolds_values():
         a_score(a_turn(), empathy=1.5)
 
 
-def test_an_answer_earns_once_it_is_scored_and_its_terms_are_stored(ledger):
+def test_an_answer_earns_once_it_is_scored_and_its_terms_are_stored(conversations):
     turn = a_turn()
-    ledger.add_turn(turn)
-    ledger.add_label(turn.id, Label(valence=1, at=AT))
-    assert ledger.karma_earned("main") == 0, "nothing is earned before a reward model has judged"
-    ledger.add_scores([a_score(turn)])
-    ((amount, terms),) = ledger.karma_events(turn.id)
+    conversations.add_turn(turn)
+    conversations.add_label(turn.id, Label(valence=1, at=AT))
+    assert conversations.karma_earned("main") == 0, "nothing is earned before a reward model has judged"
+    conversations.add_scores([a_score(turn)])
+    ((amount, terms),) = conversations.karma_events(turn.id)
     assert terms == answer_karma(
         AnswerState(preference=0.5, gate=1.0, valence=1, tokens=turn.answer_tokens, seconds=turn.seconds), RULE
     )
-    (found,) = ledger.conversation(turn.conversation)
-    assert amount == terms.karma == found.karma == ledger.karma_earned("main")
+    (found,) = conversations.turns(turn.conversation)
+    assert amount == terms.karma == found.karma == conversations.karma_earned("main")
     assert found.score == a_score(turn)
     assert found.label.valence == 1
 
@@ -110,16 +115,17 @@ def test_the_sum_of_an_answers_events_is_the_karma_of_its_newest_state(tmp_path_
     """A story of labels (numbers) and scores (model, preference, gate) in any order."""
     turn, valence, judged = a_turn(), 0, {}
     with make_ledger(tmp_path_factory.mktemp("story")) as ledger:
-        ledger.add_turn(turn)
+        conversations = Conversations(ledger.db)
+        conversations.add_turn(turn)
         for event in story:
             if isinstance(event, int):
                 valence = event
-                ledger.add_label(turn.id, Label(valence=event, at=AT))
+                conversations.add_label(turn.id, Label(valence=event, at=AT))
             else:
                 model, preference, gate = event
                 judged.setdefault(model, (preference, gate))  # a model judges an answer once
-                ledger.add_scores([a_score(turn, model, scalar_preference=preference, gate=gate)])
-        total = sum(amount for amount, _ in ledger.karma_events(turn.id))
+                conversations.add_scores([a_score(turn, model, scalar_preference=preference, gate=gate)])
+        total = sum(amount for amount, _ in conversations.karma_events(turn.id))
     if not judged:
         assert total == 0
         return
@@ -130,47 +136,49 @@ def test_the_sum_of_an_answers_events_is_the_karma_of_its_newest_state(tmp_path_
     assert total == pytest.approx(answer_karma(state, RULE).karma)
 
 
-def test_the_base_is_scored_and_earns_nothing(ledger):
+def test_the_base_is_scored_and_earns_nothing(conversations):
     turn = a_turn(role="base", generation=None, adapter_sha=None)
-    ledger.add_turn(turn)
-    ledger.add_scores([a_score(turn)])
-    (found,) = ledger.conversation(turn.conversation)
+    conversations.add_turn(turn)
+    conversations.add_scores([a_score(turn)])
+    (found,) = conversations.turns(turn.conversation)
     assert (found.score.model, found.karma) == (sha("m"), None)
 
 
-def test_an_accepted_generation_sets_karma_back_and_a_rejected_one_does_not(ledger):
+def test_an_accepted_generation_sets_karma_back_and_a_rejected_one_does_not(ledger, conversations):
     turns = [a_turn(number) for number in (1, 2)]
-    ledger.add_turn(turns[0])
-    ledger.add_scores([a_score(turns[0])])
-    earned = ledger.karma_earned("main")
+    conversations.add_turn(turns[0])
+    conversations.add_scores([a_score(turns[0])])
+    earned = conversations.karma_earned("main")
     assert earned > 0
     add_generation(ledger, 1, 0, verdict="rejected", reason="no")
-    assert ledger.karma_earned("main") == earned
-    assert [turn.id for turn in ledger.new_turns("main")] == [turns[0].id]
+    assert conversations.karma_earned("main") == earned
+    assert [turn.id for turn in conversations.new_turns("main")] == [turns[0].id]
     add_generation(ledger, 2, 0)
-    assert ledger.karma_earned("main") == 0
-    assert ledger.new_turns("main") == []
-    ledger.add_label(turns[0].id, Label(valence=2, at=AT))
-    assert ledger.karma_earned("main") == pytest.approx(2 * RULE.valence), "the difference counts when it is made"
-    ledger.add_turn(turns[1])
-    assert [turn.id for turn in ledger.new_turns("main")] == [turns[1].id]
+    assert conversations.karma_earned("main") == 0
+    assert conversations.new_turns("main") == []
+    conversations.add_label(turns[0].id, Label(valence=2, at=AT))
+    assert conversations.karma_earned("main") == pytest.approx(2 * RULE.valence), (
+        "the difference counts when it is made"
+    )
+    conversations.add_turn(turns[1])
+    assert [turn.id for turn in conversations.new_turns("main")] == [turns[1].id]
 
 
-def test_what_is_unscored_is_whole_and_not_empty(ledger):
+def test_what_is_unscored_is_whole_and_not_empty(conversations):
     whole, broken, empty, scored = (
         a_turn(1), a_turn(2, finish_reason="aborted"), a_turn(3, answer=" \n"), a_turn(4),
     )  # fmt: skip
     for turn in (whole, broken, empty, scored):
-        ledger.add_turn(turn)
-    ledger.add_scores([a_score(scored), a_score(a_turn(99))])
-    assert [turn.id for turn in ledger.unscored(10)] == [whole.id]
+        conversations.add_turn(turn)
+    conversations.add_scores([a_score(scored), a_score(a_turn(99))])
+    assert [turn.id for turn in conversations.unscored(10)] == [whole.id]
 
 
-def test_deleting_a_turn_takes_its_scores_and_karma_along(ledger):
+def test_deleting_a_turn_takes_its_scores_and_karma_along(ledger, conversations):
     turn = a_turn()
-    ledger.add_turn(turn)
-    ledger.add_scores([a_score(turn)])
-    with closing(sqlite3.connect(ledger.home.db)) as connection:
+    conversations.add_turn(turn)
+    conversations.add_scores([a_score(turn)])
+    with closing(sqlite3.connect(ledger.db.home.db)) as connection:
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("DELETE FROM turns")
         connection.commit()
@@ -178,22 +186,24 @@ def test_deleting_a_turn_takes_its_scores_and_karma_along(ledger):
             0,
             0,
         ]
-    assert ledger.karma_earned("main") == 0
+    assert conversations.karma_earned("main") == 0
 
 
 def test_a_home_of_an_older_luna_counts_from_its_last_acceptance(tmp_path):
     home = Home(tmp_path / "old")
     with make_ledger(home.root) as ledger:
         add_generation(ledger, 0, None)  # at AT of the builders, in March
-        ledger.add_turn(a_turn(1, at="2026-02-01T00:00:00Z"))
-        ledger.add_turn(a_turn(2, at="2026-04-01T00:00:00Z"))
+        conversations = Conversations(ledger.db)
+        conversations.add_turn(a_turn(1, at="2026-02-01T00:00:00Z"))
+        conversations.add_turn(a_turn(2, at="2026-04-01T00:00:00Z"))
     with closing(sqlite3.connect(home.db)) as connection:
         for table in ("scores", "karma_events", "acceptances"):
             connection.execute(f"DROP TABLE {table}")
         connection.execute("DELETE FROM schema_version WHERE version > 3")
         connection.commit()
     with Ledger.create(home) as ledger:
-        assert [turn.message for turn in ledger.new_turns("main")] == ["question 2"]
+        conversations = Conversations(ledger.db)
+        assert [turn.message for turn in conversations.new_turns("main")] == ["question 2"]
 
 
 def test_an_adapter_says_what_has_been_earned_since(tmp_path):

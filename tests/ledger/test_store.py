@@ -11,6 +11,7 @@ import pytest
 
 from ledger.errors import LunaError
 from ledger.home import Home
+from ledger.journal import RunJournal
 from ledger.records import Stop
 from ledger.store import Ledger
 from tests.ledger.builders import (
@@ -29,6 +30,11 @@ from tests.ledger.builders import (
 def ledger(tmp_path: Path):
     with make_ledger(tmp_path) as opened:
         yield opened
+
+
+@pytest.fixture
+def journal(ledger: Ledger):
+    return RunJournal(ledger.db)
 
 
 def make_stop(*deltas: str) -> Stop:
@@ -78,9 +84,9 @@ def test_a_rejected_generation_leaves_the_head_and_keeps_its_number(ledger):
     assert ledger.next_gen_id() == 2
 
 
-def test_a_number_reserved_by_an_abandoned_run_is_not_used_again(ledger):
-    ledger.create_run("run-a", "main", 0, {})
-    ledger.finish_run("run-a", "abandoned")
+def test_a_number_reserved_by_an_abandoned_run_is_not_used_again(ledger, journal):
+    journal.create_run("run-a", "main", 0, {})
+    journal.finish_run("run-a", "abandoned")
     assert ledger.next_gen_id() == 1
 
 
@@ -234,21 +240,21 @@ def test_a_reader_follows_the_writer_and_cannot_write(tmp_path):
 
 
 def test_the_chain_refuses_updates_and_deletions(ledger):
-    with closing(sqlite3.connect(ledger.home.db)) as shell:
+    with closing(sqlite3.connect(ledger.db.home.db)) as shell:
         for statement in ("UPDATE entries SET body = '{}'", "DELETE FROM entries"):
             with pytest.raises(sqlite3.IntegrityError, match="append-only"):
                 shell.execute(statement)
 
 
-def test_threads_may_share_one_ledger(ledger):
+def test_threads_may_share_one_ledger(ledger, journal):
     add_generation(ledger, 0, None)
-    ledger.create_run("run-a", "main", 1, {})
+    journal.create_run("run-a", "main", 1, {})
     failures: list[BaseException] = []
 
     def work(name: str) -> None:
         try:
             for number in range(10):
-                ledger.record_step("run-a", "train", "before", {"thread": name, "number": number})
+                journal.record_step("run-a", "train", "before", {"thread": name, "number": number})
                 assert ledger.head() == 0
         except BaseException as error:
             failures.append(error)
@@ -259,7 +265,7 @@ def test_threads_may_share_one_ledger(ledger):
     for thread in threads:
         thread.join()
     assert failures == []
-    assert ledger.step_attempts("run-a", "train") == 40
+    assert journal.step_attempts("run-a", "train") == 40
 
 
 def test_errors_survive_pickling(ledger):
@@ -270,45 +276,47 @@ def test_errors_survive_pickling(ledger):
 
 def test_a_run_is_resumed_where_it_stopped(tmp_path):
     with make_ledger(tmp_path) as ledger:
-        ledger.create_run("run-a", "main", 0, {"steps": 5})
-        ledger.record_step("run-a", "collect", "before")
-        ledger.record_step("run-a", "collect", "after", {"n": 3})
-        ledger.record_step("run-a", "freeze", "before", {"try": 1})
+        journal = RunJournal(ledger.db)
+        journal.create_run("run-a", "main", 0, {"steps": 5})
+        journal.record_step("run-a", "collect", "before")
+        journal.record_step("run-a", "collect", "after", {"n": 3})
+        journal.record_step("run-a", "freeze", "before", {"try": 1})
     with Ledger.open(Home(tmp_path), writer=True) as ledger:
-        run = ledger.open_run("main")
+        journal = RunJournal(ledger.db)
+        run = journal.open_run("main")
         assert run is not None
         assert (run.run_id, run.gen_id, run.request) == ("run-a", 0, {"steps": 5})
         assert (run.finished_steps, run.next_step) == (("collect",), "freeze")
-        assert ledger.step_result("run-a", "collect") == {"n": 3}
-        assert ledger.step_result("run-a", "freeze") is None
-        assert ledger.step_request("run-a", "freeze") == {"try": 1}
-        ledger.record_step("run-a", "freeze", "before", {"try": 2})
-        assert ledger.step_attempts("run-a", "freeze") == 2
+        assert journal.step_result("run-a", "collect") == {"n": 3}
+        assert journal.step_result("run-a", "freeze") is None
+        assert journal.step_request("run-a", "freeze") == {"try": 1}
+        journal.record_step("run-a", "freeze", "before", {"try": 2})
+        assert journal.step_attempts("run-a", "freeze") == 2
 
 
-def test_a_lineage_has_one_open_run_at_a_time(ledger):
-    ledger.create_run("run-a", "main", 0, {})
+def test_a_lineage_has_one_open_run_at_a_time(journal):
+    journal.create_run("run-a", "main", 0, {})
     with pytest.raises(LunaError, match="already raising G0 in run run-a"):
-        ledger.create_run("run-b", "main", 1, {})
-    ledger.finish_run("run-a", "done", at=AT)
-    ledger.create_run("run-b", "main", 1, {})
-    assert [(run.run_id, run.state) for run in ledger.runs()] == [("run-a", "done"), ("run-b", "open")]
+        journal.create_run("run-b", "main", 1, {})
+    journal.finish_run("run-a", "done", at=AT)
+    journal.create_run("run-b", "main", 1, {})
+    assert [(run.run_id, run.state) for run in journal.runs()] == [("run-a", "done"), ("run-b", "open")]
 
 
-def test_a_closed_run_takes_no_more_steps(ledger):
-    ledger.create_run("run-a", "main", 0, {})
-    ledger.finish_run("run-a", "failed", "no data")
-    ledger.finish_run("run-a", "failed", "said again")
-    assert ledger.runs()[0].message == "no data"
+def test_a_closed_run_takes_no_more_steps(journal):
+    journal.create_run("run-a", "main", 0, {})
+    journal.finish_run("run-a", "failed", "no data")
+    journal.finish_run("run-a", "failed", "said again")
+    assert journal.runs()[0].message == "no data"
     with pytest.raises(LunaError, match="is failed; it takes no further steps"):
-        ledger.record_step("run-a", "collect", "before")
+        journal.record_step("run-a", "collect", "before")
     with pytest.raises(LunaError, match="cannot become done"):
-        ledger.finish_run("run-a", "done")
+        journal.finish_run("run-a", "done")
 
 
-def test_a_step_cannot_finish_before_it_began(ledger):
-    ledger.create_run("run-a", "main", 0, {})
+def test_a_step_cannot_finish_before_it_began(journal):
+    journal.create_run("run-a", "main", 0, {})
     with pytest.raises(LunaError, match="without having begun"):
-        ledger.record_step("run-a", "train", "after")
+        journal.record_step("run-a", "train", "after")
     with pytest.raises(LunaError, match="no run 'run-x'"):
-        ledger.record_step("run-x", "train", "before")
+        journal.record_step("run-x", "train", "before")

@@ -175,7 +175,7 @@ def test_a_cut_off_end_is_noticed(home):
 def test_a_head_on_a_rejected_generation_is_noticed(tmp_path):
     with make_ledger(tmp_path) as ledger:
         ledger.record_judgement(make_trio(0, verdict="rejected", reason="dull"), [], None, None)
-        with ledger._writing() as connection:  # past the checks, as a bug would
+        with ledger.db.writing() as connection:  # past the checks, as a bug would
             queries.append_record(connection, "head", "main", make_move(None, 0), 0)
     assert [p.found for p in verify(Home(tmp_path)) if p.what == "head misplaced"] == ["G0"]
 
@@ -184,7 +184,7 @@ def test_a_child_that_names_another_parent_is_noticed(tmp_path):
     with make_ledger(tmp_path) as ledger:
         ledger.record_judgement(make_trio(0), [], None, None)
         stray = make_row(gen_id=1, parent_gen=0, parent_sha=sha("stray"), child_sha=sha("x"))
-        with ledger._writing() as connection:
+        with ledger.db.writing() as connection:
             queries.append_record(connection, "generation", "main", stray, 1, "logical")
     (problem,) = [p for p in verify(Home(tmp_path)) if p.what == "parent link broken"]
     assert problem.found == sha("stray")

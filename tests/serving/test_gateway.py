@@ -14,7 +14,7 @@ from hypothesis.strategies import data
 from curriculum.render import dialogue_context, render_prompt
 from curriculum.reward import gate
 from ledger.roles import ROLES
-from ledger.store import Ledger
+from ledger.store import Ledger, Stores
 from tests.serving.builders import TOKENS, whole
 from tests.trainers.builders import HARSH, KIND
 from trainers.reward.model import current_model, load_reward_model
@@ -41,8 +41,8 @@ def events(text):
 
 
 def stored(served, turn):
-    with Ledger.open(served.home) as ledger:
-        return next(one for one in ledger.conversation(turn["conversation"]) if one.id == turn["id"])
+    with Stores.open(served.home) as stores:
+        return next(one for one in stores.conversations.turns(turn["conversation"]) if one.id == turn["id"])
 
 
 def scored(served, turn):
@@ -199,8 +199,8 @@ def test_every_answer_is_scored_after_it_was_given_and_earns_karma(served, http)
     assert shown["score"]["model"] == liked.score.model
     metrics = http.get("/metrics").text
     assert _value(metrics, 'luna_scores_total{outcome="stored"}') >= len(turns)
-    with Ledger.open(served.home) as ledger:
-        earned = ledger.karma_earned("main")
+    with Stores.open(served.home) as stores:
+        earned = stores.conversations.karma_earned("main")
     assert http.get("/lineage").json()["karma"]["earned"] == pytest.approx(earned, abs=5)
 
 

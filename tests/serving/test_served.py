@@ -22,7 +22,7 @@ from curriculum.reward import VALUES
 from ledger.errors import LunaError
 from ledger.metadata import MODEL_FILE
 from ledger.roles import ROLES
-from ledger.store import Ledger
+from ledger.store import Ledger, Stores
 from tests.serving.builders import PROMPTS, TOKENS, add_adapters, end_coordinator, loud_adapter, site_shapes, whole
 from tests.trainers.builders import CPU, LORA, tiny_base
 from trainers.config import TrainSettings
@@ -143,8 +143,8 @@ def test_the_terminal_chat_shows_the_reward_of_the_last_answer(served):
     lines = iter(["/reward", "/role creative", PROMPTS[0], "/reward", "/quit"])
     page = Console(file=io.StringIO(), width=400)
     chat(served.home, "logical", TOKENS, page, lambda: next(lines))
-    with Ledger.open(served.home) as ledger:
-        turn = ledger.conversation(ledger.conversations()[0].conversation)[-1]
+    with Stores.open(served.home) as stores:
+        turn = stores.conversations.turns(stores.conversations.latest()[0].conversation)[-1]
     assert "no answer to judge" in page.file.getvalue()
     assert turn.score is not None
     for name in VALUES:

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from jobs.reward import commands as reward
-from ledger.store import Ledger
+from ledger.store import Stores
 from tests.serving.builders import PROMPTS, free_port, make_home, use_reward_model
 
 openai = pytest.importorskip("openai", reason="comes with vLLM")
@@ -118,9 +118,9 @@ def test_the_first_reward_model_is_served_when_it_is_there_and_a_new_one_is_take
     assert done.exit_code == 0, done.output
     whole = [turn for turn in turns if turn["answer"].strip()]
     assert whole
-    with Ledger.open(home) as ledger:
-        assert ledger.unscored(10) == []
-        found = [ledger.conversation(turn["conversation"])[0] for turn in whole]
+    with Stores.open(home) as stores:
+        assert stores.conversations.unscored(10) == []
+        found = [stores.conversations.turns(turn["conversation"])[0] for turn in whole]
     assert all(turn.score.model == first and turn.karma is not None for turn in found)
     stop, problems, models = threading.Event(), [], []
 
