@@ -33,7 +33,8 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 RENAMED_SETTINGS: dict[str, str] = {}
 """Old dotted name -> the name it has now. A `luna.toml` with an old one is refused, a recorded request is upgraded."""
 
-REMOVED_SETTINGS: dict[str, str] = {}
+_CLIENT_WAITS = "leave it out; the `openai` client decides how long it waits between tries"
+REMOVED_SETTINGS: dict[str, str] = {"teacher.backoff_s": _CLIENT_WAITS, "teacher.max_wait_s": _CLIENT_WAITS}
 """Dotted name of a setting that is gone -> what to do instead, as a clause. Dropped from a recorded request."""
 
 _OUTSIDE_A_GENERATION = frozenset({"reward", "serving", "teacher", "karma", "cadence"})

@@ -23,11 +23,10 @@ def down(
         if head is None:
             logger.info("no Ray runs here that Luna started")
             return
-        if not yes and (running := _running_generation()):
-            if not typer.confirm(
-                f"{running} is being raised. Stop it? It goes on with the next `luna generation run`."
-            ):
-                raise LunaError("nothing was stopped.")
+        running = "" if yes else _running_generation()
+        question = f"{running} is being raised. Stop it? It goes on with the next `luna generation run`."
+        if running and not typer.confirm(question, err=True):
+            raise LunaError("nothing was stopped.")
         ray_head.stop(head)
         logger.info("Ray stopped")
 

@@ -31,6 +31,7 @@ def init(
         there = lineages_of(place)
         if there and lineage is None:
             _refuse_other_profile(place, profile)
+            _restore_base(place)
             out.print(described(place), soft_wrap=True, markup=False)
             out.print(
                 f"nothing was changed; luna init --lineage NAME begins another lineage (there: {', '.join(there)})"
@@ -55,6 +56,18 @@ def described(home: Home) -> str:
         lineage, head = ledger.current_lineage(), ledger.head()
     stands = "no generation accepted yet" if head is None else f"head G{head}"
     return f"home {home.root}: profile {settings_of(home).profile}, current lineage {lineage}, {stands}"
+
+
+def _restore_base(home: Home) -> None:
+    """Prepare the current lineage's base again if its folder is missing."""
+    with Ledger.open(home) as ledger:
+        current = ledger.current_lineage()
+        (sha,) = (lineage.base_sha for lineage in ledger.lineages() if lineage.name == current)
+    if not home.base_dir(sha).is_dir():
+        from cluster.settings import settings_of
+        from trainers.models.frozen import prepare_base
+
+        prepare_base(settings_of(home).base, home, logger.info)
 
 
 def make_home(

@@ -38,8 +38,8 @@ def raise_reward_model(home: Home) -> None:
     from cluster.settings import settings_of
     from curriculum.teacher.candidates import read_candidates
     from curriculum.teacher.seed_prompts import seed_prompts
-    from jobs.reward.commands import rows_of, train_here
-    from jobs.teacher.commands import label_candidates, write_candidates
+    from jobs.reward.training import rows_of, train_here
+    from jobs.teacher.tasks import label_candidates, write_candidates
 
     if home.reward_pointer.exists():
         return

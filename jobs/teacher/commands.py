@@ -139,6 +139,8 @@ def sample(
     with friendly_errors():
         path = labels or set_folder(resolve_home(home), set_) / "labels.jsonl"
         read = read_labels(path, out_of_range="drop").labels
+        if not read:
+            raise LunaError(f"{path} has no label yet; run `luna teach label`.")
         found = [one for one in read if category in (None, one.category)]
         if not found:
             known = sorted({one.category for one in read})

@@ -218,7 +218,7 @@ class _Transport(httpx2.AsyncBaseTransport):
         tries.sent, tries.begun = tries.sent + 1, time.monotonic()
         try:
             response = await self._reply(self._stripped(request))
-        except (_Lost, httpx2.HTTPError, OSError) as error:
+        except (httpx2.HTTPError, OSError) as error:
             tries.problem = str(error) if isinstance(error, _Lost) else _NO_CONNECTION
             tries.record(self._record, None, tries.problem)
             raise
@@ -276,7 +276,7 @@ class _Transport(httpx2.AsyncBaseTransport):
         return "".join(character if character.isprintable() else " " for character in text)[:200]
 
 
-class _Lost(Exception):
+class _Lost(httpx2.TransportError):
     """A reply that takes too long or is too large."""
 
 

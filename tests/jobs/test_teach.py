@@ -15,9 +15,10 @@ import pytest
 from curriculum.reward import read_labels
 from curriculum.teacher.candidates import Candidate, candidate_id
 from curriculum.teacher.settings import TeacherSettings
-from jobs.teacher.commands import _prompts, label_candidates, set_folder, write_candidates
+from jobs.teacher.commands import _prompts
 from jobs.teacher.endpoint import Pace
 from jobs.teacher.rows import RowFile, read_rows
+from jobs.teacher.tasks import label_candidates, set_folder, write_candidates
 from ledger.errors import LunaError
 from ledger.home import Home
 from tests.jobs.fake_endpoint import GOOD, Reply, completion, good_label, serving
@@ -29,6 +30,12 @@ KEY = "sk-this-is-a-secret"
 @pytest.fixture
 def home(tmp_path):
     return Home(tmp_path / "home")
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch):
+    """The client waits half a second before its first retry."""
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
 
 
 def answers(n):
@@ -43,7 +50,7 @@ def answers(n):
 
 
 def settings(fake, **changed):
-    values = {"base_url": fake.url, "model": "judge-1", "requests_per_minute": 0, "backoff_s": 0.01, "max_retries": 3}
+    values = {"base_url": fake.url, "model": "judge-1", "requests_per_minute": 0, "max_retries": 3}
     return TeacherSettings(**{**values, "timeout_s": 5, "concurrency": 2, **changed})
 
 
@@ -407,7 +414,7 @@ def test_ctrl_c_writes_the_manifest_and_keeps_the_rows(home):
         return good_label(asked)
 
     with serving(answer) as fake:
-        command = [sys.executable, "-m", "jobs.teacher.commands", "label", "--base-url", fake.url, "--model", "judge-1"]
+        command = [sys.executable, "-m", "jobs.cli", "teach", "label", "--base-url", fake.url, "--model", "judge-1"]
         command += ["--candidates", str(source), "--set", "s", "--home", str(home.root)]
         home.root.mkdir()
         home.settings_file.write_text('profile = "tiny"\n[teacher]\nrequests_per_minute = 0\n')
@@ -440,7 +447,8 @@ def test_the_rules_need_no_network_and_equal_runs_give_equal_files(tmp_path):
         command = [
             sys.executable,
             "-m",
-            "jobs.teacher.commands",
+            "jobs.cli",
+            "teach",
             "label",
             "--teacher",
             "rules",
@@ -509,7 +517,7 @@ def test_a_set_stays_in_its_folder(home, name):
 
 
 def run_command(*arguments):
-    command = [sys.executable, "-m", "jobs.teacher.commands", *arguments]
+    command = [sys.executable, "-m", "jobs.cli", "teach", *arguments]
     return subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "200"}
     )
@@ -528,7 +536,7 @@ def test_validate_names_every_problem_and_fails(tmp_path):
     path = tmp_path / "labels.jsonl"
     path.write_text("\n".join(map(json.dumps, lines)))
     done = run_command("validate", str(path))
-    assert done.returncode == 1
+    assert done.returncode == 3
     assert "labels.jsonl:2: empathy = 1.25 is outside [-1, 1]" in done.stdout
     assert "labels.jsonl:3: reward_intensity = -1 is outside [0, 1]" in done.stdout
     assert "2 labels by imported" in done.stdout
