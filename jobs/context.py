@@ -94,7 +94,7 @@ def friendly_errors() -> Iterator[None]:
         with listening(_TERMINAL):
             yield
     except LunaError as error:
-        err.print(f"[bold red]error:[/] {escape(printable(str(error)))}")
+        err.print(f"[bold red]error:[/] {escape(printable(str(error)))}", soft_wrap=True)
         raise typer.Exit(USAGE if isinstance(error, UsageError) else ERROR) from None
     except KeyboardInterrupt:
         err.print("interrupted")

@@ -28,8 +28,8 @@ def init(
     """Make a home. On an existing one nothing is changed, unless you name another lineage, which becomes current."""
     with friendly_errors():
         place = resolve_home(home)
-        there = lineages_of(place)
-        if there and lineage is None:
+        there, current = lineages_of(place)
+        if there and place.settings_file.exists() and lineage is None:
             _refuse_other_profile(place, profile)
             _restore_base(place)
             out.print(described(place), soft_wrap=True, markup=False)
@@ -37,15 +37,16 @@ def init(
                 f"nothing was changed; luna init --lineage NAME begins another lineage (there: {', '.join(there)})"
             )
         else:
-            make_home(place, profile, address, lineage or FIRST_LINEAGE)
+            make_home(place, profile, address, lineage or current or FIRST_LINEAGE)
 
 
-def lineages_of(home: Home) -> list[str]:
-    """Names of the lineages of a home, oldest first; none where there is no ledger yet."""
+def lineages_of(home: Home) -> tuple[list[str], str]:
+    """Names of the lineages of a home, oldest first, and the current one's; nothing where there is no ledger yet."""
     if not home.db.exists():
-        return []
+        return [], ""
     with Ledger.open(home) as ledger:
-        return [lineage.name for lineage in ledger.lineages()]
+        names = [lineage.name for lineage in ledger.lineages()]
+        return names, ledger.current_lineage() if names else ""
 
 
 def described(home: Home) -> str:

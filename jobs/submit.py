@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -50,6 +51,16 @@ def entrypoint(job: str, arguments: list[str]) -> str:
     return shlex.join(["python", "-m", "jobs.cli", *JOBS[job], *arguments])
 
 
+def runtime_env(home: Home, root: Path) -> dict[str, Any]:
+    """Where the job works: in a copy of the checkout without its home; an installed Luna needs none."""
+    environment: dict[str, Any] = {"env_vars": {"LUNA_HOME": str(home.root)}}
+    if (root / "pyproject.toml").exists():
+        environment["working_dir"] = str(root)
+        if home.root.is_relative_to(root):
+            environment["excludes"] = [f"/{home.root.relative_to(root)}"]
+    return environment
+
+
 def submit_job(job: str, arguments: list[str], address: str | None, home: Home) -> int:
     """Submit a job and follow it; returns its exit status, or 130 after Ctrl-C, which stops following and not the job.
 
@@ -70,7 +81,7 @@ def submit_job(job: str, arguments: list[str], address: str | None, home: Home) 
         client = JobSubmissionClient(url)
         job_id = client.submit_job(
             entrypoint=command,
-            runtime_env={"working_dir": str(_ROOT), "env_vars": {"LUNA_HOME": str(home.root)}},
+            runtime_env=runtime_env(home, _ROOT),
         )
     except (ConnectionError, RuntimeError) as error:
         raise LunaError(f"the job server at {url} did not take the job: {error}") from error
