@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from jobs.context import HOME_OPTION, JSON_OPTION, friendly_errors, out, resolve_home
 from ledger.errors import LunaError
@@ -16,13 +18,14 @@ from ledger.roles import ROLES
 
 if TYPE_CHECKING:
     from curriculum.example import Example
+    from curriculum.inspect import Summary
 
 logger = logging.getLogger(__name__)
 
 app = typer.Typer(no_args_is_help=True, help="Build, import and inspect training data.")
 
-SETS = ("recipe", "agl", "dialogues", "phase0", "phase1", "phase2", "corporate")
-"""What `build` knows: role recipes, pure puzzles, sample dialogues, the tabula-rasa phases, a bad example."""
+SETS = ("recipe", "agl", "dialogues", "phase0", "phase1", "phase2")
+"""What `build` knows: role recipes, pure puzzles, sample dialogues, the tabula-rasa phases."""
 
 
 def build_examples(kind: str, total: int, seed: int) -> list[Any]:
@@ -30,7 +33,6 @@ def build_examples(kind: str, total: int, seed: int) -> list[Any]:
     from curriculum.agl.puzzles import distinct_puzzles, puzzle_examples
     from curriculum.conversations.dialogues import dialogue_examples
     from curriculum.phases import build_phase
-    from curriculum.probes import corporate_examples
     from curriculum.recipes.build import build_recipe
 
     if kind not in SETS:
@@ -43,8 +45,6 @@ def build_examples(kind: str, total: int, seed: int) -> list[Any]:
             examples += puzzle_examples(distinct_puzzles(seed, total), role)
         elif kind == "dialogues":
             examples += dialogue_examples(role)[:total]
-        elif kind == "corporate":
-            examples += corporate_examples(seed, total, role)
         else:
             examples += build_phase(int(kind.removeprefix("phase")), role, seed, total)
     return examples
@@ -117,7 +117,6 @@ def inspect(
 
     from curriculum.inspect import summarise
     from curriculum.parquet import read_examples
-    from jobs.generation.show import print_summary
 
     with friendly_errors():
         summary = summarise(read_examples(_find(resolve_home(home), what)))
@@ -125,6 +124,22 @@ def inspect(
             out.print_json(json.dumps(asdict(summary), ensure_ascii=False))
         else:
             print_summary(summary, out)
+
+
+def print_summary(summary: Summary, out: Console) -> None:
+    """A data set in numbers."""
+    out.print(f"{summary.examples} examples, {summary.distinct_inputs} distinct inputs")
+    for name in ("roles", "stages", "kinds", "scorings"):
+        counts = getattr(summary, name)
+        out.print(f"{name}: " + ", ".join(f"{key} {count}" for key, count in counts.items()))
+    for name in ("input_words", "output_words"):
+        words = getattr(summary, name)
+        out.print(f"{name.replace('_', ' ')}: {words.shortest} to {words.longest}, mean {words.mean:.1f}")
+    out.print(f"most used template: {summary.top_template} ({summary.top_template_share:.1%})")
+    table = Table("category", "examples")
+    for category, count in summary.categories.items():
+        table.add_row(category, str(count))
+    out.print(table)
 
 
 def _find(home: Home, what: str) -> Path:
