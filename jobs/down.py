@@ -19,11 +19,11 @@ def down(
     from cluster import ray_head
 
     with friendly_errors():
-        head = ray_head.started_by_luna()
+        head = ray_head.head_to_stop()
         if head is None:
-            logger.info("no Ray runs here that Luna started")
+            logger.info("Ray was not running")
             return
-        running = "" if yes else _running_generation()
+        running = "" if yes else _running_generation(head.address)
         question = f"{running} is being raised. Stop it? It goes on with the next `luna generation run`."
         if running and not typer.confirm(question, err=True):
             raise LunaError("nothing was stopped.")
@@ -31,13 +31,14 @@ def down(
         logger.info("Ray stopped")
 
 
-def _running_generation() -> str:
+def _running_generation(address: str) -> str:
     """Name of the generation that the coordinator of this Ray raises now, and its home; empty if none."""
     from cluster.calls import answer
     from cluster.coordinator import find_coordinator
-    from jobs.status import join_running_ray
+    from cluster.ray_head import connect
 
-    if not join_running_ray() or (coordinator := find_coordinator()) is None:
+    connect(address)
+    if (coordinator := find_coordinator()) is None:
         return ""
     state = answer(coordinator.state.remote(), 10)
     return f"G{state['gen_id']} of {answer(coordinator.home.remote(), 10)}" if state["running"] else ""

@@ -39,7 +39,7 @@ class TeacherSettings(BaseModel):
     """Requests in flight at the same time."""
     max_retries: int = Field(5, ge=0, le=20)
     """Further tries for one answer or label, after a failed request or an answer that was refused. The `openai` client
-    waits before each, or as long as the endpoint asks for; if that is over two minutes, the run stops, to be resumed."""
+    waits before each, or as long as the endpoint asks for; if that is over two minutes, the run stops until resumed."""
     max_reply_kib: int = Field(1024, ge=1)
     """Largest reply that is read."""
     max_judged_chars: int = Field(24_000, ge=100)

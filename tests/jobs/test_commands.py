@@ -223,27 +223,28 @@ def test_init_on_an_existing_home_changes_nothing_and_says_what_is_there(home, m
 
 def fake_head(monkeypatch, head, running):
     stopped = []
-    monkeypatch.setattr("cluster.ray_head.started_by_luna", lambda: head, raising=False)
+    monkeypatch.setattr("cluster.ray_head.head_to_stop", lambda: head, raising=False)
     monkeypatch.setattr("cluster.ray_head.stop", stopped.append, raising=False)
-    monkeypatch.setattr("jobs.down._running_generation", lambda: running)
+    monkeypatch.setattr("jobs.down._running_generation", lambda address: running)
     return stopped
 
 
 def test_down_asks_while_a_generation_runs(monkeypatch):
-    stopped = fake_head(monkeypatch, "a head", "G3 of /somewhere")
+    head = SimpleNamespace(address="127.0.0.1:6379")
+    stopped = fake_head(monkeypatch, head, "G3 of /somewhere")
     asked = luna("down", input="n\n")
     assert (asked.exit_code, stopped) == (1, [])
     assert "G3 of /somewhere is being raised" in asked.output
     assert luna("down", input="y\n").exit_code == 0
     assert luna("down", "-y").exit_code == 0
-    assert stopped == ["a head", "a head"]
+    assert stopped == [head, head]
 
 
-def test_down_leaves_a_ray_alone_that_luna_did_not_start(monkeypatch):
+def test_down_without_a_ray_stops_nothing(monkeypatch):
     stopped = fake_head(monkeypatch, None, "")
     done = luna("down")
     assert (done.exit_code, stopped) == (0, [])
-    assert "no Ray runs here that Luna started" in done.output
+    assert "Ray was not running" in done.output
 
 
 # -- data -------------------------------------------------------------------------------------------------------------
