@@ -16,7 +16,7 @@ from curriculum.reward import read_labels
 from curriculum.teacher.candidates import Candidate, candidate_id
 from curriculum.teacher.settings import TeacherSettings
 from jobs.teacher.commands import _prompts
-from jobs.teacher.endpoint import Pace
+from jobs.teacher.endpoint import Pace, _proxy_for
 from jobs.teacher.rows import RowFile, read_rows
 from jobs.teacher.tasks import label_candidates, set_folder, write_candidates
 from ledger.errors import LunaError
@@ -78,6 +78,31 @@ def test_good_labels_are_kept_with_their_source_and_counted(home, monkeypatch):
     written = [file.read_text() for file in home.root.rglob("*") if file.is_file()]
     assert written
     assert not any(KEY in text for text in written)
+
+
+def test_nothing_of_the_environment_or_the_machine_goes_along(home, monkeypatch):
+    for name in ("OPENAI_API_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
+        monkeypatch.setenv(name, "somebody-elses")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Team: somebody-elses")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # where nobody listens
+    with serving(good_label) as fake:
+        label(home, fake, n=1)
+    sent = {name.lower() for name in fake.asked[0].headers}
+    assert sent == {"host", "accept", "accept-encoding", "content-type", "content-length", "user-agent"}
+
+
+def test_a_proxy_is_for_other_machines(monkeypatch):
+    monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
+    monkeypatch.setenv("http_proxy", "http://proxy.example:3128")
+    monkeypatch.setenv("no_proxy", "inside.example")
+    assert _proxy_for("https://api.example/v1") == "http://proxy.example:3128"
+    for near in (
+        "http://127.0.0.1:1234/v1",
+        "http://localhost:1234/v1",
+        "http://[::1]:1/v1",
+        "https://inside.example/v1",
+    ):
+        assert _proxy_for(near) is None
 
 
 def test_a_second_run_asks_for_nothing_that_is_there(home):
