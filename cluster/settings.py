@@ -10,7 +10,6 @@ from typing import Any, Self
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings as LayeredSettings
 from pydantic_settings import PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
@@ -167,34 +166,21 @@ class _TomlFile(TomlConfigSettingsSource):
             raise LunaError(f"{file_path} is not valid TOML: {error}.") from error
 
 
-class _ProfileFile(PydanticBaseSettingsSource):
-    """The profile that the sources above this one name."""
-
-    def __call__(self) -> dict[str, Any]:
-        profile = str(self.current_state.get("profile", ""))
-        return _TomlFile(self.settings_cls, _profile_path(profile))() if profile else {}
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        raise NotImplementedError  # asked of sources that look for one field at a time
-
-
 def _layered(path: Path, overrides: dict[str, Any]) -> dict[str, Any]:
-    """What a command, a file and its profile say, the earlier one over the later one; not checked yet."""
+    """What a command says over a file over the profile that one of them names; not checked yet."""
     if not path.is_file():
         raise LunaError(f"there is no settings file {path}.")
+    profile = str(overrides.get("profile", _TomlFile(LayeredSettings, path)().get("profile", "")))
+    files = [_profile_path(profile), path] if profile else [path]
 
     class Layers(LayeredSettings):
         model_config = SettingsConfigDict(extra="allow", case_sensitive=True)
 
         @classmethod
         def settings_customise_sources(
-            cls,
-            settings_cls: type[LayeredSettings],
-            init_settings: PydanticBaseSettingsSource,
-            *_: PydanticBaseSettingsSource,
-            **__: PydanticBaseSettingsSource,
+            cls, settings_cls: type[LayeredSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
         ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return init_settings, _TomlFile(settings_cls, path), _ProfileFile(settings_cls)
+            return init_settings, _TomlFile(settings_cls, files, deep_merge=True)
 
     return Layers(**overrides).model_extra or {}
 

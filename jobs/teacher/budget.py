@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from curriculum.teacher.asking import Usage, cost
@@ -13,20 +13,6 @@ from jobs.teacher.rows import Row, RowFile
 
 class GivenUp(Exception):
     """One item got no usable answer; the message says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """One request as it is recorded, whatever came of it."""
-
-    item: str
-    attempt: int
-    status: int | None
-    outcome: str
-    """`ok`, or what was wrong."""
-    usage: Usage
-    seconds: float
-    at: str
 
 
 class Budget:
@@ -42,10 +28,8 @@ class Budget:
             self.requests += 1
             self.retries += row["attempt"] > 0
 
-    def record(self, requests: RowFile, asked: Asked) -> None:
+    def record(self, requests: RowFile, row: Row) -> None:
         """Write a request down and count it."""
-        row = {**asdict(asked), **asdict(asked.usage)}
-        del row["usage"]
         requests.append(row)
         self.add_rows([row])
 

@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from typing import Any, TypeVar
@@ -31,7 +31,8 @@ from curriculum.teacher.asking import (
     usage_of,
 )
 from curriculum.teacher.settings import TeacherSettings, api_key, endpoint_url
-from jobs.teacher.budget import Asked, GivenUp
+from jobs.teacher.budget import GivenUp
+from jobs.teacher.rows import Row
 from ledger.clock import utc_now
 from ledger.errors import LunaError
 
@@ -42,7 +43,7 @@ _NO_CONNECTION = "no connection, or it broke off"
 _SENT_HEADERS = ("accept", "content-length", "content-type", "host", "user-agent")
 
 
-Record = Callable[[Asked], None]
+Record = Callable[[Row], None]
 
 
 class Pace:
@@ -83,7 +84,8 @@ class _Tries:
         billed = status == 200 or (status is None and outcome != _NO_CONNECTION)
         usage = usage_of(reply if isinstance(reply, dict) else {}, self.asked, text) if billed else Usage()
         seconds = round(time.monotonic() - self.begun, 3)
-        record(Asked(self.item, self.sent - 1, status, outcome, usage, seconds, utc_now()))
+        asked = {"item": self.item, "attempt": self.sent - 1, "status": status, "outcome": outcome}
+        record({**asked, **asdict(usage), "seconds": seconds, "at": utc_now()})
 
 
 _tries: ContextVar[_Tries] = ContextVar("luna_teacher_tries")
