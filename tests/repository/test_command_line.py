@@ -18,7 +18,7 @@ try:
     main()
 except SystemExit as end:
     assert not end.code, end.code
-heavy = {"torch", "ray", "transformers", "trl", "peft", "datasets", "vllm", "pandas"} & set(sys.modules)
+heavy = {"torch", "ray", "transformers", "trl", "peft", "datasets", "vllm", "pandas", "openai", "pyarrow"} & set(sys.modules)
 spent = os.times()
 print(json.dumps({"heavy": sorted(heavy), "seconds": spent.user + spent.system}))
 """
