@@ -227,8 +227,8 @@ class _Transport(httpx2.AsyncBaseTransport):
         if response.status_code != 200:  # what a good one was worth is recorded by who reads it
             tries.problem = f"{response.status_code} {self._told(response)}".strip()
             tries.record(self._record, response.status_code, tries.problem)
-            if (wait_s := retry_after_s(response.headers.get("Retry-After"), datetime.now(UTC))) is not None:
-                self._pace.pause(wait_s)  # for everyone
+            if (asked_s := retry_after_s(response.headers.get("Retry-After"), datetime.now(UTC))) is not None:
+                self._pace.pause(asked_s)  # for everyone
         return response
 
     async def aclose(self) -> None:
