@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from ledger.home import Home
 from ledger.logs import LineHandler, listening
 
 logger = logging.getLogger(__name__)
+
+_SHOWN_PROBLEMS = 5
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """All but line feed and tab; and what reverses the direction of writing, and halves of characters."""
@@ -99,6 +101,14 @@ def friendly_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         err.print("interrupted")
         raise typer.Exit(INTERRUPTED) from None
+
+
+def log_some(what: str, problems: Sequence[object]) -> None:
+    """Log the first of many problems, and how many there are."""
+    for problem in problems[:_SHOWN_PROBLEMS]:
+        logger.info(str(problem))
+    if problems:
+        logger.info(f"{len(problems)} {what}" + (", the first shown" if len(problems) > _SHOWN_PROBLEMS else ""))
 
 
 def _tell(record: logging.LogRecord) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
@@ -15,11 +14,6 @@ from jobs.reward.plot import plot
 from jobs.reward.report import probe_lines, report_lines, validation_line
 from jobs.reward.training import model_folder, reward_settings, rows_of, serve_it, train_here
 from ledger.errors import LunaError
-
-if TYPE_CHECKING:
-    pass
-
-logger = logging.getLogger(__name__)
 
 app = typer.Typer(no_args_is_help=True, help="Train, measure and question the reward model.")
 app.command()(health)

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jobs.context import log_some
 from ledger.errors import LunaError
 from ledger.home import Home
 
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from trainers.reward.train import RewardRows
 
 logger = logging.getLogger(__name__)
-
-_SHOWN_PROBLEMS = 5
 
 
 def reward_settings(home: Home, overrides: dict[str, Any]) -> Settings:
@@ -43,8 +42,8 @@ def rows_of(
     outside = [value for report in reports for value in report.out_of_range]
     bad = [line for report in reports for line in report.bad_lines]
     bad += [line for report in pair_reports for line in report.bad_lines]
-    _say_some(f"values out of range ({settings.reward.out_of_range})", outside)
-    _say_some("lines left out", bad)
+    log_some(f"values out of range ({settings.reward.out_of_range})", outside)
+    log_some("lines left out", bad)
     found = [label for report in reports for label in report.labels]
     if not found:
         raise LunaError(f"{', '.join(map(str, files))}: no usable label; run `luna teach label` again.")
@@ -57,13 +56,6 @@ def rows_of(
         "labels_by_source": dict(sorted(by_source.items())),
     }
     return reward_rows(found, pairs), notes
-
-
-def _say_some(what: str, problems: list[Any]) -> None:
-    for problem in problems[:_SHOWN_PROBLEMS]:
-        logger.info(str(problem))
-    if problems:
-        logger.info(f"{len(problems)} {what}" + (", the first shown" if len(problems) > _SHOWN_PROBLEMS else ""))
 
 
 def train_here(home: Home, settings: Settings, rows: RewardRows, notes: dict[str, Any], seed: int) -> Path:

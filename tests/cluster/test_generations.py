@@ -286,6 +286,11 @@ def test_a_second_generation_at_the_same_time_is_refused_by_name(lenient):
 
     with pytest.raises(LunaError, match="G0 is being raised in run main-g0"):
         raise_generation(home, None, (sha,))
+    from jobs.home import make_home as make
+
+    with pytest.raises(LunaError, match="before you switch lineages"):
+        make(home, "tiny", None, "another")
+    make(home, "tiny", None)  # the current one: nothing to switch
     first.send_signal(signal.SIGINT)
     _, chatter = first.communicate(timeout=120)
     assert first.returncode == 1
