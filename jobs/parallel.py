@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from typing import TypeVar
@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 
 async def in_parallel(
     items: Iterable[Item], work: Callable[[Item], Awaitable[Result]], at_once: int
-) -> AsyncIterator[tuple[Item, Result]]:
+) -> AsyncGenerator[tuple[Item, Result], None]:
     """Each item with its result, as they are done. The first error is raised here; what is still going is cancelled."""
     waiting = iter(items)
     going = {asyncio.ensure_future(work(item)): item for item in islice(waiting, at_once)}

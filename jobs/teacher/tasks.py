@@ -7,7 +7,7 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, aclosing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -254,16 +254,17 @@ class _Run(Generic[Item]):
         with Progress(*columns, console=err, transient=True, disable=not is_terminal()) as bar:
             shown = bar.add_task(self.task.what, total=len(self.todo))
             try:
-                async for item, (row, reason) in in_parallel(self.todo, partial(self._row, endpoint), at_once):
-                    failed_in_a_row = 0 if row is not None else failed_in_a_row + 1
-                    self._take(item, row, reason)
-                    bar.update(shown, advance=1, description=str(self))
-                    if time.monotonic() - synced_at >= _SYNC_EVERY_S:
-                        self.sync()
-                        synced_at = time.monotonic()
-                        if not is_terminal():
-                            logger.info("  %s", self)
-                    self._check(failed_in_a_row, reason)
+                async with aclosing(in_parallel(self.todo, partial(self._row, endpoint), at_once)) as results:
+                    async for item, (row, reason) in results:
+                        failed_in_a_row = 0 if row is not None else failed_in_a_row + 1
+                        self._take(item, row, reason)
+                        bar.update(shown, advance=1, description=str(self))
+                        if time.monotonic() - synced_at >= _SYNC_EVERY_S:
+                            self.sync()
+                            synced_at = time.monotonic()
+                            if not is_terminal():
+                                logger.info("  %s", self)
+                        self._check(failed_in_a_row, reason)
             finally:
                 if endpoint is not None:
                     await endpoint.close()
