@@ -335,9 +335,9 @@ def test_nobody_there_ends_after_a_few_items_and_not_after_all(home):
 
 def test_requests_keep_their_distance(home):
     with serving(good_label) as fake:
-        label(home, fake, n=4, requests_per_minute=600, concurrency=4)
+        label(home, fake, n=4, requests_per_minute=120, concurrency=4)
     begun = [asked.at for asked in fake.asked]
-    assert begun[-1] - begun[0] >= 0.28
+    assert begun[-1] - begun[0] >= 1.2, "three times half a second; the first connection takes a moment"
 
 
 def test_the_pace_spaces_turns_and_keeps_pauses():
