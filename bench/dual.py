@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.progress import say
 from bench.report import keep
 from curriculum.agl.families import FAMILIES
 from curriculum.agl.puzzles import plain_puzzles, puzzle_examples
@@ -26,7 +27,6 @@ from curriculum.example import Example
 from curriculum.parquet import freeze
 from curriculum.preferences.pairs import Preference, freeze_preferences, make_preference
 from curriculum.preferences.sources import read_pairs, split_by_prompt
-from jobs.context import say
 from ledger.errors import LunaError
 from ledger.home import Home
 from ledger.intervals import wilson_interval

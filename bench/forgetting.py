@@ -16,12 +16,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.progress import say
 from bench.report import keep
 from cluster.request import GenerationRequest
 from cluster.steps.data import earlier_examples
 from curriculum.example import Example
 from curriculum.parquet import read_examples, write_examples
-from jobs.context import resolve_home, say
+from jobs.context import resolve_home
 from jobs.generation.reproduce import tell_now_and_then
 from jobs.generation.show import lr_text, steps_text
 from ledger.errors import LunaError

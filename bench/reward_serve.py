@@ -20,10 +20,11 @@ from typing import Any
 
 import aiohttp
 
+from bench.progress import say
 from bench.report import keep
 from cluster.ray_head import connect
 from cluster.settings import settings_of
-from jobs.context import resolve_home, say
+from jobs.context import resolve_home
 from ledger.errors import LunaError
 from ledger.home import Home
 from serving import app

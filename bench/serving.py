@@ -23,10 +23,11 @@ from dataclasses import dataclass, field
 
 import httpx
 
+from bench.progress import say
 from bench.report import keep
 from cluster.settings import settings_of
 from curriculum.render import render_prompt
-from jobs.context import resolve_home, say
+from jobs.context import resolve_home
 from ledger.errors import LunaError
 from ledger.home import Home
 from ledger.store import Ledger

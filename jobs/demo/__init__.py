@@ -1,1 +1,1 @@
-"""`luna demo`: four generations and a reward model, from nothing."""
+"""`luna demo`: four generations and a reward model, from nothing. Add a generation as a `DemoStep` of `run.STEPS`."""

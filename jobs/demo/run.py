@@ -13,6 +13,7 @@ finished one shows its record.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,10 +28,12 @@ from curriculum.parquet import write_examples
 from curriculum.probes import corporate_examples
 from curriculum.proportions import allocate
 from curriculum.recipes.build import category_examples, category_weights
-from jobs.context import err, out, say
+from jobs.context import err, out
 from ledger.home import Home
 from ledger.roles import ROLES, Role
 from ledger.store import Ledger
+
+logger = logging.getLogger(__name__)
 
 SEED = 1
 
@@ -64,13 +67,13 @@ def run_demo(home: Home, profile: str, address: str | None, fresh: bool) -> None
         err.rule(step.title)
         examples = step.examples()
         sha = write_examples(home.inbox_dir, examples)
-        say(f"{len(examples)} examples, {sha[:12]}; {step.expected}")
+        logger.info(f"{len(examples)} examples, {sha[:12]}; {step.expected}")
         result = raise_generation(home, address, (sha,), step.overrides, note=step.title)
         # Frozen under its own hash by now; in the inbox it would join the user's next generation.
         (home.inbox_dir / f"{sha}.parquet").unlink(missing_ok=True)
-        say(f"G{result['gen_id']}: {result['verdict']} ({result['reason']})")
+        logger.info(f"G{result['gen_id']}: {result['verdict']} ({result['reason']})")
         if result["stopped"]:
-            say(result["stopped"])
+            logger.info(result["stopped"])
     raise_reward_model(home)
     print_reward(home, out)
     print_closing(home, time.monotonic() - started)

@@ -28,7 +28,6 @@ from curriculum.teacher.asking import (
     retry_after_s,
     style_of,
     usage_of,
-    wait_before_retry,
 )
 from curriculum.teacher.settings import TeacherSettings, api_key, endpoint_url
 from ledger.errors import LunaError
@@ -179,19 +178,6 @@ def test_what_follows_a_failure(status, attempt, structured, then):
 def test_who_insists_on_a_schema_is_not_asked_without():
     insisting = SETTINGS.model_copy(update={"structured": "schema"})
     assert after_failure(400, 0, insisting, True) == "give_up"
-
-
-@given(st.text(), st.integers(0, 20))
-def test_waits_double_with_a_jitter_and_stay_below_the_longest(item, attempt):
-    wait = wait_before_retry(item, attempt, None, SETTINGS)
-    whole = min(2.0**attempt, SETTINGS.max_wait_s)
-    assert whole / 2 <= wait <= whole
-    assert wait == wait_before_retry(item, attempt, None, SETTINGS)
-
-
-def test_the_endpoint_decides_the_wait_when_it_names_one():
-    assert wait_before_retry("a", 0, 17.0, SETTINGS) == 17.0
-    assert wait_before_retry("a", 0, 301.0, SETTINGS) is None
 
 
 @pytest.mark.parametrize(
