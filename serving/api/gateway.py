@@ -33,7 +33,7 @@ from serving.api.errors import Refused, add_error_handlers
 from serving.api.events import Events
 from serving.api.exchange import Event, Question, Record, Said, Voices, all_voices, last_exchanges, one_voice
 from serving.api.guard import KEY_GIVEN
-from serving.api.lineage import lineage_state, loss_curves
+from serving.api.lineage import lineage_state, loss_curves, reward_points
 from serving.api.reward import Background, Judge, add_reward
 from serving.api.schemas import ERRORS, EVENTS, DialogueRequest, FeedbackAnswer, FeedbackRequest, GenerateRequest
 from serving.engine import Sampling, Started
@@ -196,6 +196,10 @@ def _add_conversations(app: FastAPI, parts: _Parts) -> None:
 
 
 def _add_lineage(app: FastAPI, parts: _Parts, gates: GateSettings) -> None:
+    @app.get("/lineage/rewards", summary="Reward vectors as points, and the course of reward health")
+    def rewards() -> dict[str, Any]:
+        return reward_points(parts.home)
+
     @app.get("/lineage", summary="Generations, scores, gates, age and karma")
     async def lineage() -> dict[str, Any]:
         try:
