@@ -19,7 +19,7 @@ DIMENSIONS = (
     "narrative_alignment",
     "curiosity",
 )
-"""What an answer is judged by, each in [-1, 1]; docs/reward-manifold.md says what each means."""
+"""What an answer is judged by, each in [-1, 1]; docs/explanation/reward-manifold.md says what each means."""
 
 VALUES = (*DIMENSIONS, "reward_intensity", "safety_score")
 """The nine values that every label has and the reward model predicts."""

@@ -16,7 +16,7 @@ from serving.settings import ServingSettings
 
 STATE = {
     "engine": "vllm", "current": 2, "previous": 1, "generations": [1, 2], "in_work": 0,
-    "problems": {"G0": "/home/somebody/secret/path is broken"},
+    "problems": {"G0": "/srv/somebody/secret/path is broken"},
 }  # fmt: skip
 
 
@@ -32,7 +32,7 @@ class Silent:
 
     async def state(self):
         if not self.well:
-            raise Refused(503, "the engine at /home/somebody died")
+            raise Refused(503, "the engine at /srv/somebody died")
         return STATE
 
     def exists(self):
@@ -65,7 +65,7 @@ def home_of(tmp_path):
 
 def test_an_error_that_nobody_foresaw_has_openais_form_and_tells_no_paths(tmp_path, monkeypatch):
     def fails(_):
-        raise sqlite3.OperationalError("unable to open /home/somebody/luna.db")
+        raise sqlite3.OperationalError("unable to open /srv/somebody/luna.db")
 
     monkeypatch.setattr("serving.api.gateway.Stores.open", fails)
     answer = ask(gateway(home_of(tmp_path)), "GET", "/conversations")
