@@ -294,6 +294,7 @@ def stop() -> bool:
 
     from serving.reward_app import REWARD_APP
 
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     present = set(serve.status().applications)
     ours = present & {APP, ENGINE_APP, REWARD_APP}
     for name in ours:
