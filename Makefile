@@ -24,7 +24,7 @@ export TOKENIZERS_PARALLELISM := false
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help explain setup demo check test test-gpu bench-train bench-forgetting bench-gpu bench-curriculum \
+.PHONY: help explain setup docs demo check test test-gpu bench-train bench-forgetting bench-gpu bench-curriculum \
         bench-dual bench-serving bench-reward-serve \
         format lock clean
 
@@ -41,6 +41,7 @@ help:
 	@echo "make bench-reward-serve  POST /reward by sixteen clients; needs a home with a reward model that luna serve serves"
 	@echo "make bench-gpu         the trio trainer on a GPU against three plain PEFT loops"
 	@echo "make bench-curriculum  how fast the curriculum is made"
+	@echo "make docs              write the generated pages of docs/: settings, commands, measurements"
 	@echo "make format            ruff's formatter and safe fixes"
 	@echo "make lock              write constraints/cpu.txt anew"
 	@echo "make clean             remove .venv and tool caches; home/ stays"
@@ -94,6 +95,9 @@ bench-reward-serve: ready
 
 bench-curriculum: ready
 	$(BIN)/python -m bench.curriculum
+
+docs: ready
+	$(BIN)/python -m scripts.reference
 
 format: ready
 	$(BIN)/ruff check --fix .

@@ -1,15 +1,14 @@
-"""How fast the curriculum is made: best of several runs in this process, as a table and as JSON.
+"""How fast the curriculum is made: best of several runs in this process.
 
     python -m bench.curriculum
 
-The bar: 6,650 puzzles in at most 50 ms. The table goes to standard output and `bench/results/curriculum.json`.
+The bar: 6,650 puzzles in at most 50 ms.
 """
 
-import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 
+from bench.report import keep
 from curriculum.agl.puzzles import REFERENCE_TOTAL, generate_puzzles, puzzle_examples
 from curriculum.conversations.dialogues import dialogue_examples
 from curriculum.parquet import encode_examples
@@ -20,7 +19,6 @@ REPEATS = 7
 """Runs of each; the best is shown, since other programs can only slow one down."""
 
 PUZZLE_BAR_MS = 50.0
-RESULTS = Path(__file__).parent / "results" / "curriculum.json"
 
 
 def main() -> None:
@@ -35,13 +33,17 @@ def main() -> None:
         "parquet bytes": (12_000, best_ms(lambda: encode_examples(recipe))),
         "sample dialogues": (len(dialogue_examples("logical")), best_ms(lambda: dialogue_examples("logical"))),
     }
-    for name, (count, ms) in rows.items():
-        print(f"{name:26} {count:7,} in {ms:7.1f} ms   {count / ms:8.0f} a ms")
     met = rows["puzzles (plain tuples)"][1] <= PUZZLE_BAR_MS
-    print(f"{'bar: 6,650 in 50 ms':26} {'met' if met else 'NOT met'}")
-    RESULTS.parent.mkdir(exist_ok=True)
-    table = {name: {"count": count, "best_ms": round(ms, 2)} for name, (count, ms) in rows.items()}
-    RESULTS.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+    keep(
+        "curriculum",
+        "How fast the curriculum is made",
+        ("part", "examples", "best ms", "examples a ms"),
+        [(name, f"{count:,}", f"{ms:.1f}", f"{count / ms:.0f}") for name, (count, ms) in rows.items()],
+        [
+            f"best of {REPEATS} runs in one process; the bar is 6,650 puzzles in at most {PUZZLE_BAR_MS:.0f} ms: "
+            + ("met" if met else "NOT met")
+        ],
+    )
 
 
 def best_ms(work: Callable[[], object]) -> float:

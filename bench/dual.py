@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.progress import say
 from bench.report import keep
 from curriculum.agl.families import FAMILIES
 from curriculum.agl.puzzles import plain_puzzles, puzzle_examples
@@ -26,21 +27,19 @@ from curriculum.example import Example
 from curriculum.parquet import freeze
 from curriculum.preferences.pairs import Preference, freeze_preferences, make_preference
 from curriculum.preferences.sources import read_pairs, split_by_prompt
-from jobs.context import say
 from ledger.errors import LunaError
 from ledger.home import Home
+from ledger.intervals import wilson_interval
 from ledger.records import EvalRecord
 from ledger.roles import ROLES, Role
-from ledger.rules.intervals import wilson_interval
-from trainers.config import BaseSettings, ChannelSettings, LoraSettings, TrainSettings
+from trainers.config import ChannelSettings, FrozenModelSettings, LoraSettings, TrainSettings
 from trainers.evals.preferences import measure_preferences
-from trainers.evals.scoring import EvalSettings, Marks, score_set
+from trainers.evals.scoring import EvalSettings, ItemSet, SetResult, score_set
 from trainers.fused.engine import FusedEngine
 from trainers.job import TrioJob
+from trainers.models.adapter_set import AdapterSet
 from trainers.models.frozen import prepare_base
 from trainers.runtime import default_device
-
-Shas = dict[Role, str]
 
 WEIGHTS = ((1.0, 0.0), (0.8, 0.2), (0.5, 0.5), (0.2, 0.8), (0.0, 1.0))
 """(w_sft, w_pref) of the children."""
@@ -91,7 +90,7 @@ def measure(base: str, preferences: Path | None, beta: float) -> Path:
     with tempfile.TemporaryDirectory(prefix="luna-dual-") as name:
         home = Home(Path(name)).create()
         lora = LoraSettings()
-        prepared = prepare_base(BaseSettings(source=bench.source), home, say)
+        prepared = prepare_base(FrozenModelSettings(source=bench.source), home)
         engine = FusedEngine(prepared, TrainSettings(), lora, default_device())
         how = {"memory": (bench.memory_steps, bench.memory_lr), "child": (bench.steps, bench.lr)}
 
@@ -104,18 +103,23 @@ def measure(base: str, preferences: Path | None, beta: float) -> Path:
                 adapters_dir=str(home.adapters_dir),
                 run_dir=str(home.run_dir(run)),
                 seed=1,
-                train=TrainSettings(steps=steps, lr=lr, rows=8, checkpoint_every_steps=10_000),
+                train=TrainSettings(steps=steps, lr=lr, batch_size=8, checkpoint_every_steps=10_000),
                 lora=lora,
                 channels=channels,
                 preference_file=str(home.data_file(freeze_preferences(train, home))),
             )
 
+        def row(name: str, child: AdapterSet, seconds: float) -> list[str]:
+            shown = [name, *_measured(engine, child, parents, memory, held_out, beta)]
+            say(f"{name}: {', '.join(shown[1:])}")
+            return [*shown, f"{seconds:.0f}"]
+
         parents, seconds = _train(engine, job("parent", "memory", {}, ChannelSettings()))
-        rows = [_row("parent: memory alone", engine, home, parents, parents, memory, held_out, beta, seconds)]
+        rows = [row("parent: memory alone", parents, seconds)]
         for w_sft, w_pref in WEIGHTS:
             channels = ChannelSettings(mode="dual", w_sft=w_sft, w_pref=w_pref, beta=beta)
-            child, seconds = _train(engine, job(f"{w_sft}-{w_pref}", "child", parents, channels))
-            rows.append(_row(f"{w_sft:g} / {w_pref:g}", engine, home, child, parents, memory, held_out, beta, seconds))
+            child, seconds = _train(engine, job(f"{w_sft}-{w_pref}", "child", parents.shas, channels))
+            rows.append(row(f"{w_sft:g} / {w_pref:g}", child, seconds))
     what = f"pairs of {preferences.name}" if preferences else "made pairs, a warm tone preferred to a curt one"
     notes = [
         f"{what}: {len(train)} for training, {len(held_out)} held out by prompt, all roles together; beta {beta:g}",
@@ -151,39 +155,37 @@ def made_memory(count: int) -> list[Example]:
     return [example for role in ROLES for example in puzzle_examples(puzzles, role)[:count]]
 
 
-def _train(engine: FusedEngine, job: TrioJob) -> tuple[Shas, float]:
+def _train(engine: FusedEngine, job: TrioJob) -> tuple[AdapterSet, float]:
     started = time.perf_counter()
     outcome = engine.train(job, lambda _: None, lambda: False)
-    return {role: result.adapter_sha for role, result in outcome.roles.items()}, time.perf_counter() - started
+    shas = {role: result.adapter_sha for role, result in outcome.roles.items()}
+    return AdapterSet(Path(job.adapters_dir), shas), time.perf_counter() - started
 
 
-def _row(
-    name: str,
+def _measured(
     engine: FusedEngine,
-    home: Home,
-    shas: Shas,
-    parents: Shas,
+    child: AdapterSet,
+    parents: AdapterSet,
     memory: Sequence[Example],
     held_out: Sequence[Preference],
     beta: float,
-    seconds: float,
 ) -> list[str]:
+    """Shares of the held-out pairs, three ways, and of the memory that is recalled."""
     by_role = {role: [pair for pair in held_out if pair.role == role] for role in ROLES}
-    folder = home.adapters_dir
-    records = measure_preferences(engine, by_role, shas, folder, parents, folder, 0, beta)
-    generator, settings = engine.generator(shas, folder), EvalSettings()
-    marks = [score_set(generator, role, [e for e in memory if e.role == role], 1, settings) for role in ROLES]
-    shown = [name, *(_pooled(records, way) for way in ("by_mean", "by_sum", "by_implicit_reward")), _recalled(marks)]
-    say(f"{name}: {', '.join(shown[1:])}")
-    return [*shown, f"{seconds:.0f}"]
+    records = [scores.record(0) for scores in measure_preferences(engine.lean, by_role, child, parents, beta)]
+    generator, settings = engine.generator(child), EvalSettings()
+    recalled = [
+        score_set(generator, role, ItemSet([e for e in memory if e.role == role], 1), settings) for role in ROLES
+    ]
+    return [*(_pooled(records, way) for way in ("by_mean", "by_sum", "by_implicit_reward")), _recalled(recalled)]
 
 
 def _pooled(records: Sequence[EvalRecord], way: str) -> str:
     return _share(sum(round(record.details[way] * record.n) for record in records), sum(record.n for record in records))
 
 
-def _recalled(marks: Sequence[Marks]) -> str:
-    return _share(sum(sum(own.passed) for own in marks), sum(len(own.passed) for own in marks))
+def _recalled(results: Sequence[SetResult]) -> str:
+    return _share(sum(sum(own.passed) for own in results), sum(len(own.passed) for own in results))
 
 
 def _share(passed: int, n: int) -> str:

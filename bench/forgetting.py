@@ -16,24 +16,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.progress import say
 from bench.report import keep
 from cluster.request import GenerationRequest
 from cluster.steps.data import earlier_examples
 from curriculum.example import Example
 from curriculum.parquet import read_examples, write_examples
-from jobs.context import resolve_home, say
+from jobs.context import resolve_home
 from jobs.generation.reproduce import tell_now_and_then
 from jobs.generation.show import lr_text, steps_text
 from ledger.errors import LunaError
 from ledger.home import Home
+from ledger.intervals import wilson_interval
 from ledger.records import GenerationRow
 from ledger.roles import ROLES, Role
-from ledger.rules.intervals import wilson_interval
 from ledger.store import Stores
 from trainers.engines import open_engine
 from trainers.evals.plan import plan_role
-from trainers.evals.scoring import Marks, RolePlan, score_set
+from trainers.evals.scoring import ItemSet, RolePlan, SetResult, score_set
 from trainers.job import Engine, TrioJob
+from trainers.models.adapter_set import AdapterSet
 from trainers.models.frozen import Base
 from trainers.runtime import default_device
 
@@ -78,11 +80,11 @@ def measure(home: Home, gen_id: int) -> Path:
         engine = _engine(home, recorded)
         with_replay = _train(engine, recorded, recorded.train, adapters, folder / "with")
         without = _train(engine, recorded, without_replay(recorded.train, recorded.delta), adapters, folder / "without")
-        marks = {
+        results = {
             name: _recall(engine, recorded, shas, adapters, name)
             for name, shas in {"parent": recorded.parents, "with": with_replay, "without": without}.items()
         }
-    return _report(recorded, marks, with_replay)
+    return _report(recorded, results, with_replay)
 
 
 def read_record(home: Home, gen_id: int) -> Recorded:
@@ -113,7 +115,7 @@ def read_record(home: Home, gen_id: int) -> Recorded:
     for role in ROLES:
         plans[role] = plan_role(
             role, holdout=holdout, earlier=earlier, trained_now=train, settings=request.settings.eval,
-            seed=request.settings.seed, with_base=False,
+            seed=request.settings.seed,
         )  # fmt: skip
     delta = read_examples(home.data_file(rows[0].data_delta_sha))
     pairs_file = home.data_file(rows[0].pref_sha) if rows[0].pref_sha else None
@@ -170,23 +172,23 @@ def _train(engine: Engine, recorded: Recorded, train: Sequence[Example], adapter
     return shas
 
 
-def _recall(engine: Engine, recorded: Recorded, shas: Shas, adapters: Path, name: str) -> dict[Role, Marks]:
+def _recall(engine: Engine, recorded: Recorded, shas: Shas, adapters: Path, name: str) -> dict[Role, SetResult]:
     say(f"recall: {name}")
-    generator, settings = engine.generator(shas, adapters), recorded.request.settings
+    generator, settings = engine.generator(AdapterSet(adapters, shas)), recorded.request.settings
     return {
-        role: score_set(generator, role, plan.recall or (), plan.seed, settings.eval, known=plan.known)
+        role: score_set(generator, role, ItemSet(plan.recall or (), plan.seed, plan.distractor_pool), settings.eval)
         for role, plan in recorded.plans.items()
     }
 
 
-def _report(recorded: Recorded, marks: Mapping[str, Mapping[Role, Marks]], with_replay: Shas) -> Path:
+def _report(recorded: Recorded, results: Mapping[str, Mapping[Role, SetResult]], with_replay: Shas) -> Path:
     gen_id, parent = recorded.rows[0].gen_id, recorded.rows[0].parent_gen
     rows = []
     for role in ROLES:
         row = next(row for row in recorded.rows if row.role == role)
-        own = [marks[name][role] for name in ("parent", "with", "without")]
+        own = [results[name][role] for name in ("parent", "with", "without")]
         rows.append([role, str(len(own[0].passed)), str(row.n_delta), str(row.n_replay), *map(_share, own)])
-    pooled = [Marks(tuple(m for role in ROLES for m in marks[n][role].passed), (), "mixed") for n in marks]
+    pooled = [SetResult(tuple(m for role in ROLES for m in results[n][role].passed), (), "mixed") for n in results]
     counts = [str(sum(getattr(row, name) for row in recorded.rows)) for name in ("n_delta", "n_replay")]
     rows.append(["all", str(len(pooled[0].passed)), *counts, *map(_share, pooled)])
     same = all(row.trained_sha == with_replay[row.role] for row in recorded.rows)
@@ -207,8 +209,8 @@ def _report(recorded: Recorded, marks: Mapping[str, Mapping[Role, Marks]], with_
     return keep("forgetting", f"Recall of G{gen_id} with replay and without", header, rows, notes)
 
 
-def _share(marks: Marks) -> str:
-    passed, n = sum(marks.passed), len(marks.passed)
+def _share(results: SetResult) -> str:
+    passed, n = sum(results.passed), len(results.passed)
     low, high = wilson_interval(passed, n)
     return f"{passed / n:.3f} [{low:.3f}, {high:.3f}]" if n else "no items"
 

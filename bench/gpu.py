@@ -159,8 +159,8 @@ def flops(work: Work, config: Any) -> float:
     keys = config.num_key_value_heads * head
     sites = [(width, width), (width, keys), (width, keys), (width, width)]
     sites += [(width, inner), (width, inner), (inner, width)]
-    linear = layers * sum(inn * out for inn, out in sites)
-    adapters = layers * RANK * sum(inn + out for inn, out in sites)
+    linear = layers * sum(in_features * out for in_features, out in sites)
+    adapters = layers * RANK * sum(in_features + out for in_features, out in sites)
     return (
         work.tokens * (4 * linear + 6 * adapters)
         + work.scored * 4 * width * config.vocab_size

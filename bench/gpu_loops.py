@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainers.config import LoraSettings
 from trainers.fused.step import TrioStep
 from trainers.lean.adapter_bank import AdapterBank
 from trainers.lean.lanes import Lanes
@@ -98,7 +99,7 @@ def run_fused(hf: Any, rows: list[list[Row]], setting: Setting, steps: int) -> M
     device = hf.device
     _begin(device)
     model = LeanModel(hf)
-    bank = AdapterBank(model.site_shapes, ROLES_TRAINED, RANK, ALPHA, model.dtype, device)
+    bank = AdapterBank(model.module_shapes, ROLES_TRAINED, LoraSettings(rank=RANK, alpha=ALPHA), model.dtype, device)
     for slot in range(ROLES_TRAINED):
         _start_adapter(bank, slot)
     trio = TrioStep(model, bank, Lanes(1, device))
@@ -124,14 +125,14 @@ def _fused_step(trio: TrioStep, batches: list[Packed]) -> list[float]:
 def _start_adapter(bank: AdapterBank, slot: int) -> None:
     """As PEFT starts one: A uniform in +-1/sqrt(in), B zero."""
     tensors = {}
-    for name, view in bank.state(slot).items():
+    for name, view in bank.state_dict(slot).items():
         bound = 1 / math.sqrt(view.shape[1])
         tensors[name] = torch.empty_like(view).uniform_(-bound, bound) if name.endswith("A") else torch.zeros_like(view)
-    bank.load(slot, tensors)
+    bank.load_state_dict(slot, tensors)
 
 
 def _fused_work(batch: Packed) -> Work:
-    rests, prefixes = batch.rest_lens.tolist(), batch.prefix_lens.tolist()
+    rests, prefixes = batch.suffix_lens.tolist(), batch.prefix_lens.tolist()
     pairs = sum(rest * prefix + rest * (rest + 1) // 2 for rest, prefix in zip(rests, prefixes, strict=True))
     first_rows = [sum(batch.group_sizes[:group]) for group in range(len(batch.group_sizes))]
     pairs += sum(prefixes[row] * (prefixes[row] + 1) // 2 for row in first_rows)

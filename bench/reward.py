@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import statistics
 import sys
 import tempfile
@@ -28,7 +29,7 @@ def main() -> None:
 
     from curriculum.reward import read_labels, read_preferences
     from trainers.config import RewardSettings
-    from trainers.reward.train import reward_rows
+    from trainers.reward.rows import reward_rows
 
     settings = RewardSettings()
     labels = read_labels(arguments.labels, out_of_range=settings.out_of_range)
@@ -57,16 +58,14 @@ def measured(rows: Any, settings: Any, seed: int) -> dict[str, Any]:
     from trainers.reward.train import train_reward_model
     from trainers.runtime import default_device
 
-    def say(text: str) -> None:
-        print(text, file=sys.stderr)
-
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
     with tempfile.TemporaryDirectory(prefix="luna-bench-") as folder:
         place = Path(folder)
         wall, cpu = time.monotonic(), time.process_time()
-        saved = train_reward_model(rows, settings, seed, place / "models", place / "run", {}, say)
+        saved = train_reward_model(rows, settings, seed, place / "models", place / "run", {})
         spent = {"wall_s": time.monotonic() - wall, "cpu_s": time.process_time() - cpu}
         model = load_reward_model(saved, default_device())
-        say("measuring beside the baselines")
+        logging.info("measuring beside the baselines")
         whole = report(
             model, rows, lambda: load_encoder(settings.encoder, None, None, settings.max_tokens, default_device())
         )

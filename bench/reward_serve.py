@@ -2,9 +2,8 @@
 
     luna serve && python -m bench.reward_serve [--seconds 10] [--turns 3]
 
-In turns: pairs scored in batches as the settings say, one after another (batches of one), and sixteen pairs in flight
-as four clients with four pairs to a request. The clients run on the same machine. The home needs a reward model (`luna
-reward train`), and [serving] requests_per_minute = 1000000.
+In turns: a pair to a request, and as many pairs in flight as four clients with four pairs to a request. The clients run
+on the same machine. The home needs a reward model (`luna reward train`), and [serving] requests_per_minute = 1000000.
 """
 
 from __future__ import annotations
@@ -21,10 +20,11 @@ from typing import Any
 
 import aiohttp
 
+from bench.progress import say
 from bench.report import keep
 from cluster.ray_head import connect
 from cluster.settings import settings_of
-from jobs.context import resolve_home, say
+from jobs.context import resolve_home
 from ledger.errors import LunaError
 from ledger.home import Home
 from serving import app
@@ -45,7 +45,6 @@ class Case:
     """One way to ask, and what was measured."""
 
     name: str
-    batch: int
     pairs_a_request: int
     clients: int
     rates: list[float] = field(default_factory=list)
@@ -62,23 +61,17 @@ def main() -> None:
     home = resolve_home(None)
     settings = settings_of(home).serving
     connect()
-    handle = app.reward_running() if app.running() is not None else None
-    if handle is None:
+    if app.running() is None or app.reward_running() is None:
         raise LunaError("no reward model is being served; `luna reward train`, then `luna serve`.")
     texts = answers(home)
     cases = [
-        Case(f"batches of up to {settings.reward_batch}", settings.reward_batch, 1, CLIENTS),
-        Case("batches of 1", 1, 1, CLIENTS),
-        Case(f"{CLIENTS // MANY} clients, {MANY} pairs a request", settings.reward_batch, MANY, CLIENTS // MANY),
+        Case(f"{CLIENTS} clients, a pair to a request", 1, CLIENTS),
+        Case(f"{CLIENTS // MANY} clients, {MANY} pairs to a request", MANY, CLIENTS // MANY),
     ]
-    try:
-        for _ in range(arguments.turns):
-            for case in cases:
-                handle.broadcast("set_batching", case.batch, settings.reward_wait_ms).results(timeout_s=30)
-                asyncio.run(crowd(f"{app.url(settings)}/reward", case, texts, arguments.seconds))
-                say(f"{case.name}: {case.rates[-1]:.1f} pairs/s")
-    finally:
-        handle.broadcast("set_batching", settings.reward_batch, settings.reward_wait_ms).results(timeout_s=30)
+    for _ in range(arguments.turns):
+        for case in cases:
+            asyncio.run(crowd(f"{app.url(settings)}/reward", case, texts, arguments.seconds))
+            say(f"{case.name}: {case.rates[-1]:.1f} pairs/s")
     report(cases, arguments)
 
 
@@ -135,13 +128,9 @@ def report(cases: list[Case], arguments: argparse.Namespace) -> None:
                 *(f"{1000 * cuts[percent - 1]:.0f}" for percent in (50, 95, 99)),
             ]
         )
-    ratio = statistics.median(cases[0].rates) / statistics.median(cases[1].rates)
     notes = [
-        (
-            f"POST /reward by {CLIENTS} clients on the same machine, answers of {TOKENS} tokens and a prompt of 12, "
-            f"{arguments.turns} turns of {arguments.seconds:g} s each after {WARM_S:g} s"
-        ),
-        f"batching: {ratio:.2f} times the pairs a second of batches of 1",
+        f"POST /reward by clients on the same machine, answers of {TOKENS} tokens and a prompt of 12",
+        f"{arguments.turns} turns of {arguments.seconds:g} s each after {WARM_S:g} s",
     ]
     header = ["", "pairs/s, median", "range", "request ms, p50", "p95", "p99"]
     keep("reward_serve", "The reward model behind HTTP", header, rows, notes)

@@ -23,10 +23,11 @@ from dataclasses import dataclass, field
 
 import httpx
 
+from bench.progress import say
 from bench.report import keep
 from cluster.settings import settings_of
 from curriculum.render import render_prompt
-from jobs.context import resolve_home, say
+from jobs.context import resolve_home
 from ledger.errors import LunaError
 from ledger.home import Home
 from ledger.store import Ledger
@@ -82,7 +83,7 @@ def bare_server(home: Home) -> Iterator[str]:
         *engine_arguments(home.base_dir(row.base_sha), settings, on_cpu=True),
         f"--port={port}", "--host=127.0.0.1", f"--lora-modules={MODEL}={home.adapter_dir(row.child_sha)}",
     ]  # fmt: skip
-    quiet = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_CPU_KVCACHE_SPACE": str(settings.cpu_cache_gib)}
+    quiet = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_CPU_KVCACHE_SPACE": str(settings.cpu_kv_cache_gib)}
     process = subprocess.Popen(
         command, env={**os.environ, **quiet, "HF_HUB_OFFLINE": "1"}, stdout=subprocess.DEVNULL,
         start_new_session=True,

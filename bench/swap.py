@@ -19,11 +19,12 @@ from typing import Any
 
 import httpx
 
+from bench.progress import say
 from bench.report import keep
 from cluster.ray_head import connect
 from cluster.server.client import deploy, state
 from cluster.settings import settings_of
-from jobs.context import resolve_home, say
+from jobs.context import resolve_home
 from ledger.errors import LunaError
 from ledger.roles import ROLES, Role
 from serving import app

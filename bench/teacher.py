@@ -17,6 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import rankdata
 
 from curriculum.preferences.pairs import scalar_of
 from curriculum.reward import VALUES, TeacherLabel, prompt_groups, read_labels
@@ -75,16 +76,9 @@ def table(labels: Sequence[TeacherLabel], groups: Sequence[str]) -> list[str]:
 
 def correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Spearman of each column of two (N, V) arrays, and their mean at the end: (V + 1,)."""
-    ranks_a, ranks_b = np.apply_along_axis(ranks, 0, a), np.apply_along_axis(ranks, 0, b)
+    ranks_a, ranks_b = rankdata(a, axis=0), rankdata(b, axis=0)
     each = np.array([np.corrcoef(x, y)[0, 1] for x, y in zip(ranks_a.T, ranks_b.T, strict=True)])
     return np.append(each, each.mean())
-
-
-def ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 0; equal values share their mean rank. (N,) to (N,)."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    return ((ends - counts + ends - 1) / 2)[place]
 
 
 if __name__ == "__main__":

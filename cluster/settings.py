@@ -10,7 +10,6 @@ from typing import Any, Self
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings as LayeredSettings
 from pydantic_settings import PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
@@ -18,22 +17,46 @@ from curriculum.teacher.settings import TeacherSettings
 from ledger.errors import LunaError
 from ledger.files import sha256_json, write_atomic
 from ledger.home import Home
-from ledger.rules.blends import InterpolationSettings
+from ledger.rules.blends import BlendSettings
 from ledger.rules.cadence import CadenceSettings
 from ledger.rules.gates import GateSettings
 from ledger.rules.karma import KarmaSettings
 from ledger.rules.stop_rule import StopRuleSettings
 from serving.settings import ServingSettings
-from trainers.config import BaseSettings, ChannelSettings, LoraSettings, RewardSettings, TrainSettings
+from trainers.config import ChannelSettings, FrozenModelSettings, LoraSettings, RewardSettings, TrainSettings
 from trainers.evals.scoring import EvalSettings
 from trainers.health.index import HealthSettings
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
-RENAMED_SETTINGS: dict[str, str] = {}
+RENAMED_SETTINGS: dict[str, str] = {
+    "train.rows": "train.batch_size",
+    "train.accumulation": "train.gradient_accumulation_steps",
+    "train.clip": "train.max_grad_norm",
+    "train.beta2": "train.adam_beta2",
+    "reward.hidden": "reward.hidden_size",
+    "interpolation": "blends",
+    "serving.adapters_in_batch": "serving.max_loras",
+    "serving.answer_tokens": "serving.default_max_tokens",
+    "serving.cpu_cache_gib": "serving.cpu_kv_cache_gib",
+    "serving.generations": "serving.loaded_generations",
+    "serving.gpu_share": "serving.gpu_memory_utilization",
+    "serving.max_rank": "serving.max_lora_rank",
+    "serving.max_waiting": "serving.max_concurrent_requests",
+}
 """Old dotted name -> the name it has now. A `luna.toml` with an old one is refused, a recorded request is upgraded."""
 
-REMOVED_SETTINGS: dict[str, str] = {}
+_CLIENT_WAITS = "leave it out; the `openai` client decides how long it waits between tries"
+REMOVED_SETTINGS: dict[str, str] = {
+    "gates.probes": "leave it out, a style score rests on the ten tone probes",
+    "serving.reward_batch": "the reward model batches by itself",
+    "serving.reward_batches": "the reward model batches by itself",
+    "serving.reward_queue": "the queue of answers to score has a fixed length",
+    "serving.reward_replicas": "one copy of the reward model serves all",
+    "serving.reward_wait_ms": "the reward model batches by itself",
+    "teacher.backoff_s": _CLIENT_WAITS,
+    "teacher.max_wait_s": _CLIENT_WAITS,
+}
 """Dotted name of a setting that is gone -> what to do instead, as a clause. Dropped from a recorded request."""
 
 _OUTSIDE_A_GENERATION = frozenset({"reward", "serving", "teacher", "karma", "cadence"})
@@ -60,14 +83,14 @@ class Settings(BaseModel):
     """Name of a file under `configs/`, which gives the values that `luna.toml` does not."""
     seed: int = Field(1, ge=0)
     """All random choices draw from this number."""
-    base: BaseSettings = BaseSettings()
+    base: FrozenModelSettings = FrozenModelSettings()
     lora: LoraSettings = LoraSettings()
     train: TrainSettings = TrainSettings()
     channels: ChannelSettings = ChannelSettings()
     data: DataSettings = DataSettings()
     eval: EvalSettings = EvalSettings()
     gates: GateSettings = GateSettings()
-    interpolation: InterpolationSettings = InterpolationSettings()
+    blends: BlendSettings = BlendSettings()
     stop_rule: StopRuleSettings = StopRuleSettings()
     reward: RewardSettings = RewardSettings()
     health: HealthSettings = HealthSettings()
@@ -166,34 +189,21 @@ class _TomlFile(TomlConfigSettingsSource):
             raise LunaError(f"{file_path} is not valid TOML: {error}.") from error
 
 
-class _ProfileFile(PydanticBaseSettingsSource):
-    """The profile that the sources above this one name."""
-
-    def __call__(self) -> dict[str, Any]:
-        profile = str(self.current_state.get("profile", ""))
-        return _TomlFile(self.settings_cls, _profile_path(profile))() if profile else {}
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        raise NotImplementedError  # asked of sources that look for one field at a time
-
-
 def _layered(path: Path, overrides: dict[str, Any]) -> dict[str, Any]:
-    """What a command, a file and its profile say, the earlier one over the later one; not checked yet."""
+    """What a command says over a file over the profile that one of them names; not checked yet."""
     if not path.is_file():
         raise LunaError(f"there is no settings file {path}.")
+    profile = str(overrides.get("profile", _TomlFile(LayeredSettings, path)().get("profile", "")))
+    files = [_profile_path(profile), path] if profile else [path]
 
     class Layers(LayeredSettings):
         model_config = SettingsConfigDict(extra="allow", case_sensitive=True)
 
         @classmethod
         def settings_customise_sources(
-            cls,
-            settings_cls: type[LayeredSettings],
-            init_settings: PydanticBaseSettingsSource,
-            *_: PydanticBaseSettingsSource,
-            **__: PydanticBaseSettingsSource,
+            cls, settings_cls: type[LayeredSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
         ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return init_settings, _TomlFile(settings_cls, path), _ProfileFile(settings_cls)
+            return init_settings, _TomlFile(settings_cls, files, deep_merge=True)
 
     return Layers(**overrides).model_extra or {}
 

@@ -96,7 +96,7 @@ class TrainerActor:
         """Scores of the planned roles with these adapters."""
 
         def scores() -> list[EvalRecord]:
-            generator = self._engine.generator(adapters.shas, adapters.folder)
+            generator = self._engine.generator(adapters)
             return [record for plan in plans for record in evaluate_role(generator, plan, gen_id, settings)]
 
         return self._compute(scores)
@@ -111,16 +111,12 @@ class TrainerActor:
     ) -> list[EvalRecord]:
         """Preference accuracy of these adapters on held-out pairs by role; only the fused engine has any."""
         from trainers.evals.preferences import measure_preferences
-        from trainers.fused.engine import FusedEngine
 
-        engine = self._engine
-        if not isinstance(engine, FusedEngine):
+        lean = self._engine.lean
+        if lean is None:
             return []
-        return self._compute(
-            lambda: measure_preferences(
-                engine, pairs, child.shas, child.folder, parent.shas, parent.folder, gen_id, beta
-            )
-        )
+        scores = self._compute(lambda: measure_preferences(lean, pairs, child, parent, beta))
+        return [own.record(gen_id) for own in scores]
 
     def health(
         self,
@@ -131,14 +127,13 @@ class TrainerActor:
         settings: HealthSettings,
     ) -> tuple[list[EvalRecord], str]:
         """Reward health of the planned roles, or none and the reason why this engine cannot be measured."""
-        return self._compute(lambda: measure_health(self._engine, plans, reward_model, gen_id, curves_dir, settings))
+        return self._compute(
+            lambda: measure_health(self._engine.lean, plans, reward_model, gen_id, curves_dir, settings)
+        )
 
     def blend(self, parents: AdapterSet, children: AdapterSet, alpha: float, into: Path) -> AdapterSet:
-        """Write parent + alpha (child - parent) for each role under `into`; both lie in one folder."""
-        engine, folder = self._engine, children.folder
-        return self._compute(
-            lambda: AdapterSet(into, engine.interpolated(parents.shas, children.shas, alpha, folder, into))
-        )
+        """Write parent + alpha (child - parent) for each role under `into`."""
+        return self._compute(lambda: self._engine.blended(parents, children, alpha, into))
 
     def _compute(self, work: Callable[[], Result]) -> Result:
         return self._worker.submit(work).result()

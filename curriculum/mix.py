@@ -1,9 +1,14 @@
-"""The training order of a generation: the delta in curriculum order, replay spread evenly through it."""
+"""The training order of a generation: stage by stage, with replay spread evenly through the delta.
 
+Stages go fundamentals, manual, logs_specs, conversations; nothing is ever shuffled across them.
+"""
+
+import random
 from collections.abc import Iterable
 
-from curriculum.example import Example, unique
-from curriculum.order import curriculum_order, shuffle_within_stages
+from curriculum.example import STAGES, Example, unique
+
+_PLACE = {stage: place for place, stage in enumerate(STAGES)}
 
 
 def mix(delta: Iterable[Example], replay: Iterable[Example], seed: int | str) -> list[Example]:
@@ -24,3 +29,16 @@ def mix(delta: Iterable[Example], replay: Iterable[Example], seed: int | str) ->
         ]
         mixed += [example for _, _, example in sorted(places, key=lambda place: place[:2])]
     return unique(mixed)
+
+
+def curriculum_order(examples: Iterable[Example]) -> list[Example]:
+    """Sort by stage; within a stage the given order is kept."""
+    return sorted(examples, key=lambda example: _PLACE[example.stage])
+
+
+def shuffle_within_stages(examples: Iterable[Example], seed: int | str) -> list[Example]:
+    """Curriculum order with every stage shuffled on its own. The result depends on the set and the seed, not
+    on the given order."""
+    shuffled = sorted(examples, key=lambda example: example.id)
+    random.Random(f"shuffle:{seed}").shuffle(shuffled)
+    return curriculum_order(shuffled)

@@ -7,17 +7,14 @@ them as they are.
 
 import dataclasses
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from curriculum.example import Example, make_example
 from ledger.errors import LunaError
 from ledger.files import sha256_bytes, write_atomic
 from ledger.home import Home
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 COLUMNS: tuple[str, ...] = tuple(field.name for field in dataclasses.fields(Example))
 
@@ -37,12 +34,15 @@ def write_examples(path_or_dir: str | os.PathLike[str], examples: Iterable[Examp
 def freeze(examples: Iterable[Example], home: Home) -> str:
     """Write the examples to the home's `data/<sha>.parquet` and return the SHA-256; a file already there is
     kept."""
-    data = encode_examples(examples)
+    return freeze_bytes(encode_examples(examples), home)
+
+
+def freeze_bytes(data: bytes, home: Home) -> str:
+    """Write a Parquet file's bytes to the home's `data/<sha>.parquet` and return the SHA-256; a file already there is
+    kept."""
     sha = sha256_bytes(data)
-    path = home.data_file(sha)
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, data)
+    if not home.data_file(sha).exists():
+        write_atomic(home.data_file(sha), data)
     return sha
 
 
@@ -83,19 +83,17 @@ def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 def encode_examples(examples: Iterable[Example]) -> bytes:
-    """The bytes of the Parquet file: one row an example, columns in the order of `COLUMNS`, zstd, no
-    metadata."""
+    """The bytes of the Parquet file: one row an example, columns in the order of `COLUMNS`."""
+    rows = list(examples)
+    return encode_columns({name: [getattr(example, name) for example in rows] for name in COLUMNS}, {"weight"})
+
+
+def encode_columns(columns: Mapping[str, Sequence[object]], numbers: Collection[str]) -> bytes:
+    """The bytes of a Parquet file with these columns, zstd, no metadata: `numbers` are float64, the others text."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows = list(examples)
-    columns = {name: [getattr(example, name) for example in rows] for name in COLUMNS}
+    schema = pa.schema([(name, pa.float64() if name in numbers else pa.string()) for name in columns])
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns, schema=_schema()), sink, compression="zstd", store_schema=False)
+    pq.write_table(pa.table(dict(columns), schema=schema), sink, compression="zstd", store_schema=False)
     return bytes(sink.getvalue().to_pybytes())
-
-
-def _schema() -> "pa.Schema":
-    import pyarrow as pa
-
-    return pa.schema([(name, pa.float64() if name == "weight" else pa.string()) for name in COLUMNS])

@@ -78,7 +78,7 @@ def build_phase(phase: int, role: Role, seed: int, total: int | None = None) -> 
 
 @functools.cache
 def load_words() -> Words:
-    """The word lists of `curriculum/data/words.toml`; a word stands in one category only."""
+    """The word lists of `curriculum/data/words.toml`; each word is in one category only."""
     table = tomllib.loads(_WORDS_FILE.read_text(encoding="utf-8"))
     pairs = table["pairs"]
     return Words(

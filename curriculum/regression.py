@@ -1,4 +1,4 @@
-"""Prompts kept by hand that a new adapter is run against, and what is found in its answers. No model here."""
+"""Hand-kept prompts that every new adapter is run against, and the checks of its answers. No model here."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class RegressionPrompt(BaseModel):
     role: Role
     prompt: str = Field(min_length=1)
     must: tuple[str, ...] = ()
-    """Texts that must all stand in the answer; case and white space do not matter."""
+    """Texts that the answer must contain; case and white space do not matter."""
     must_not: tuple[str, ...] = ()
-    """Texts of which none may."""
+    """Texts that it must not contain."""
     tokens: int = Field(40, ge=1, le=400)
     """Longest answer."""
 
@@ -92,14 +92,14 @@ def prompts_sha(prompts: Sequence[RegressionPrompt]) -> str:
 
 
 def problems(prompt: RegressionPrompt, answer: str) -> tuple[str, ...]:
-    """What is wrong with an answer, a clause each; empty if nothing is."""
+    """What is wrong with an answer, one clause a fault."""
     text = _plain(answer)
     missing = [f"{wanted!r} is missing" for wanted in prompt.must if _plain(wanted) not in text]
     return (*missing, *(f"{unwanted!r} is there" for unwanted in prompt.must_not if _plain(unwanted) in text))
 
 
 def word_diff(before: str, after: str) -> str:
-    """The change between two answers by words: `[-gone-]` and `{+new+}`, what stayed in between."""
+    """The words of two answers as a diff: `[-removed-]`, `{+added+}`, the rest as it is."""
     old, new = before.split(), after.split()
     pieces: list[str] = []
     for kind, a, b, c, d in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():

@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterable
 
 from curriculum.example import Example
-from curriculum.order import curriculum_order
+from curriculum.mix import curriculum_order
 from ledger.errors import LunaError
 from ledger.roles import ROLES
 

@@ -1,7 +1,7 @@
 """The age-up job: the next generation from what was said since the last one, when karma or the cadence calls for it.
 
     luna age-up                      asks once
-    luna submit age_up -- --watch    on the cluster; asks every minute until it is stopped
+    luna submit age-up -- --watch    on the cluster; asks every minute until it is stopped
 
 What users liked or corrected and what the reward model liked is the lesson; a recipe with a new seed fills each role up
 to what the gates need. Acceptance takes karma back to 0; after a rejection the next try waits for new conversations.
@@ -9,6 +9,7 @@ to what the gates need. Acceptance takes karma back to 0; after a rejection the 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from jobs.context import ADDRESS_OPTION, HOME_OPTION, friendly_errors, resolve_home, say
+from jobs.context import ADDRESS_OPTION, HOME_OPTION, NO, friendly_errors, resolve_home
 from ledger.errors import LunaError
 from ledger.home import Home
 from ledger.roles import ROLES
@@ -26,6 +27,8 @@ from ledger.store import Ledger, Stores
 if TYPE_CHECKING:
     from cluster.settings import Settings
     from curriculum.example import Example
+
+logger = logging.getLogger(__name__)
 
 _ASK_EVERY_S = 60.0
 
@@ -36,21 +39,24 @@ def main(
     home: Path | None = HOME_OPTION,
     address: str | None = ADDRESS_OPTION,
 ) -> None:
-    """Raise the next generation from conversations, if it is time for one."""
+    """Raise the next generation from conversations, if it is time for one. Exit status 3 if it is rejected."""
     with friendly_errors():
         place, said = resolve_home(home), ""
         while True:
-            told = age_up(place, address, now)
+            told, rejected = age_up(place, address, now)
             if told != said:
-                say(told)
+                logger.info(told)
             if not watch:
-                return
+                raise typer.Exit(NO if rejected else 0)
             said = told
             time.sleep(_ASK_EVERY_S)
 
 
-def age_up(home: Home, address: str | None, now: bool = False) -> str:
-    """Raise a generation if it is time (or `now`); says how it ended, or why it is not time.
+def age_up(home: Home, address: str | None, now: bool = False) -> tuple[str, bool]:
+    """Raise a generation if it is time (or `now`).
+
+    Returns:
+        how it ended, or why it is not time; and whether one was rejected.
 
     Raises:
         LunaError: `now` with nothing to learn from, or the generation could not finish.
@@ -62,13 +68,13 @@ def age_up(home: Home, address: str | None, now: bool = False) -> str:
     settings = settings_of(home)
     why, lessons = lessons_due(home, settings, now)
     if not lessons:
-        return why
-    say(why)
+        return why, False
+    logger.info(why)
     sha = write_examples(home.inbox_dir, [*lessons, *filling(home, lessons, settings)])
     result = raise_generation(home, address, (sha,), note="age-up")
     # Frozen under its own hash by now; in the inbox it would join the user's next generation.
     (home.inbox_dir / f"{sha}.parquet").unlink(missing_ok=True)
-    return f"G{result['gen_id']}: {result['verdict']} ({result['reason']})"
+    return f"G{result['gen_id']}: {result['verdict']} ({result['reason']})", result["verdict"] == "rejected"
 
 
 def lessons_due(home: Home, settings: Settings, now: bool) -> tuple[str, list[Example]]:
@@ -78,8 +84,8 @@ def lessons_due(home: Home, settings: Settings, now: bool) -> tuple[str, list[Ex
         LunaError: `now`, and there is nothing to learn from.
     """
     from curriculum.conversations.lessons import conversation_examples
-    from curriculum.growth import age_up_reason, was_tried
     from jobs.status import cadence_of, karma_of
+    from ledger.rules.age_up import age_up_reason, was_tried
 
     with Stores.open(home) as stores:
         karma, turns = karma_of(stores), stores.conversations.new_turns(stores.ledger.current_lineage())
@@ -113,8 +119,8 @@ def examples_of(home: Home, *shas: str | None) -> set[str]:
 def filling(home: Home, lessons: Sequence[Example], settings: Settings) -> list[Example]:
     """Of each role's recipe what is missing to a holdout that the gates accept, none of it seen before."""
     from cluster.steps.data import seen_ids
-    from curriculum.growth import examples_needed
     from curriculum.recipes.build import build_recipe
+    from ledger.rules.age_up import examples_needed
 
     with Ledger.open(home) as ledger:
         lineage = ledger.current_lineage()
@@ -127,7 +133,3 @@ def filling(home: Home, lessons: Sequence[Example], settings: Settings) -> list[
         fresh = [example for example in build_recipe(role, 2 * needed, seed) if example.id not in seen]
         found += [fresh[i * len(fresh) // missing] for i in range(min(missing, len(fresh)))]
     return found
-
-
-if __name__ == "__main__":
-    typer.run(main)

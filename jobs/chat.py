@@ -8,19 +8,20 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from curriculum.reward import VALUES
-from jobs.context import gen_number
+from jobs.context import ADDRESS_OPTION, HOME_OPTION, friendly_errors, gen_number, out, printable, resolve_home
 from ledger.conversations import AXES
 from ledger.errors import LunaError
 from ledger.home import Home
-from ledger.roles import ROLES
-from serving.table import BASE
+from ledger.roles import BASE, ROLES
 
 _ANSWER_S = 300
 _SCORE_WAITS_S = (0.0, 0.5, 1.0, 2.0, 4.0)
@@ -33,10 +34,33 @@ HELP = (
 )
 
 
+def chat_command(
+    role: str = typer.Option("dialectical", help="creative, logical, dialectical or base."),
+    max_tokens: int = typer.Option(120, help="Longest answer."),
+    home: Path | None = HOME_OPTION,
+) -> None:
+    """Talk to what `luna serve` serves. Ctrl-C stops an answer, and at the prompt the talk."""
+    with friendly_errors():
+        chat(resolve_home(home), role, max_tokens, out, lambda: input("> "))
+
+
+def compare_command(
+    prompt: str = typer.Argument(..., help="What to ask."),
+    who: list[str] = typer.Argument(..., help="Generations and base: G1 G3 base."),
+    role: str = typer.Option("dialectical", help="creative, logical or dialectical."),
+    max_tokens: int = typer.Option(60, help="Longest answer."),
+    home: Path | None = HOME_OPTION,
+    address: str | None = ADDRESS_OPTION,
+) -> None:
+    """Ask several generations the same and show their answers side by side, rejected ones too."""
+    with friendly_errors():
+        compare(resolve_home(home), prompt, who, role, max_tokens, address, out)
+
+
 def chat(home: Home, role: str, max_tokens: int, out: Console, read: Callable[[], str]) -> None:
     """Ask, answer and label until `read` raises EOFError or `/quit` is said; every exchange is stored.
 
-    What was said before is the next question's context. Commands: see `HELP`.
+    What was said before is the next question's context. Ctrl-C ends the answer that is being given. Commands: `HELP`.
     """
     talk = _Talk(role=_voice(role), max_tokens=max_tokens)
     out.print(f"{talk.role} · {HELP}", style="dim", markup=False, soft_wrap=True)
@@ -53,7 +77,9 @@ def chat(home: Home, role: str, max_tokens: int, out: Console, read: Callable[[]
             elif line:
                 _exchange(home, talk, line, out)
         except LunaError as error:
-            out.print(str(error), markup=False, soft_wrap=True)
+            out.print(printable(str(error)), markup=False, soft_wrap=True)
+        except KeyboardInterrupt:
+            out.print("\nstopped", style="dim")
 
 
 @dataclass
@@ -104,7 +130,7 @@ def _exchange(home: Home, talk: _Talk, message: str, out: Console) -> None:
         if name == "start" and talk.role == "all":
             out.print(f"{data['role']}: ", style="dim", end="")
         elif name == "token":
-            out.print(data["text"], end="", markup=False, soft_wrap=True)
+            out.print(printable(data["text"]), end="", markup=False, soft_wrap=True)
         elif name == "turn":
             out.print()
             talk.conversation, talk.last, talk.label = data["conversation"], data["id"], {}
@@ -160,7 +186,7 @@ def compare(
         model = BASE if name == BASE else f"luna-{role}-g{numbers[name]}"
         body = {"model": model, "messages": messages, "max_tokens": max_tokens, "temperature": 0}
         answers.append(_completion(home, body))
-    table.add_row(*map(Text, answers))
+    table.add_row(*(Text(printable(answer)) for answer in answers))
     out.print(table)
     if home.reward_pointer.exists():
         out.print(_reward_table(who, _rewards(home, prompt, answers)))
@@ -227,14 +253,21 @@ def _asked(home: Home, method: str, path: str, body: Any = None) -> Iterator[Any
     where = url(settings_of(home).serving)
     key = os.environ.get(KEY_VARIABLE)
     headers = {"authorization": f"Bearer {key}"} if key else {}
+    began = False
     try:
         asked = requests.request(method, f"{where}{path}", json=body, headers=headers, stream=True, timeout=_ANSWER_S)
         with asked as answer:
             if answer.status_code != 200:
                 raise LunaError(f"{where} refused ({answer.status_code}): {_reason(answer.text)}")
+            began = True
             yield answer
     except requests.RequestException as error:
-        raise LunaError(f"nothing answers at {where} ({type(error).__name__}); start it with `luna serve`.") from error
+        name = type(error).__name__
+        if began:
+            raise LunaError(f"the answer of {where} broke off ({name}); ask again.") from error
+        if isinstance(error, requests.ReadTimeout):
+            raise LunaError(f"{where} gave no answer in {_ANSWER_S} s; ask again, or look at `luna status`.") from error
+        raise LunaError(f"nothing answers at {where} ({name}); start it with `luna serve`.") from error
 
 
 def _reason(text: str) -> str:

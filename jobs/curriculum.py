@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
-from jobs.context import HOME_OPTION, JSON_OPTION, friendly_errors, out, resolve_home, say
+from jobs.context import HOME_OPTION, JSON_OPTION, friendly_errors, out, resolve_home
 from ledger.errors import LunaError
 from ledger.home import Home
 from ledger.roles import ROLES
 
+if TYPE_CHECKING:
+    from curriculum.example import Example
+    from curriculum.inspect import Summary
+
+logger = logging.getLogger(__name__)
+
 app = typer.Typer(no_args_is_help=True, help="Build, import and inspect training data.")
 
-SETS = ("recipe", "agl", "dialogues", "phase0", "phase1", "phase2", "corporate")
-"""What `build` knows: role recipes, pure puzzles, sample dialogues, the tabula-rasa phases, a bad example."""
+SETS = ("recipe", "agl", "dialogues", "phase0", "phase1", "phase2")
+"""What `build` knows: role recipes, pure puzzles, sample dialogues, the tabula-rasa phases."""
 
 
 def build_examples(kind: str, total: int, seed: int) -> list[Any]:
@@ -24,7 +33,6 @@ def build_examples(kind: str, total: int, seed: int) -> list[Any]:
     from curriculum.agl.puzzles import distinct_puzzles, puzzle_examples
     from curriculum.conversations.dialogues import dialogue_examples
     from curriculum.phases import build_phase
-    from curriculum.probes import corporate_examples
     from curriculum.recipes.build import build_recipe
 
     if kind not in SETS:
@@ -37,8 +45,6 @@ def build_examples(kind: str, total: int, seed: int) -> list[Any]:
             examples += puzzle_examples(distinct_puzzles(seed, total), role)
         elif kind == "dialogues":
             examples += dialogue_examples(role)[:total]
-        elif kind == "corporate":
-            examples += corporate_examples(seed, total, role)
         else:
             examples += build_phase(int(kind.removeprefix("phase")), role, seed, total)
     return examples
@@ -51,7 +57,7 @@ def build_into_inbox(home: Home, kind: str, total: int, seed: int) -> str:
     home.create()
     examples = build_examples(kind, total, seed)
     sha = write_examples(home.inbox_dir, examples)
-    say(f"{len(examples)} examples ({kind}) in the inbox as {sha[:12]}")
+    logger.info(f"{len(examples)} examples ({kind}) in the inbox as {sha[:12]}")
     return sha
 
 
@@ -76,22 +82,27 @@ def import_(
     on_error: str = typer.Option("continue", help="At a bad line: continue (and say which) or stop."),
     home: Path | None = HOME_OPTION,
 ) -> None:
-    """Bring your own data: docs/bring-your-own-data.md has the formats."""
+    """Bring your own data: docs/how-to/own-data.md has the formats."""
+    from curriculum.example import unique
     from curriculum.importing import import_file
     from curriculum.parquet import write_examples
 
     with friendly_errors():
         place = resolve_home(home).create()
-        examples = []
+        examples: list[Example] = []
         for one in ROLES if role == "all" else (role,):
             report = import_file(file, one, on_error)  # type: ignore[arg-type]  # the importer names a wrong role
             examples += report.examples
-            for problem in report.problems:
-                say(f"skipped: {problem}")
+        for problem in report.problems:  # the same for every role
+            logger.info(f"skipped: {problem}")
+        if report.duplicates:
+            logger.info(f"left out as duplicates: {report.duplicates}")
+        # A record that names its own role is the same for every role that was asked for.
+        examples = unique(examples)
         if not examples:
             raise LunaError(f"{file} gave no usable example; nothing was imported.")
         sha = write_examples(place.inbox_dir, examples)
-        say(f"{len(examples)} examples in the inbox as {sha[:12]}")
+        logger.info(f"{len(examples)} examples in the inbox as {sha[:12]}")
         out.print(sha, soft_wrap=True)
 
 
@@ -106,7 +117,6 @@ def inspect(
 
     from curriculum.inspect import summarise
     from curriculum.parquet import read_examples
-    from jobs.generation.show import print_summary
 
     with friendly_errors():
         summary = summarise(read_examples(_find(resolve_home(home), what)))
@@ -114,6 +124,22 @@ def inspect(
             out.print_json(json.dumps(asdict(summary), ensure_ascii=False))
         else:
             print_summary(summary, out)
+
+
+def print_summary(summary: Summary, out: Console) -> None:
+    """A data set in numbers."""
+    out.print(f"{summary.examples} examples, {summary.distinct_inputs} distinct inputs")
+    for name in ("roles", "stages", "kinds", "scorings"):
+        counts = getattr(summary, name)
+        out.print(f"{name}: " + ", ".join(f"{key} {count}" for key, count in counts.items()))
+    for name in ("input_words", "output_words"):
+        words = getattr(summary, name)
+        out.print(f"{name.replace('_', ' ')}: {words.shortest} to {words.longest}, mean {words.mean:.1f}")
+    out.print(f"most used template: {summary.top_template} ({summary.top_template_share:.1%})")
+    table = Table("category", "examples")
+    for category, count in summary.categories.items():
+        table.add_row(category, str(count))
+    out.print(table)
 
 
 def _find(home: Home, what: str) -> Path:

@@ -1,25 +1,69 @@
-"""`luna serve` and `luna deploy`: start answering users, and choose which generation answers."""
+"""`luna serve`, `luna deploy`, `luna rollback`: answer users, and choose which generation answers."""
 
 from __future__ import annotations
 
+import logging
 import time
+from pathlib import Path
 from typing import Any
 
+import typer
 from rich.console import Console
 
-from jobs.context import say
+from jobs.context import ADDRESS_OPTION, GEN_ARGUMENT, HOME_OPTION, friendly_errors, gen_number, out, resolve_home
 from ledger.home import Home
+from ledger.store import Ledger
+
+logger = logging.getLogger(__name__)
+
+
+def serve_command(
+    stop: bool = typer.Option(False, "--stop", help="Take the server down."),
+    home: Path | None = HOME_OPTION,
+    address: str | None = ADDRESS_OPTION,
+) -> None:
+    """Answer users: an OpenAI-compatible API over the current lineage."""
+    with friendly_errors():
+        if stop:
+            stop_serving(address)
+        else:
+            serve(resolve_home(home), address, out)
+
+
+def deploy_command(
+    gen: str = GEN_ARGUMENT, home: Path | None = HOME_OPTION, address: str | None = ADDRESS_OPTION
+) -> None:
+    """Serve another generation as luna-<role>; the ledger's head stays where it is."""
+    with friendly_errors():
+        deploy(resolve_home(home), gen_number(gen), address, out)
+
+
+def rollback_command(
+    gen: str = GEN_ARGUMENT, home: Path | None = HOME_OPTION, address: str | None = ADDRESS_OPTION
+) -> None:
+    """Move the head to an accepted generation; a running server follows."""
+    from cluster.calls import get
+    from cluster.coordinator import coordinator_for
+    from cluster.ray_head import connect
+
+    with friendly_errors():
+        place = resolve_home(home)
+        Ledger.open(place).close()
+        connect(address)
+        moved = get(coordinator_for(place).rollback.remote(gen_number(gen)))
+        out.print(f"head: G{moved['from_gen']} → G{moved['to_gen']}" + (", served" if moved["served"] else ""))
 
 
 def serve(home: Home, address: str | None, out: Console) -> None:
     """Start the apps (or replace running ones) and say where they are. They outlive this command."""
+    from cluster.coordinator import coordinator_for
     from cluster.ray_head import connect
-    from cluster.server.client import start
+    from cluster.server.start import start
 
     began = time.monotonic()
     connect(address)
-    say("starting the engine; on a CPU this takes about a minute")
-    state = start(home)
+    logger.info("starting the engine; on a CPU this takes about a minute")
+    state = start(home, coordinator_for)
     url = state["url"]
     out.print(f"Luna is at {url} after {time.monotonic() - began:.0f} s ({state['engine']}): {_names(state)}")
     for gen, problem in state["problems"].items():
@@ -37,17 +81,18 @@ def serve(home: Home, address: str | None, out: Console) -> None:
     out.print("next: luna deploy G1 · luna serve --stop")
 
 
-def stop(address: str | None) -> None:
-    """Take the app down."""
+def stop_serving(address: str | None) -> None:
+    """Take Luna's apps down; what else Ray Serve runs goes on."""
     from cluster.ray_head import connect
+    from jobs.status import join_running_ray
     from serving import app
 
-    connect(address)
-    if app.running() is None:
-        say("Luna was not being served")
+    if address is not None:
+        connect(address)
+    elif not join_running_ray():  # Ray is not started to find that nothing runs on it
+        logger.info("Luna was not being served")
         return
-    app.stop()
-    say("Luna is no longer served")
+    logger.info("Luna is no longer served" if app.stop() else "Luna was not being served")
 
 
 def deploy(home: Home, gen: int, address: str | None, out: Console) -> None:

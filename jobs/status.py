@@ -1,4 +1,4 @@
-"""What runs now, asked without starting anything, and what has grown since the last generation."""
+"""`luna status`: what runs now, asked without starting anything, and what has grown since the last generation."""
 
 from __future__ import annotations
 
@@ -7,11 +7,22 @@ import time
 from pathlib import Path
 from typing import Any
 
+from jobs.context import HOME_OPTION, JSON_OPTION, friendly_errors, out, resolve_home
 from ledger.conversations import LabelledTurn
 from ledger.home import Home
 from ledger.rules.cadence import Cadence, CadenceSettings, cadence
 from ledger.rules.karma import KarmaState, karma_state
 from ledger.store import Ledger, Stores
+
+
+def status(json_: bool = JSON_OPTION, home: Path | None = HOME_OPTION) -> None:
+    """Head, age, karma, what is new, the last generation's gates, and what runs now."""
+    from jobs.generation.show import print_status
+
+    with friendly_errors():
+        place = resolve_home(home)
+        running, dashboard = running_now(place)
+        print_status(place, running, dashboard, growth(place), out, json_)
 
 
 def running_now(home: Home) -> tuple[dict[str, Any] | None, str]:

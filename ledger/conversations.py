@@ -1,12 +1,13 @@
 """Conversations: every exchange with its generation and cost, and what its user thought of it.
 
-They live in ``luna.db`` beside the ledger but not in its chain: a user may delete what they said. What a generation
+They live in ``luna.db`` beside the ledger but not in its chain: users may delete what they said. What a generation
 learns from them is frozen in its delta.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sqlite3
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
@@ -14,21 +15,19 @@ from pydantic import Field, model_validator
 from ledger.database.connection import Database
 from ledger.errors import LunaError
 from ledger.records import Record, Sha256, Timestamp, TurnId
-from ledger.roles import Role
-from ledger.rules.karma import KarmaSettings, KarmaTerms
-from ledger.scores import SCORE_FIELDS, Score, events_of, insert_score, karma_since, last_acceptance, settle
+from ledger.roles import Voice
+from ledger.rules.karma import KarmaSettings
+from ledger.scores import SCORE_FIELDS, Score, insert_score, karma_since, last_acceptance, settle
 
 Level = Literal["high", "low"]
 Axis = Literal["arousal", "discrepancy", "prospect", "reflection", "broadcast"]
 AXES: tuple[Axis, ...] = get_args(Axis)
-"""Beside valence (DESIGN section 8): how stirring the answer was, how far from what was expected, whether it looks
-ahead, whether it looks back, whether one would tell others of it."""
-
-Voice = Role | Literal["base"]
+"""Besides valence (DESIGN section 8): how stirring the answer was, how unexpected, whether it looks ahead, whether it
+looks back, whether one would share it."""
 
 
 class Label(Record):
-    """What a user says of one answer. All of it is optional, but something must be said."""
+    """A user's label of one answer. Every field is optional; a label without any takes the earlier one back."""
 
     valence: int | None = Field(None, ge=-2, le=2)
     """From -2 (bad) to +2 (good)."""
@@ -60,14 +59,14 @@ class Turn(Record):
     message: str
     """What the user wrote."""
     context: str
-    """What stood before it in the prompt: what was said earlier, and in a dialogue the voices before."""
+    """Text before it in the prompt: earlier turns, and in a dialogue the voices before this one."""
     answer: str
     prompt_tokens: int = Field(ge=0)
     answer_tokens: int = Field(ge=0)
     seconds: float = Field(ge=0)
     """From the question to the end of the answer."""
     finish_reason: Literal["stop", "length", "aborted"]
-    """`aborted`: the user went away, or the engine died; the answer is what had come."""
+    """`aborted`: the client disconnected or the engine died; the answer is partial."""
     temperature: float = Field(ge=0)
     seed: int | None
     at: Timestamp
@@ -81,13 +80,13 @@ class Turn(Record):
 
 
 class LabelledTurn(Turn):
-    """A turn with the label that is in force, its newest score, and what it earned by both."""
+    """A turn with its current label, its newest score and its karma."""
 
     label: Label | None = None
     score: Score | None = None
-    """None until the reward model has judged it."""
+    """None until a reward model has scored it."""
     karma: float | None = None
-    """None as long as nothing was earned or lost by it."""
+    """None while it has neither earned nor lost any."""
 
 
 class Heading(Record):
@@ -121,9 +120,9 @@ class Conversations:
             )
 
     def add_label(self, turn_id: str, label: Label, karma: KarmaSettings = KarmaSettings()) -> None:
-        """Let this label be the one in force for a turn; those before it are kept. An empty one takes a label back.
+        """Make this the current label of a turn; earlier ones are kept, and an empty one withdraws them.
 
-        Where the turn is scored, its karma follows.
+        The karma of a scored turn is brought up to date.
 
         Raises:
             LunaError: there is no such turn.
@@ -139,34 +138,29 @@ class Conversations:
             settle(connection, turn_id, karma, label.at)
 
     def add_scores(self, scores: Sequence[Score], karma: KarmaSettings = KarmaSettings()) -> None:
-        """Store what a reward model made of answers, and what they earn. Answers deleted meanwhile are left out."""
+        """Store a reward model's scores and the karma they earn. Scores of deleted answers are skipped."""
         with self.db.writing() as connection:
             for score in scores:
                 insert_score(connection, score)
                 settle(connection, score.turn_id, karma, score.at)
 
     def unscored(self, most: int) -> list[Turn]:
-        """Whole answers without a score, oldest first, at most so many."""
+        """The oldest `most` complete answers without a score."""
         with self.db.reading() as connection:
             rows = connection.execute(
                 f"SELECT {', '.join(_TURN_FIELDS)} FROM turns WHERE {_WHOLE} "
                 "AND id NOT IN (SELECT turn_id FROM scores) ORDER BY number LIMIT ?",
                 (most,),
             ).fetchall()
-        return [Turn(**dict(zip(_TURN_FIELDS, row, strict=True))) for row in rows]
+        return [Turn(**dict(row)) for row in rows]
 
     def karma_earned(self, lineage: str) -> float:
         """Karma that a lineage's answers earned since its newest generation was accepted."""
         with self.db.reading() as connection:
             return karma_since(connection, lineage, last_acceptance(connection, lineage)[1])
 
-    def karma_events(self, turn_id: str) -> list[tuple[float, KarmaTerms]]:
-        """An answer's karma events, oldest first: the amount, and the terms of the state that it led to."""
-        with self.db.reading() as connection:
-            return events_of(connection, turn_id)
-
     def new_turns(self, lineage: str) -> list[LabelledTurn]:
-        """Whole answers of a lineage's voices since its newest generation was accepted, oldest first."""
+        """Complete answers of a lineage's voices since its newest acceptance, oldest first."""
         with self.db.reading() as connection:
             rows = connection.execute(
                 f"{_SELECT} WHERE lineage = ? AND turns.number > ? AND role != 'base' AND {_WHOLE} "
@@ -185,7 +179,7 @@ class Conversations:
         return [_labelled(row) for row in reversed(rows)]
 
     def labelled_turns(self) -> list[LabelledTurn]:
-        """Every turn that a label is in force for, of all conversations, oldest first."""
+        """Every turn with a current label, of all conversations, oldest first."""
         with self.db.reading() as connection:
             rows = connection.execute(f"{_SELECT} WHERE labels.number IS NOT NULL ORDER BY turns.number").fetchall()
         return [turn for row in rows if (turn := _labelled(row)).label is not None]
@@ -194,50 +188,38 @@ class Conversations:
         """The latest conversations, newest first."""
         with self.db.reading() as connection:
             rows = connection.execute(
-                "SELECT ends.conversation, ends.turns, ends.at, first.message FROM "
+                "SELECT ends.conversation, ends.turns, first.message AS title, ends.at AS last_at FROM "
                 "(SELECT conversation, count(*) AS turns, min(number) AS low, max(number) AS high, max(at) AS at "
                 "FROM turns GROUP BY conversation) AS ends "
                 "JOIN turns AS first ON first.number = ends.low ORDER BY ends.high DESC LIMIT ?",
                 (most,),
             ).fetchall()
-        return [Heading(conversation=row[0], turns=row[1], title=_shortened(row[3]), last_at=row[2]) for row in rows]
-
-    def count_turns(self) -> int:
-        """Stored exchanges."""
-        with self.db.reading() as connection:
-            return int(connection.execute("SELECT count(*) FROM turns").fetchone()[0])
+        return [Heading(**dict(row) | {"title": _shortened(row["title"])}) for row in rows]
 
 
 _WHOLE = "finish_reason != 'aborted' AND trim(answer, char(9, 10, 11, 12, 13, 32)) != ''"
-_SELECTED = ", ".join(
-    [
-        *(f"turns.{name}" for name in _TURN_FIELDS),
-        "labels.number",
-        *(f"labels.{name}" for name in _LABEL_FIELDS),
-        "scores.number",
-        *(f"scores.{name}" for name in SCORE_FIELDS),
-        "(SELECT sum(amount) FROM karma_events WHERE turn_id = turns.id)",
-    ]
-)
+_COLUMNS = {"turns": _TURN_FIELDS, "labels": ("number", *_LABEL_FIELDS), "scores": ("number", *SCORE_FIELDS)}
+_SELECTED = ", ".join(f'{table}.{name} AS "{table}.{name}"' for table, names in _COLUMNS.items() for name in names)
 _SELECT = (
-    f"SELECT {_SELECTED} FROM turns "
+    f"SELECT {_SELECTED}, (SELECT sum(amount) FROM karma_events WHERE turn_id = turns.id) AS karma FROM turns "
     "LEFT JOIN labels ON labels.number = (SELECT max(number) FROM labels WHERE turn_id = turns.id) "
     "LEFT JOIN scores ON scores.number = (SELECT max(number) FROM scores WHERE turn_id = turns.id)"
 )
 
 
-def _labelled(row: tuple[Any, ...]) -> LabelledTurn:
-    rest = iter(row)
-    turn = {name: next(rest) for name in _TURN_FIELDS}
-    label_number, said = next(rest), {name: next(rest) for name in _LABEL_FIELDS}
-    score_number, judged = next(rest), {name: next(rest) for name in SCORE_FIELDS}
-    label = None if label_number is None else Label(**said)
+def _labelled(row: sqlite3.Row) -> LabelledTurn:
+    label = Label(**_fields(row, "labels", _LABEL_FIELDS)) if row["labels.number"] is not None else None
+    score = Score(**_fields(row, "scores", SCORE_FIELDS)) if row["scores.number"] is not None else None
     return LabelledTurn(
-        **turn,
+        **_fields(row, "turns", _TURN_FIELDS),
         label=None if label is None or label.is_empty else label,
-        score=None if score_number is None else Score(**judged),
-        karma=next(rest),
+        score=score,
+        karma=row["karma"],
     )
+
+
+def _fields(row: sqlite3.Row, table: str, names: Iterable[str]) -> dict[str, Any]:
+    return {name: row[f"{table}.{name}"] for name in names}
 
 
 def _shortened(message: str, length: int = 80) -> str:

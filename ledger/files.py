@@ -1,4 +1,4 @@
-"""Writing files so that nobody ever sees half of one, and hashing them.
+"""Atomic writes and SHA-256 hashes of files.
 
 A file is written under a temporary name in its own folder, synced, and renamed over the target; a folder is
 filled under a temporary name beside its target and renamed in one step.

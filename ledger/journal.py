@@ -131,11 +131,13 @@ class RunJournal:
 
     def step_result(self, run_id: str, step: Step) -> dict[str, Any] | None:
         """The payload that a step finished with, ``None`` if it has not finished."""
-        return self._newest_payload(run_id, step, "after")
-
-    def step_request(self, run_id: str, step: Step) -> dict[str, Any] | None:
-        """The payload that a step's newest attempt began with, ``None`` if it has not begun."""
-        return self._newest_payload(run_id, step, "before")
+        with self.db.reading() as connection:
+            row = connection.execute(
+                "SELECT payload FROM run_steps WHERE run_id = ? AND step = ? AND phase = 'after' "
+                "ORDER BY number DESC LIMIT 1",
+                (run_id, step),
+            ).fetchone()
+        return _payload(row[0]) if row else None
 
     def step_attempts(self, run_id: str, step: Step) -> int:
         """How often a step began; more than 1 after a crash."""
@@ -163,15 +165,6 @@ class RunJournal:
                 (state, message, at or utc_now(), run_id),
             )
 
-    def _newest_payload(self, run_id: str, step: Step, phase: Phase) -> dict[str, Any] | None:
-        with self.db.reading() as connection:
-            row = connection.execute(
-                "SELECT payload FROM run_steps WHERE run_id = ? AND step = ? AND phase = ? "
-                "ORDER BY number DESC LIMIT 1",
-                (run_id, step, phase),
-            ).fetchone()
-        return _payload(row[0]) if row else None
-
 
 def _run_state(connection: sqlite3.Connection, run_id: str) -> RunState:
     row = connection.execute(
@@ -186,18 +179,8 @@ def _run_state(connection: sqlite3.Connection, run_id: str) -> RunState:
             "SELECT DISTINCT step FROM run_steps WHERE run_id = ? AND phase = 'after'", (run_id,)
         )
     }
-    name, lineage, gen_id, request, state, message, started_at, ended_at = row
-    return RunState(
-        run_id=name,
-        lineage=lineage,
-        gen_id=gen_id,
-        request=_payload(request),
-        state=state,
-        message=message,
-        started_at=started_at,
-        ended_at=ended_at,
-        finished_steps=tuple(step for step in STEPS if step in finished),
-    )
+    steps = tuple(step for step in STEPS if step in finished)
+    return RunState(**dict(row) | {"request": _payload(row["request"]), "finished_steps": steps})
 
 
 def _has_begun(connection: sqlite3.Connection, run_id: str, step: Step) -> bool:

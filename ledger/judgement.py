@@ -1,4 +1,4 @@
-"""What must hold before a judgement enters the ledger. Pure checks; each failure says what does not fit."""
+"""Pure checks of a judgement before it enters the ledger; each failure says what does not fit."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Generations = Mapping[int, Sequence[GenerationRow]]
 
 
 def already_judged(rows: Sequence[GenerationRow], generations: Generations) -> bool:
-    """Whether this very judgement (same adapters, same verdict) stands in the ledger.
+    """Whether the ledger already holds this judgement: the same adapters, the same verdict.
 
     Raises:
-        LunaError: if another judgement stands under the same number.
+        LunaError: if it holds another judgement under the same number.
     """
     recorded = generations.get(rows[0].gen_id)
     if recorded is None:

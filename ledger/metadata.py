@@ -7,11 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from ledger.errors import LunaError
 from ledger.files import write_atomic
-from ledger.records import EvalRecord, Fraction, GenerationRow
+from ledger.records import EvalRecord, GenerationRow
 from ledger.rules.ages import age_name
 from ledger.rules.gates import GateSettings
 from ledger.rules.karma import karma_state
@@ -41,27 +39,16 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-class CapabilitySettings(BaseModel):
-    """Accuracy that a capability without a gate needs before it is listed; strict, like the gates."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    agl_accuracy_min: Fraction = 0.90
-    """Share of AGL puzzles answered exactly."""
-    role_understanding_min: Fraction = 0.85
-    """Share of role questions answered in role."""
-    tool_syntax_min: Fraction = 0.85
-    """Share of tool requests written in the right syntax."""
+CAPABILITY_MINIMUMS = {"agl_accuracy": 0.90, "role_understanding": 0.85, "tool_syntax": 0.85}
+"""Accuracy that a capability without a gate must exceed before it is listed."""
 
 
-def capability_minimums(capabilities: CapabilitySettings, gates: GateSettings) -> dict[str, float]:
+def capability_minimums(gates: GateSettings) -> dict[str, float]:
     """Eval name to the accuracy it must exceed. Style drift is a fault rate and no capability."""
     return {
         "recall": gates.recall_min,
         "generalization": gates.generalization_min,
-        "agl_accuracy": capabilities.agl_accuracy_min,
-        "role_understanding": capabilities.role_understanding_min,
-        "tool_syntax": capabilities.tool_syntax_min,
+        **CAPABILITY_MINIMUMS,
     }
 
 

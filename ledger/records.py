@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ledger.errors import LunaError
+from ledger.intervals import wilson_interval
 from ledger.roles import ROLES, Role
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -19,9 +20,6 @@ Timestamp = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(
 """ISO-8601 in UTC, for instance ``2026-03-01T12:00:00Z``."""
 
 Verdict = Literal["accepted", "rejected"]
-
-CHANNEL_COLUMNS = ("pref_sha", "pref_holdout_sha", "reward_sha", "rewards_sha")
-"""Fields of a row that are left out, from the chain and the CSV, while they are empty."""
 
 
 class Record(BaseModel):
@@ -42,15 +40,15 @@ class GenerationRow(Record):
     data_delta_sha: Sha256
     """SHA-256 of the frozen data delta, ``data/<sha>.parquet``."""
     steps: int = Field(ge=0)
-    """Optimizer steps."""
+    """Optimizer steps as planned; those that the health gate skipped are counted too."""
     lr: float = Field(ge=0)
     """Peak learning rate."""
     walltime_min: float = Field(ge=0)
-    """Training time in minutes."""
+    """Training time in minutes, of the last part only where training was resumed."""
     loss_start: float
-    """Training loss at the first step, in nats per completion token; stored, never judged."""
+    """Mean training loss over the first steps, at most ten, in nats per completion token; stored, never judged."""
     loss_end: float
-    """Training loss at the last step, same unit."""
+    """The same over the last steps."""
     eval_recall: Fraction | None
     """Accuracy on items of earlier generations; ``None`` if it was not measured."""
     eval_generalization: Fraction | None
@@ -80,13 +78,13 @@ class GenerationRow(Record):
     alpha: float = Field(default=1.0, gt=0.0, le=1.0)
     """Interpolation between parent (0) and trained adapter (1); 1.0 means not interpolated."""
     n_delta: int = Field(ge=0)
-    """Training examples of this role that came from the delta."""
+    """Examples of this role in the training file that came from the delta; a short training does not reach them all."""
     n_replay: int = Field(ge=0)
-    """Training examples of this role replayed from the parent's data."""
+    """Examples of this role in the training file that are replayed from the parent's data."""
     engine: str
     """Training engine: ``fused`` or ``trl``."""
     device: str
-    """Device that trained the row, for instance ``cpu`` or ``cuda:0``."""
+    """Device that trained the row, ``cpu`` or ``cuda``."""
     dtype: str
     """Number format of the base while training, for instance ``bfloat16``."""
     threads: int = Field(ge=1)
@@ -96,7 +94,7 @@ class GenerationRow(Record):
     lineage: str = Field(min_length=1)
     """Name of the lineage."""
     run_id: str
-    """Run that trained it; its folder may be gone."""
+    """Run that trained it; its folder may have been deleted."""
     trained_sha: Sha256
     """SHA-256 of the adapter as trained, before interpolation."""
     pref_sha: Sha256 | Literal[""] = ""
@@ -107,12 +105,6 @@ class GenerationRow(Record):
     """SHA of the reward model that weighted the data; empty if none did."""
     rewards_sha: Sha256 | Literal[""] = ""
     """SHA-256 of that model's frozen scores; empty if there are none."""
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_empty(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A row that learned from examples alone is stored as it always was."""
-        found: dict[str, Any] = dump(self)
-        return {name: value for name, value in found.items() if value or name not in CHANNEL_COLUMNS}
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:
@@ -150,6 +142,36 @@ class EvalRecord(Record):
     """Upper end of the 95 % Wilson interval; the value itself where it was ``measured``."""
     details: dict[str, Any] = Field(default_factory=dict)
     """Whatever explains the score, for instance one accuracy per puzzle family. JSON values only."""
+
+    @classmethod
+    def of_share(
+        cls,
+        gen_id: int,
+        role: Role,
+        name: str,
+        method: EvalMethod,
+        passed: Sequence[bool],
+        details: dict[str, Any] | None = None,
+    ) -> EvalRecord:
+        """The share of items that passed, with its Wilson interval; `passed` has one entry an item.
+
+        Raises:
+            LunaError: there is no item.
+        """
+        if not passed:
+            raise LunaError(f"there is no item to measure {name} of {role} on; give the set at least one.")
+        low, high = wilson_interval(sum(passed), len(passed))
+        return cls(
+            gen_id=gen_id,
+            role=role,
+            eval=name,
+            method=method,
+            value=sum(passed) / len(passed),
+            n=len(passed),
+            low=low,
+            high=high,
+            details=details or {},
+        )
 
     @classmethod
     def recall_by_definition(cls, gen_id: int, role: Role) -> EvalRecord:

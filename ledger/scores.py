@@ -1,4 +1,4 @@
-"""What the reward model makes of answers, and the karma that they earn by it.
+"""Scores of a reward model, and the karma that answers earn by them.
 
 The functions work inside a transaction that the caller holds.
 """
@@ -9,11 +9,11 @@ import sqlite3
 
 from ledger.files import canonical_json
 from ledger.records import Fraction, Record, Sha256, Signed, Timestamp, TurnId
-from ledger.rules.karma import AnswerState, KarmaSettings, KarmaTerms, answer_karma
+from ledger.rules.karma import AnswerState, KarmaSettings, answer_karma
 
 
 class Score(Record):
-    """One model's judgement of one answer: the reward manifold's values (docs/reward-manifold.md)."""
+    """One model's judgement of one answer: the reward manifold's values (docs/explanation/reward-manifold.md)."""
 
     turn_id: TurnId
     model: Sha256
@@ -72,20 +72,19 @@ def _state(connection: sqlite3.Connection, turn_id: str) -> tuple[str, AnswerSta
     row = connection.execute(
         "SELECT lineage, scalar_preference, gate, answer_tokens, seconds, "
         "(SELECT valence FROM labels WHERE turn_id = turns.id ORDER BY number DESC LIMIT 1) "
-        "FROM turns JOIN scores ON scores.turn_id = turns.id "
+        "AS valence FROM turns JOIN scores ON scores.turn_id = turns.id "
         "WHERE turns.id = ? AND role != 'base' ORDER BY scores.number DESC LIMIT 1",
         (turn_id,),
     ).fetchone()
     if row is None:
         return None
-    lineage, preference, gate, tokens, seconds, valence = row
-    return lineage, AnswerState(preference=preference, gate=gate, valence=valence or 0, tokens=tokens, seconds=seconds)
-
-
-def events_of(connection: sqlite3.Connection, turn_id: str) -> list[tuple[float, KarmaTerms]]:
-    """An answer's karma events, oldest first: the amount, and the terms of the state that it led to."""
-    rows = connection.execute("SELECT amount, terms FROM karma_events WHERE turn_id = ? ORDER BY number", (turn_id,))
-    return [(amount, KarmaTerms.model_validate_json(terms)) for amount, terms in rows.fetchall()]
+    return row["lineage"], AnswerState(
+        preference=row["scalar_preference"],
+        gate=row["gate"],
+        valence=row["valence"] or 0,
+        tokens=row["answer_tokens"],
+        seconds=row["seconds"],
+    )
 
 
 def note_acceptance(connection: sqlite3.Connection, lineage: str, gen_id: int) -> None:

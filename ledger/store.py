@@ -83,15 +83,6 @@ class Ledger:
                 )
             queries.make_current(connection, name)
 
-    def use_lineage(self, name: str) -> None:
-        """Make another lineage the current one.
-
-        Raises:
-            LunaError: if there is none of this name.
-        """
-        with self.db.writing() as connection:
-            queries.make_current(connection, queries.known_lineage(connection, name).name)
-
     def lineages(self) -> list[Lineage]:
         """All lineages, oldest first."""
         with self.db.reading() as connection:
@@ -124,23 +115,8 @@ class Ledger:
             LunaError: if the judgement does not fit the lineage, or the disk refuses.
         """
         generation_verdict(rows)
-        name, gen_id = rows[0].lineage, rows[0].gen_id
         with self.db.writing() as connection:
-            lineage = queries.known_lineage(connection, name)
-            generations = queries.generations(connection, name)
-            if not already_judged(rows, generations):
-                head = queries.head(connection, name)
-                check_judgement(rows, evals, head_move, lineage, generations, head)
-                for row in rows:
-                    queries.append_record(connection, "generation", name, row, gen_id, row.role)
-                for score in evals:
-                    queries.append_record(connection, "eval", name, score, gen_id, score.role)
-                if head_move:
-                    queries.append_record(connection, "head", name, head_move, head_move.to_gen)
-                    if head_move.to_gen == gen_id:
-                        note_acceptance(connection, name, gen_id)
-                if stop:
-                    queries.append_record(connection, "stop", name, stop, gen_id)
+            _append_judgement(connection, rows, evals, head_move, stop)
         self.derive_csv()
 
     def rows(self, lineage: str | None = None) -> list[GenerationRow]:
@@ -174,6 +150,11 @@ class Ledger:
         with self.db.reading() as connection:
             return queries.records(connection, EvalRecord, "eval", _name(connection, lineage), gen_id)
 
+    def all_evals(self, lineage: str | None = None) -> list[EvalRecord]:
+        """The scores of every judged generation in the order recorded."""
+        with self.db.reading() as connection:
+            return queries.records(connection, EvalRecord, "eval", _name(connection, lineage))
+
     def judged_scores(self, lineage: str | None = None) -> list[GenerationScores]:
         """What the stop rule asks of every judged generation, oldest first."""
         with self.db.reading() as connection:
@@ -196,11 +177,6 @@ class Ledger:
         """Number of the newest accepted generation, ``None`` before the first."""
         with self.db.reading() as connection:
             return queries.head(connection, _name(connection, lineage))
-
-    def head_moves(self, lineage: str | None = None) -> list[HeadMove]:
-        """Every move of the head, oldest first."""
-        with self.db.reading() as connection:
-            return queries.records(connection, HeadMove, "head", _name(connection, lineage))
 
     def parent_chain(self, gen_id: int, lineage: str | None = None) -> list[int]:
         """A generation and its accepted ancestors, newest first.
@@ -281,6 +257,30 @@ def _name(connection: sqlite3.Connection, lineage: str | None) -> str:
     if lineage is None:
         return queries.current_lineage(connection)
     return queries.known_lineage(connection, lineage).name
+
+
+def _append_judgement(
+    connection: sqlite3.Connection,
+    rows: Sequence[GenerationRow],
+    evals: Sequence[EvalRecord],
+    head_move: HeadMove | None,
+    stop: Stop | None,
+) -> None:
+    name, gen_id = rows[0].lineage, rows[0].gen_id
+    lineage, generations = queries.known_lineage(connection, name), queries.generations(connection, name)
+    if already_judged(rows, generations):
+        return
+    check_judgement(rows, evals, head_move, lineage, generations, queries.head(connection, name))
+    for row in rows:
+        queries.append_record(connection, "generation", name, row, gen_id, row.role)
+    for score in evals:
+        queries.append_record(connection, "eval", name, score, gen_id, score.role)
+    if head_move:
+        queries.append_record(connection, "head", name, head_move, head_move.to_gen)
+        if head_move.to_gen == gen_id:
+            note_acceptance(connection, name, gen_id)
+    if stop:
+        queries.append_record(connection, "stop", name, stop, gen_id)
 
 
 @dataclass(frozen=True)

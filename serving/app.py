@@ -14,15 +14,18 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from starlette.types import ASGIApp
+
 from ledger.conversations import Label, Turn
 from ledger.errors import LunaError
 from ledger.home import Home
 from ledger.rules.gates import GateSettings
 from ledger.scores import Score
+from serving.api.errors import Refused
 from serving.api.gateway import OPEN_PATHS, build
-from serving.api.guard import Refused, guarded, is_loopback
-from serving.engine import App, Piece, Sampling
-from serving.engine_app import EngineReplica, Started
+from serving.api.guard import guarded, is_loopback
+from serving.engine import Piece, Sampling, Started
+from serving.engine_app import EngineReplica
 from serving.settings import ServingSettings
 
 if TYPE_CHECKING:
@@ -58,7 +61,7 @@ class Gateway:
             GateSettings.model_validate(gates),
         )
 
-    async def __serve_build_asgi_app__(self) -> App:
+    async def __serve_build_asgi_app__(self) -> ASGIApp:
         return guarded(self._app, self._settings, self._key, OPEN_PATHS)
 
 
@@ -185,25 +188,27 @@ def run(
             f"[serving] host is {settings.host}, which others can reach: set the environment variable {KEY_VARIABLE} "
             "to a secret of your own first, or listen on 127.0.0.1."
         )
-    if running() is None:
+    if not serve_runs():
         _refuse_taken_port(settings)
     from ray import serve
+    from ray.serve.exceptions import RayServeException
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    serve.start(http_options={"host": settings.host, "port": settings.port})
+    serve.start(proxy_location="HeadOnly", http_options={"host": settings.host, "port": settings.port})
+    _refuse_other_address(settings)
     plain = settings.model_dump(mode="json")
     # The key as an argument: environment variables of an actor are shown in Ray's dashboard.
     engine = _engine_deployment(settings).bind(str(home.root), base_sha, plain, key)
     gateway = _gateway_deployment(settings).bind(str(home.root), plain, gates.model_dump(mode="json"), key, coordinator)
-    _run_reward(settings, load, key)
     try:
+        _run_reward(settings, load, key)
         handles = serve.run_many(
             [
                 serve.RunTarget(engine, name=ENGINE_APP, route_prefix="/v1"),
                 serve.RunTarget(gateway, name=APP, route_prefix="/"),
             ]
         )
-    except RuntimeError as error:
+    except (RuntimeError, RayServeException) as error:
         raise LunaError(f"the engine did not start: {last_line(error)}") from error
     return handles[0]
 
@@ -238,7 +243,7 @@ def _engine_deployment(settings: ServingSettings) -> Any:
         health_check_period_s=2,
         health_check_timeout_s=10,
         graceful_shutdown_timeout_s=10,
-        max_ongoing_requests=settings.max_waiting + 64,  # the front refuses earlier, with a reason
+        max_ongoing_requests=settings.max_concurrent_requests + 64,  # the front refuses earlier, with a reason
         ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": variables}},
     )
 
@@ -250,7 +255,7 @@ def _gateway_deployment(settings: ServingSettings) -> Any:
         serve.ingress()(Gateway),
         name="gateway",
         graceful_shutdown_timeout_s=5,
-        max_ongoing_requests=2 * settings.max_waiting + 64,
+        max_ongoing_requests=2 * settings.max_concurrent_requests + 64,
         ray_actor_options={"num_cpus": 0},
     )
 
@@ -263,27 +268,58 @@ def url(settings: ServingSettings) -> str:
 
 def running() -> Any | None:
     """The handle of the running engine on the cluster that this process has joined; None if it does not run."""
-    import ray
-
-    try:  # Asked first, since importing Serve takes seconds.
-        ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
-    except ValueError:
+    if not serve_runs():  # asked first, since importing Serve takes seconds
         return None
     from ray import serve
 
     return serve.get_app_handle(ENGINE_APP) if ENGINE_APP in serve.status().applications else None
 
 
-def stop() -> None:
-    """Take the apps and their port down."""
+def serve_runs() -> bool:
+    """Whether Ray Serve runs on the cluster that this process has joined, with whatever apps."""
+    import ray
+
+    try:
+        ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
+    except ValueError:
+        return False
+    return True
+
+
+def stop() -> bool:
+    """Take Luna's apps down; Ray Serve and its port too where nobody else's app runs there. False: none of ours ran."""
+    if not serve_runs():
+        return False
     from ray import serve
 
-    serve.shutdown()
+    from serving.reward_app import REWARD_APP
+
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    present = set(serve.status().applications)
+    ours = present & {APP, ENGINE_APP, REWARD_APP}
+    for name in ours:
+        serve.delete(name)
+    if ours == present:
+        serve.shutdown()
+    return bool(ours)
 
 
 def last_line(error: BaseException) -> str:
     """What a remote traceback ends with: the error itself."""
     return str(error).strip().splitlines()[-1]
+
+
+def _refuse_other_address(settings: ServingSettings) -> None:
+    """Ray Serve that runs for other apps keeps its own address, which may be one that others reach."""
+    from ray.serve.context import _get_global_client
+
+    found = _get_global_client().http_config
+    if (found.host, found.port) != (settings.host, settings.port):
+        raise LunaError(
+            f"Ray Serve runs on this cluster for other apps, at {found.host}:{found.port}; Luna would be served there "
+            f"too, not at {settings.host}:{settings.port}. Set [serving] host and port to that address, or stop the "
+            "other apps first."
+        )
 
 
 def _refuse_taken_port(settings: ServingSettings) -> None:

@@ -1,26 +1,27 @@
 """What Luna asks of an engine: hold adapters over one base, answer with one of them, and score given answers.
 
-`vllm_engine` and `transformers_engine` are the two that there are; `choose` picks one.
+The engines themselves are in `serving.engines`; `choose` picks one.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
+
+from starlette.types import ASGIApp
 
 from ledger.errors import LunaError
+from ledger.roles import Role
 from serving.table import Adapter
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
-
 EngineName = Literal["vllm", "transformers"]
+
+
+class Stopped(LunaError):
+    """The engine is not running, or no more."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,17 @@ class Piece:
     """Set on the last piece: the model ended its answer, or `max_tokens` did."""
 
 
+@dataclass(frozen=True)
+class Started:
+    """Who answers; comes before the first piece."""
+
+    role: Role | None
+    """None: the base."""
+    generation: int | None
+    adapter_sha: str | None
+    lineage: str
+
+
 class Engine(Protocol):
     """One base with LoRA adapters. Adapters are known by `Adapter.name`, the base by `base_name`."""
 
@@ -58,7 +70,7 @@ class Engine(Protocol):
         """Under which name it answers as the untouched base. Known after `start`."""
         ...
 
-    async def start(self) -> App:
+    async def start(self) -> ASGIApp:
         """Load the base; returns an OpenAI application for /v1/models, /v1/completions and /v1/chat/completions.
 
         Chat requests that reach it hold one message: the whole prompt.

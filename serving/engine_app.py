@@ -7,29 +7,35 @@ through the same handle, which no HTTP request can do.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ledger.errors import LunaError
 from ledger.files import write_atomic
 from ledger.home import Home
 from ledger.roles import Role
 from ledger.store import Ledger
+from serving.api.errors import Refused
 from serving.api.front import Front, Leases, refuse_when_full, resolve
-from serving.api.guard import Refused, guarded
-from serving.engine import App, Engine, Piece, Sampling, choose
+from serving.api.guard import guarded
+from serving.engine import Engine, Piece, Sampling, Started, choose
 from serving.engines.validate import Shape, base_shapes, check_adapter
 from serving.settings import ServingSettings
-from serving.table import BASE, Adapter, Table
+from serving.table import Adapter, Table
+
+logger = logging.getLogger(__name__)
 
 _WATCH_S = 0.25
+_FAILURES_IN_A_ROW = 3
+"""Failed checks after which an engine counts as dead; a single one may be a GPU that is full for a moment."""
 
 
 class Saved(BaseModel):
@@ -54,17 +60,6 @@ def table_to_restore(saved: Saved | None, lineage: str, line: Sequence[int]) -> 
     return Table(version=saved.table.version if saved else 0, current=head, previous=parent)
 
 
-@dataclass(frozen=True)
-class Started:
-    """Who answers; comes before the first piece."""
-
-    role: Role | None
-    """None: the base."""
-    generation: int | None
-    adapter_sha: str | None
-    lineage: str
-
-
 class EngineReplica:
     """See the module."""
 
@@ -78,13 +73,13 @@ class EngineReplica:
         self._lineage = ""
         self._watch: asyncio.Task[None] | None = None
 
-    async def __serve_build_asgi_app__(self) -> App:
+    async def __serve_build_asgi_app__(self) -> ASGIApp:
         inner = await self._engine.start()
         self._engine.list_names(lambda: self._table.names())
         await self._restore()
         self._watch = asyncio.create_task(self._end_with_the_engine())
         front = Front(inner, lambda: self._table, self._leases, self._settings, self._engine.base_name)
-        return guarded(front, self._settings, self._key)
+        return at_shutdown(guarded(front, self._settings, self._key), self._stop)
 
     # -- answering -------------------------------------------------------------------------------------------
 
@@ -160,13 +155,6 @@ class EngineReplica:
             self._take(self._table.switch(gen))
             return {**self._names(), "switch_s": time.perf_counter() - started}
 
-    async def rollback(self) -> dict[str, Any]:
-        """Let `luna-<role>` mean the generation before the current one. Nothing is loaded for it."""
-        async with self._lock:
-            started = time.perf_counter()
-            self._take(self._table.rollback())
-            return {**self._names(), "switch_s": time.perf_counter() - started}
-
     async def retire(self, gen: int) -> dict[str, Any]:
         """Serve a generation no longer, unless it is current or the one before; requests in work are waited for."""
         async with self._lock:
@@ -203,23 +191,18 @@ class EngineReplica:
         """Ray Serve replaces this replica when the engine's process is gone."""
         await self._engine.check_health()
 
-    def __del__(self) -> None:
-        if hasattr(self, "_watch") and self._watch is not None:
-            self._watch.cancel()
-        if hasattr(self, "_engine"):
-            self._engine.stop()
-
     # -- inside ----------------------------------------------------------------------------------------------
 
     async def _end_with_the_engine(self) -> None:
-        """Leave at once when the engine has died: Ray Serve's own checks would send it requests for seconds more."""
-        while True:
-            await asyncio.sleep(_WATCH_S)
-            try:
-                await self._engine.check_health()
-            except Exception:
-                self._engine.stop()
-                os._exit(1)
+        """Leave when the engine has died: Ray Serve's own checks would send it requests for seconds more."""
+        await until_dead(self._engine.check_health, _WATCH_S)
+        self._engine.stop()
+        os._exit(1)
+
+    def _stop(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        self._engine.stop()
 
     async def _restore(self) -> None:
         """Load what is to be served after a start."""
@@ -228,7 +211,7 @@ class EngineReplica:
             line = [] if head is None else ledger.parent_chain(head)
         before = table_to_restore(_saved(self._file), self._lineage, line)
         last = [gen for gen in (before.previous, before.current) if gen is not None]
-        beside = [gen for gen in before.generations if gen not in last][: self._settings.generations - len(last)]
+        beside = [gen for gen in before.generations if gen not in last][: self._settings.loaded_generations - len(last)]
         table = Table(version=before.version)
         for gen in [*beside, *last]:
             try:  # One rotten adapter must not keep the others from being served.
@@ -246,7 +229,7 @@ class EngineReplica:
         adapters = self._adapters(added, gen)
         for adapter in adapters:
             folder = self._home.adapter_dir(adapter.sha)
-            await asyncio.to_thread(check_adapter, folder, self._shapes, self._settings.max_rank)
+            await asyncio.to_thread(check_adapter, folder, self._shapes, self._settings.max_lora_rank)
         added = (await self._make_room(table)).add(gen, shas)
         try:
             for adapter in adapters:
@@ -274,13 +257,13 @@ class EngineReplica:
 
     async def _make_room(self, table: Table) -> Table:
         """Unload what was asked for longest ago until one more generation fits."""
-        while len(table.generations) >= self._settings.generations:
+        while len(table.generations) >= self._settings.loaded_generations:
             free = [gen for gen in table.generations if gen not in (table.current, table.previous)]
             oldest = self._leases.least_recently_used(free)
             if oldest is None:
                 raise LunaError(
-                    f"{self._settings.generations} generations are loaded and in use; wait, or set [serving] "
-                    "generations higher."
+                    f"{self._settings.loaded_generations} generations are loaded and in use; wait, or set [serving] "
+                    "loaded_generations higher."
                 )
             adapters, table = self._adapters(table, oldest), table.remove(oldest)
             self._take(table)  # First no new request can find it, then its memory is freed.
@@ -314,11 +297,31 @@ class EngineReplica:
         }
 
 
-def model_name(role: Role | None, generation: int | None) -> str:
-    """The public name of a role's current adapter, of one generation's, or of the base."""
-    if role is None:
-        return BASE
-    return f"luna-{role}" if generation is None else f"luna-{role}-g{generation}"
+async def until_dead(check: Callable[[], Awaitable[None]], period_s: float) -> None:
+    """Return once `check` has failed several times in a row."""
+    failures = 0
+    while failures < _FAILURES_IN_A_ROW:
+        await asyncio.sleep(period_s)
+        try:
+            await check()
+            failures = 0
+        except Exception as error:
+            failures += 1
+            logger.warning("the engine's check failed (%d in a row): %r", failures, error)
+
+
+def at_shutdown(app: ASGIApp, stop: Callable[[], None]) -> ASGIApp:
+    """The application, with `stop` called once its own shutdown is over."""
+
+    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_after_stopping(message: Message) -> None:
+            if message["type"].startswith("lifespan.shutdown."):  # complete or failed
+                stop()
+            await send(message)
+
+        await app(scope, receive, send_after_stopping if scope["type"] == "lifespan" else send)
+
+    return wrapped
 
 
 def _engine(base: Path, shapes: Mapping[str, Shape], home: Home, settings: ServingSettings) -> Engine:
@@ -327,9 +330,10 @@ def _engine(base: Path, shapes: Mapping[str, Shape], home: Home, settings: Servi
         from serving.engines.vllm import VllmEngine
 
         return VllmEngine(base, shapes, home.root / "models" / "zero", settings)
+    from serving.api.openai_app import openai_application
     from serving.engines.transformers import TransformersEngine
 
-    return TransformersEngine(base, settings)
+    return TransformersEngine(base, settings, openai_application)
 
 
 def _saved(file: Path) -> Saved | None:

@@ -18,14 +18,14 @@ from typing import Any
 from fastapi import FastAPI
 from ray import serve
 from ray.exceptions import RayError
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from curriculum.reward import VALUES, RewardOutput
 from ledger.errors import LunaError
 from ledger.home import Home
-from serving.api.gateway import add_error_handlers
-from serving.api.guard import Refused, guarded
+from serving.api.errors import Refused, add_error_handlers
+from serving.api.guard import guarded
 from serving.api.reward import NO_REWARD, Judged, Pair, add_reward
-from serving.engine import App, Receive, Scope, Send
 from serving.settings import ServingSettings
 
 REWARD_APP = "luna-reward"
@@ -34,6 +34,12 @@ REWARD_ROUTE = "/reward"
 _ANSWER_S = 30
 _PAIR_S = 0.1
 """What a pair may take beyond `_ANSWER_S`, on a slow machine."""
+_BATCH_PAIRS = 16
+"""Pairs that are scored together at most."""
+_BATCH_WAIT_S = 0.005
+"""How long the first pair of a batch waits for others."""
+_BATCHES_AT_ONCE = 2
+"""Batches that are scored side by side, each on one thread."""
 _HEALTH_PAIR = ("Are you well?", "Yes, thank you.")
 
 
@@ -55,17 +61,16 @@ class RewardReplica:
 
     def __init__(self, load: Load, settings: dict[str, Any], key: str | None):
         self._settings, self._key = ServingSettings.model_validate(settings), key
-        chosen = self._settings
         self._load, self._scorer = load, load()
-        self._threads = ThreadPoolExecutor(chosen.reward_batches)
+        self._threads = ThreadPoolExecutor(_BATCHES_AT_ONCE)
         self._taking = asyncio.Lock()
         self._one = serve.batch(
-            max_batch_size=chosen.reward_batch,
-            batch_wait_timeout_s=chosen.reward_wait_ms / 1000,
-            max_concurrent_batches=chosen.reward_batches,
+            max_batch_size=_BATCH_PAIRS,
+            batch_wait_timeout_s=_BATCH_WAIT_S,
+            max_concurrent_batches=_BATCHES_AT_ONCE,
         )(self._batch)
 
-    async def __serve_build_asgi_app__(self) -> App:
+    async def __serve_build_asgi_app__(self) -> ASGIApp:
         app = FastAPI(title="Luna's reward model", docs_url=None, redoc_url=None, openapi_url=None)
         add_reward(app, self)
         add_error_handlers(app)
@@ -105,11 +110,6 @@ class RewardReplica:
             began = time.perf_counter()
             self._scorer = await asyncio.to_thread(self._load)
             return {**self.state(), "load_s": time.perf_counter() - began}
-
-    def set_batching(self, most: int, wait_ms: float) -> None:
-        """How many pairs are scored together at most, and how long the first of them waits for others."""
-        self._one.set_max_batch_size(most)
-        self._one.set_batch_wait_timeout_s(wait_ms / 1000)
 
     def state(self) -> dict[str, Any]:
         """Which model answers, in which process."""
@@ -169,11 +169,10 @@ def reward_app(settings: ServingSettings, load: Load, key: str | None) -> Any:
     deployment = serve.deployment(
         serve.ingress()(RewardReplica),
         name="reward",
-        num_replicas=settings.reward_replicas,
         health_check_period_s=10,
         health_check_timeout_s=30,
         graceful_shutdown_timeout_s=10,
-        max_ongoing_requests=2 * settings.max_waiting + settings.reward_batch * settings.reward_batches,
+        max_ongoing_requests=2 * settings.max_concurrent_requests + _BATCH_PAIRS * _BATCHES_AT_ONCE,
         ray_actor_options={"num_cpus": 0},
     )
     return deployment.bind(load, settings.model_dump(mode="json"), key)

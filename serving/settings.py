@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from typing import Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class ServingSettings(BaseModel):
@@ -25,39 +26,53 @@ class ServingSettings(BaseModel):
     """Longest prompt and answer together, in tokens."""
     max_num_seqs: int = Field(16, ge=1)
     """Requests that are decoded at the same time."""
-    max_rank: Literal[8, 16, 32, 64, 128, 256] = 32
+    max_lora_rank: Literal[8, 16, 32, 64, 128, 256] = 32
     """Largest adapter rank that there is room for (the sizes that vLLM knows)."""
-    generations: int = Field(3, ge=2)
+    loaded_generations: int = Field(3, ge=2)
     """Generations held ready: the head, the one before it, and candidates. Each needs three adapter slots."""
-    adapters_in_batch: int = Field(4, ge=1)
+    max_loras: int = Field(4, ge=1)
     """Adapters that the requests of one batch may use; requests for further ones wait a moment."""
-    max_waiting: int = Field(64, ge=1)
+    max_concurrent_requests: int = Field(64, ge=1)
     """Requests in flight; more are answered with 429."""
     max_body_kib: int = Field(256, ge=1)
     """Largest request body."""
     max_tokens: int = Field(512, ge=1)
     """Most tokens that one answer may have."""
-    answer_tokens: int = Field(200, ge=1)
+    default_max_tokens: int = Field(200, ge=1)
     """Most tokens of an answer in a conversation, where the request does not say."""
     context_turns: int = Field(3, ge=0)
     """Earlier exchanges of a conversation that stand before the question; 0 makes every question the first."""
     requests_per_minute: int = Field(600, ge=1)
-    """For each key, or without a key for each address; more are answered with 429."""
+    """Of all clients together; more are answered with 429. The gateway, /v1 and /reward count each for itself."""
     allowed_origins: tuple[str, ...] = ()
     """Other web origins (`https://example.org`) whose pages may use this server. Its own page always may."""
     evaluate_candidates: bool = True
     """Measure a new generation through this server, where it is up, instead of on the trainers' model."""
-    gpu_share: float = Field(0.4, gt=0, le=1)
+    gpu_memory_utilization: float = Field(0.4, gt=0, le=1)
     """Share of a GPU's memory for serving; training takes the rest."""
-    reward_replicas: int = Field(1, ge=1)
-    """Copies of the reward model."""
-    reward_batch: int = Field(16, ge=1)
-    """Pairs that a copy scores together at most."""
-    reward_wait_ms: float = Field(5.0, ge=0)
-    """How long the first pair of a batch waits for others, in milliseconds."""
-    reward_batches: int = Field(2, ge=1)
-    """Batches that a copy scores side by side, each on one thread."""
-    reward_queue: int = Field(256, ge=1)
-    """Answers that may wait for their score in the background; more are left unscored and counted."""
-    cpu_cache_gib: int = Field(1, ge=1)
+    cpu_kv_cache_gib: int = Field(1, ge=1)
     """Key-value cache on a CPU; on a GPU vLLM takes its share of the card."""
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _as_browsers_write_them(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        """A browser's Origin header is compared letter by letter: another spelling would never match."""
+        for origin in origins:
+            if (wanted := _origin(origin)) != origin:
+                hint = f"write {wanted!r}" if wanted else "write it as https://example.org"
+                raise ValueError(f"{origin!r} is not an origin as browsers send it; {hint}")
+        return origins
+
+
+def _origin(text: str) -> str | None:
+    """The origin of a web address: scheme, host, and a port other than the scheme's own. None if there is none."""
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        return None
+    usual = {"http": 80, "https": 443}
+    if parts.scheme not in usual or not parts.hostname:
+        return None
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"{parts.scheme}://{host}" + ("" if port in (None, usual[parts.scheme]) else f":{port}")

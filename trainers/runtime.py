@@ -35,7 +35,7 @@ def _cpu_multiplies_bfloat16() -> bool:
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on (cgroup and affinity aware on Linux)."""
+    """Cores that this process may run on: on Linux those of its cpuset; a quota of CPU time is not seen."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -1,1 +1,4 @@
-"""The coordinator's side of serving: finding and starting the server, and asking it about candidates and rewards."""
+"""The coordinator's side of serving: starting the server, telling it what to serve, asking it to measure and score.
+
+Nothing here imports the coordinator, which uses `client` itself; `start` is handed what finds it.
+"""

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 from cluster.request import RunSpec
-from cluster.server import client as deployment
+from cluster.server import client
 from ledger.errors import LunaError
 from ledger.records import EvalRecord
-from ledger.roles import Role
+from ledger.roles import Voice
 from serving import app
-from serving.engine_app import model_name
+from serving.table import model_name
 from trainers.evals.scoring import RolePlan, evaluate_role
-from trainers.lean.generator import BASE, Voice, answer_ids, prompt_ids
+from trainers.generator import answer_ids, prompt_ids
 from trainers.models.adapter_set import AdapterSet
 from trainers.models.frozen import Base
 
@@ -25,7 +25,7 @@ _ROWS_AT_ONCE = 64
 
 
 class ServedGenerator:
-    """See :class:`trainers.lean.generator.Generator`: one generation of the running engine.
+    """See :class:`trainers.generator.Generator`: one generation of the running engine.
 
     Args:
         ask: calls a method of one engine replica and gives its result.
@@ -37,7 +37,9 @@ class ServedGenerator:
     def generate(self, voice: Voice, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
         texts: list[str] = []
         for start in range(0, len(prompts), _ROWS_AT_ONCE):
-            texts += self.ask("generate", self._model(voice), prompts[start : start + _ROWS_AT_ONCE], max_new_tokens)
+            texts += self.ask(
+                "generate", model_name(voice, self.generation), prompts[start : start + _ROWS_AT_ONCE], max_new_tokens
+            )
         return texts
 
     def mean_log_likelihoods(self, voice: Voice, pairs: Sequence[tuple[str, str]]) -> list[float]:
@@ -47,11 +49,8 @@ class ServedGenerator:
             rows.append(([*begin, *answer_ids(self.tokenizer, answer)], len(begin)))
         scores: list[float] = []
         for start in range(0, len(rows), _ROWS_AT_ONCE):
-            scores += self.ask("score", self._model(voice), rows[start : start + _ROWS_AT_ONCE])
+            scores += self.ask("score", model_name(voice, self.generation), rows[start : start + _ROWS_AT_ONCE])
         return scores
-
-    def _model(self, voice: Voice) -> str:
-        return model_name(None, None) if voice == BASE else model_name(cast(Role, voice), self.generation)
 
 
 def evaluate_served(spec: RunSpec, plans: Sequence[RolePlan], candidate: AdapterSet) -> list[EvalRecord] | None:
@@ -64,12 +63,12 @@ def evaluate_served(spec: RunSpec, plans: Sequence[RolePlan], candidate: Adapter
     if not settings.serving.evaluate_candidates or app.running() is None:
         return None
     try:
-        state = deployment.state(home)
+        state = client.state(home)
         if (state["lineage"], state["base_sha"]) != (spec.lineage, spec.base.sha):
             return None
-        deployment.load(home, gen_id, candidate.shas)
+        client.load(home, gen_id, candidate.shas)
         logger.info("measuring G%d through the server (%s)", gen_id, state["engine"])
-        generator = ServedGenerator(deployment.asker(home), _tokenizer(spec.base), gen_id)
+        generator = ServedGenerator(client.asker(home), _tokenizer(spec.base), gen_id)
         found = [record for plan in plans for record in evaluate_role(generator, plan, gen_id, settings.eval)]
     except LunaError as error:
         logger.warning("the server could not measure G%d: %s The trainers' own model is asked instead.", gen_id, error)

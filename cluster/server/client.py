@@ -1,51 +1,20 @@
-"""The serving app as the coordinator and the command line see it: start it, and tell it what to serve."""
+"""The running server as the coordinator and the command line see it: what it serves, and telling it what to serve."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
-from cluster.settings import settings_of
 from ledger.errors import LunaError
 from ledger.home import Home
 from ledger.roles import Role
-from ledger.store import Ledger
 from serving import app
-from serving.api.guard import Refused
+from serving.api.errors import Refused
 
 _ANSWER_S = 60
 _MEASURE_S = 600
 """How long one batch of an evaluation may take."""
-
-
-def start(home: Home) -> dict[str, Any]:
-    """Serve a home's current lineage; returns the app's state.
-
-    Raises:
-        LunaError: nothing to serve, or the app cannot be started.
-    """
-    from cluster.coordinator import coordinator_for  # which imports this module
-    from cluster.server.reward import loader  # likewise
-
-    whole = settings_of(home)
-    coordinator_for(home)  # will store what is said; it also brings an older home's database up to date
-    with Ledger.open(home) as ledger:
-        head = ledger.head()
-        if head is None:
-            raise LunaError("no generation was accepted yet, so there is nothing to serve; `luna demo` raises some.")
-        base_sha = ledger.generation(head)[0].base_sha
-    settings = whole.serving
-    if app.running() is not None:
-        found = state(home)
-        if (found["host"], found["port"]) != (settings.host, settings.port):
-            raise LunaError(
-                f"Luna is served at {found['host']}:{found['port']} already; `luna serve --stop` first, to change "
-                "the address."
-            )
-    handle = app.run(home, base_sha, settings, whole.gates, partial(coordinator_for, home), loader(home))
-    return {**_result(handle.state.remote()), "url": app.url(settings)}
 
 
 def serving(home: Home) -> Any:
@@ -70,7 +39,7 @@ def _found(home: Home) -> tuple[Any, dict[str, Any]]:
     handle = app.running()
     if handle is None:
         raise LunaError("Luna is not being served; start it with `luna serve`.")
-    told: dict[str, Any] = _result(handle.state.remote())
+    told: dict[str, Any] = result(handle.state.remote())
     if told["home"] != str(home.root):
         raise LunaError(f"the server on this cluster serves {told['home']}; stop it with `luna serve --stop` first.")
     return handle, told
@@ -97,13 +66,13 @@ def retire_candidate(home: Home, gen: int) -> None:
 
 def asked_one(handle: Any, method: str, *arguments: Any) -> Any:
     """What one replica answers."""
-    return _result(getattr(handle, method).remote(*arguments))
+    return result(getattr(handle, method).remote(*arguments))
 
 
 def asker(home: Home) -> Callable[..., Any]:
     """Calls a method of one engine replica: `ask("score", ...)`."""
     handle = serving(home)
-    return lambda method, *arguments: _result(getattr(handle, method).remote(*arguments), _MEASURE_S)
+    return lambda method, *arguments: result(getattr(handle, method).remote(*arguments), _MEASURE_S)
 
 
 def follow_head(home: Home, head: int | None) -> dict[str, Any]:
@@ -139,7 +108,7 @@ def everywhere(handle: Any, method: str, *arguments: Any) -> dict[str, Any]:
     return answers[-1]
 
 
-def _result(response: Any, timeout_s: float = _ANSWER_S) -> Any:
+def result(response: Any, timeout_s: float = _ANSWER_S) -> Any:
     """What one replica answers."""
     return _asked(lambda: response.result(timeout_s=timeout_s))
 

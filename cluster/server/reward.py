@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cluster.server import client as deployment
+from cluster.server import client
 from ledger.conversations import Turn
 from ledger.errors import LunaError
 from ledger.home import Home
@@ -49,11 +49,11 @@ def follow_reward(home: Home) -> str | None:
     """
     if app.running() is None:
         return None
-    deployment.state(home)  # which refuses another home's server
+    client.state(home)  # which refuses another home's server
     handle = app.reward_running()
     if handle is None:
         raise LunaError("the server was started without its reward app; `luna serve` again starts it.")
-    sha: str | None = deployment.everywhere(handle, "take_over")["model"]
+    sha: str | None = client.everywhere(handle, "take_over")["model"]
     return sha
 
 
@@ -65,9 +65,9 @@ def score_turns(home: Home, turns: list[Turn]) -> list[Score]:
     """
     from serving.api.reward import score_of
 
-    deployment.state(home)
+    client.state(home)
     handle = app.reward_running()
     if handle is None:
         raise LunaError("no reward model is being served; train one (`luna reward train`), then `luna serve`.")
-    judged = deployment.asked_one(handle, "score", [(turn.message, turn.answer) for turn in turns])
+    judged = client.asked_one(handle, "score", [(turn.message, turn.answer) for turn in turns])
     return [score_of(turn.id, one) for turn, one in zip(turns, judged, strict=True)]

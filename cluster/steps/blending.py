@@ -37,10 +37,10 @@ def judged(spec: RunSpec, evals: Sequence[EvalRecord], has_parent: bool) -> Judg
 
 def best_blend(examiner: Examiner, child: Candidate) -> Candidate | None:
     """The blend with the largest alpha that passes every gate, published in the home; None if there is none."""
-    interpolation = examiner.spec.settings.interpolation
-    if not examiner.parents.shas or not interpolation.enabled:
+    blends = examiner.spec.settings.blends
+    if not examiner.parents.shas or not blends.enabled:
         return None
-    return largest_that_passes(interpolation.alphas, lambda alpha: _passing_blend(examiner, child, alpha))
+    return largest_that_passes(blends.alphas, lambda alpha: _passing_blend(examiner, child, alpha))
 
 
 def _passing_blend(examiner: Examiner, child: Candidate, alpha: float) -> Candidate | None:

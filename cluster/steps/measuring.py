@@ -84,7 +84,6 @@ class Examiner:
                 trained_now=trained,
                 settings=settings.eval,
                 seed=settings.seed,
-                with_base=parent_gen is None,
             )
             for role in ROLES
         ]

@@ -12,10 +12,10 @@ from cluster.request import GenerationRequest
 from cluster.steps.records import ChannelFiles
 from curriculum.example import Example
 from curriculum.parquet import read_examples
-from curriculum.preferences.pairs import Preference, freeze_preferences, provenance_of, read_preference_set
+from curriculum.preferences.pairs import Preference, freeze_preferences, read_preference_set
 from curriculum.preferences.sources import split_by_prompt
 from curriculum.reward import RewardOutput, example_weight
-from curriculum.scores import freeze_scores
+from curriculum.reward.scores import freeze_scores
 from ledger.home import Home
 from ledger.roles import ROLES, Role
 
@@ -79,7 +79,7 @@ def is_judged(example: Example) -> bool:
 
 def weighed_pairs(pairs: Sequence[Preference], scorer: Scorer) -> list[Preference]:
     """Each pair with its weight times that of its chosen answer; pairs of labels have it already."""
-    asked = [pair for pair in pairs if "teacher" not in provenance_of(pair)]
+    asked = [pair for pair in pairs if not pair.weighed]
     scores = dict(zip((p.id for p in asked), scorer([(p.prompt, p.chosen) for p in asked]), strict=True))
     return [
         dataclasses.replace(pair, weight=pair.weight * example_weight(s.reward_intensity, s.safety_score))

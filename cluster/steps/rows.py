@@ -8,7 +8,7 @@ from cluster.request import RunSpec
 from cluster.steps.blending import Candidate
 from cluster.steps.records import Collected, Planned, Trained
 from curriculum.parquet import read_examples
-from ledger.metadata import CapabilitySettings, build_metadata, capabilities, capability_minimums, write_metadata
+from ledger.metadata import build_metadata, capabilities, capability_minimums, write_metadata
 from ledger.records import EvalRecord, GenerationRow
 from ledger.roles import ROLES
 from ledger.store import Ledger
@@ -69,7 +69,7 @@ def write_adapter_metadata(
     spec: RunSpec, ledger: Ledger, rows: Sequence[GenerationRow], evals: Sequence[EvalRecord]
 ) -> None:
     """Let each adapter of the generation say in its folder what it is and what it can."""
-    minimums = capability_minimums(CapabilitySettings(), spec.settings.gates)
+    minimums = capability_minimums(spec.settings.gates)
     train = read_examples(spec.home.data_file(rows[0].train_sha))
     parent = rows[0].parent_gen
     age = 0 if parent is None else len(ledger.parent_chain(parent, spec.lineage))

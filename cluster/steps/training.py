@@ -42,8 +42,8 @@ def trained_roles(done: Mapping[Placement, TrioOutcome]) -> Trained:
         for role, outcome in whole.roles.items()
     }
     for role, trained in roles.items():
-        if trained.outcome.held:
-            held = ", ".join(f"{count} × {action}" for action, count in sorted(trained.outcome.held.items()))
+        if trained.outcome.skipped_updates:
+            held = ", ".join(f"{count} × {action}" for action, count in sorted(trained.outcome.skipped_updates.items()))
             with log_context(role=role):
                 logger.info("the health gate held updates back: %s", held)
     return Trained(roles=roles, trained_at=utc_now())

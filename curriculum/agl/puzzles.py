@@ -93,7 +93,7 @@ def plain_form(puzzle: Puzzle) -> bool:
 
 
 def plain_puzzles(seed: int, per_family: Mapping[str, int]) -> list[Puzzle]:
-    """Different puzzles in plain form, up to so many of each named family; a small family gives all that it has."""
+    """Different puzzles in plain form, up to the given number a family; a small family gives all that it has."""
     chosen: list[Puzzle] = []
     for family, count in per_family.items():
         stream = (puzzle for puzzle in _distinct_stream(seed, family) if plain_form(puzzle))

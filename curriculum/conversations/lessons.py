@@ -1,7 +1,7 @@
-"""What stored conversations teach: which answers become examples, and how strongly.
+"""Which answers of stored conversations become examples, and with what weight.
 
-A person's word stands before a model's score: a correction is what should have been said, a good valence keeps the
-answer, a bad one drops it. What nobody labelled counts by its reward, if it has one.
+A user's label outranks a model's score: a correction replaces the answer, a good valence keeps it, a bad one drops it.
+Unlabelled answers count by their reward, if they have one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ledger.scores import Score
 CATEGORY = "conversation"
 
 LEAST_SCALAR = 0.0
-"""An answer that nobody labelled is learned from only if its reward's `scalar_preference` is above this."""
+"""Unlabelled answers are learned from only if their `scalar_preference` is above this."""
 
 VALENCE_WEIGHTS = {1: 0.5, 2: 1.0}
 """Weight of an answer that its user liked, by valence."""
@@ -25,8 +25,8 @@ VALENCE_WEIGHTS = {1: 0.5, 2: 1.0}
 def conversation_examples(turns: Sequence[LabelledTurn]) -> list[Example]:
     """The examples of these turns, oldest first, without duplicates.
 
-    One example for each answer that teaches: of the role that gave it, in the context that it had. Broken-off answers,
-    the base's, and those that nobody called good are left out.
+    One example an answer, of the role that gave it and in its context. Aborted answers, the base's and those without a
+    good label or score are left out.
     """
     return unique(example for turn in turns if (example := _example(turn)) is not None)
 

@@ -1,6 +1,5 @@
 """Read one file of the user's own data."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -8,7 +7,8 @@ from typing import Literal
 from curriculum.example import Example, unique
 from curriculum.importing.manuals import manual_examples
 from curriculum.importing.records import MESSAGES_KEYS, RECORD_KEYS, Defaults, examples_of
-from curriculum.importing.report import ImportReport, Problem
+from curriculum.importing.report import ImportReport
+from curriculum.jsonl import BadLine, numbered_lines, parse_line
 from curriculum.parquet import read_rows
 from ledger.errors import LunaError
 from ledger.roles import ROLES, Role
@@ -37,9 +37,9 @@ def import_file(path: str | Path, role: Role, on_error: OnError = "continue", *,
     if not path.is_file():
         raise LunaError(f"there is no file {path}; check the name.")
     examples: list[Example] = []
-    problems: list[Problem] = []
+    problems: list[BadLine] = []
     for found in _read(path, role, created_at):
-        if isinstance(found, Problem):
+        if isinstance(found, BadLine):
             if on_error == "stop":
                 raise LunaError(f"{found}. Nothing was imported; correct the line, or import with on_error 'continue'.")
             problems.append(found)
@@ -51,7 +51,7 @@ def import_file(path: str | Path, role: Role, on_error: OnError = "continue", *,
     return ImportReport(examples=kept, problems=problems, duplicates=len(examples) - len(kept))
 
 
-def _read(path: Path, role: Role, created_at: str) -> Iterator[list[Example] | Problem]:
+def _read(path: Path, role: Role, created_at: str) -> Iterator[list[Example] | BadLine]:
     suffix = path.suffix.lower()
     if suffix in _JSONL:
         yield from _read_jsonl(path, role, created_at)
@@ -66,41 +66,37 @@ def _read(path: Path, role: Role, created_at: str) -> Iterator[list[Example] | P
         raise LunaError(f"cannot import {path}: the ending {suffix or '(none)'} is unknown; use one of {known}.")
 
 
-def _read_jsonl(path: Path, role: Role, created_at: str) -> Iterator[list[Example] | Problem]:
-    for number, line in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        if not line.strip():
-            continue
+def _read_jsonl(path: Path, role: Role, created_at: str) -> Iterator[list[Example] | BadLine]:
+    for number, line in numbered_lines(path):
         try:
-            record = json.loads(line.decode())
-        except UnicodeDecodeError:
-            yield Problem(str(path), number, "not UTF-8 text; save the file as UTF-8")
-        except (json.JSONDecodeError, RecursionError) as error:
-            yield Problem(str(path), number, f"not JSON: {error}")
+            record = parse_line(line)
+        except LunaError as error:
+            yield BadLine(str(path), number, str(error))
         else:
-            yield _examples_or_problem(record, path, number, role, created_at)
+            yield _examples_or_bad_line(record, path, number, role, created_at)
 
 
-def _read_parquet(path: Path, role: Role, created_at: str) -> Iterator[list[Example] | Problem]:
+def _read_parquet(path: Path, role: Role, created_at: str) -> Iterator[list[Example] | BadLine]:
     for number, row in enumerate(read_rows(path), start=1):
         unknown = sorted(row.keys() - RECORD_KEYS - MESSAGES_KEYS)
         if unknown:
             columns = ", ".join(sorted(RECORD_KEYS | MESSAGES_KEYS))
             raise LunaError(f"{path} has the unknown column {unknown[0]!r}; drop or rename it. Known are {columns}.")
         record = {key: value for key, value in row.items() if value is not None}
-        yield _examples_or_problem(record, path, number, role, created_at)
+        yield _examples_or_bad_line(record, path, number, role, created_at)
 
 
-def _examples_or_problem(
+def _examples_or_bad_line(
     record: object, path: Path, number: int, role: Role, created_at: str
-) -> list[Example] | Problem:
+) -> list[Example] | BadLine:
     defaults = Defaults(role=role, source=f"file/{path.name}:{number}", created_at=created_at)
     try:
         return examples_of(record, defaults)
     except LunaError as error:
-        return Problem(str(path), number, str(error))
+        return BadLine(str(path), number, str(error))
 
 
-def _decode(path: Path) -> tuple[str, list[Problem]]:
+def _decode(path: Path) -> tuple[str, list[BadLine]]:
     """The lines of a text file (unreadable ones blank, so that numbers hold), and the problems."""
     lines, problems = [], []
     for number, line in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
@@ -108,5 +104,5 @@ def _decode(path: Path) -> tuple[str, list[Problem]]:
             lines.append(line.decode().rstrip("\r"))
         except UnicodeDecodeError:
             lines.append("")
-            problems.append(Problem(str(path), number, "not UTF-8 text; save the file as UTF-8"))
+            problems.append(BadLine(str(path), number, "not UTF-8 text; save the file as UTF-8"))
     return "\n".join(lines), problems

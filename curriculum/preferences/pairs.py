@@ -1,4 +1,4 @@
-"""Preference pairs: two answers to one prompt, the better one first, and who says so.
+"""Preference pairs: two answers to one prompt, the better one first, and their origin.
 
 They come from a judge's labels, from a person's corrections, and from a person's valence; `merge` puts them together.
 Nothing here depends on the order in which labels or answers are given.
@@ -14,24 +14,21 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
-from curriculum.parquet import read_rows
+from curriculum.parquet import encode_columns, freeze_bytes, read_rows
 from curriculum.reward import RewardOutput, TeacherLabel, example_weight
 from ledger.errors import LunaError
-from ledger.files import canonical_json, sha256_bytes, write_atomic
+from ledger.files import canonical_json, sha256_bytes
 from ledger.home import Home
 from ledger.roles import ROLES, Role
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 Origin = Literal["correction", "valence", "teacher", "imported", "rules"]
 ORIGINS: tuple[Origin, ...] = get_args(Origin)
-"""Who prefers, strongest first. Where two origins contradict each other, the stronger one stands."""
+"""Where a preference comes from, strongest first; of two that contradict each other the stronger one wins."""
 
 MARGIN_MOST = 2.0
-"""Two scalars in [-1, 1] lie at most this far apart."""
+"""Largest difference of two scalars in [-1, 1]."""
 
 CORRECTION_MARGIN = 1.0
 """Margin of a correction over the answer it corrects: a person rewrote it, and did not say by how much it is better."""
@@ -56,6 +53,11 @@ class Preference:
     origin: Origin
     provenance: str
     """Who preferred and by what, as JSON: judge, ids of the labels or turns."""
+
+    @property
+    def weighed(self) -> bool:
+        """Whether its weight is that of a judge's label already."""
+        return "teacher" in json.loads(self.provenance)
 
 
 COLUMNS: tuple[str, ...] = tuple(field.name for field in dataclasses.fields(Preference))
@@ -132,7 +134,7 @@ def scalar_of(reward: RewardOutput) -> float:
 def label_pairs(
     labels: Iterable[TeacherLabel], role: Role = "dialectical", *, min_margin: float = 0.25, per_prompt: int = 6
 ) -> list[Preference]:
-    """Pairs of answers to the same prompt that one judge's scalars set at least `min_margin` apart.
+    """Pairs of answers to the same prompt whose scalars, by one judge, are at least `min_margin` apart.
 
     Of a prompt the `per_prompt` widest pairs are kept. Only labels of one source and teacher are compared. An answer
     that one judge labelled more than once has the mean. A pair's weight is that of the chosen answer's label, intensity
@@ -194,7 +196,7 @@ def correction_pairs(turns: Iterable[JudgedTurn]) -> list[Preference]:
 
 
 def valence_pairs(turns: Iterable[JudgedTurn], *, min_steps: int = 2) -> list[Preference]:
-    """Pairs of answers of one role to the same prompt and context that a person felt at least `min_steps` apart.
+    """Pairs of answers of one role to the same prompt and context whose valences are at least `min_steps` apart.
 
     The margin is half the difference in valence, so it lies in (0, 2]. An answer judged more than once has the mean.
 
@@ -258,24 +260,13 @@ def merge(*sets: Sequence[Preference]) -> list[Preference]:
 
 def freeze_preferences(pairs: Iterable[Preference], home: Home) -> str:
     """Write the pairs to the home's `data/<sha>.parquet` and return the SHA-256; a file already there is kept."""
-    data = encode_preferences(pairs)
-    sha = sha256_bytes(data)
-    path = home.data_file(sha)
-    if not path.exists():
-        write_atomic(path, data)
-    return sha
+    return freeze_bytes(encode_preferences(pairs), home)
 
 
 def encode_preferences(pairs: Iterable[Preference]) -> bytes:
     """The bytes of the Parquet file: one row a pair, in the order given. Equal pairs give equal bytes."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     rows = list(pairs)
-    columns = {name: [getattr(pair, name) for pair in rows] for name in COLUMNS}
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns, schema=_schema()), sink, compression="zstd", store_schema=False)
-    return bytes(sink.getvalue().to_pybytes())
+    return encode_columns({name: [getattr(pair, name) for pair in rows] for name in COLUMNS}, {"margin", "weight"})
 
 
 def read_preference_set(path: str | os.PathLike[str]) -> list[Preference]:
@@ -298,18 +289,6 @@ def read_preference_set(path: str | os.PathLike[str]) -> list[Preference]:
             )
         pairs.append(pair)
     return pairs
-
-
-def provenance_of(pair: Preference) -> dict[str, object]:
-    """A pair's provenance as a dictionary."""
-    found: dict[str, object] = json.loads(pair.provenance)
-    return found
-
-
-def _schema() -> pa.Schema:
-    import pyarrow as pa
-
-    return pa.schema([(name, pa.float64() if name in ("margin", "weight") else pa.string()) for name in COLUMNS])
 
 
 def _mean_scalar(labels: Sequence[TeacherLabel]) -> float:

@@ -7,14 +7,13 @@ role and every generation.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from curriculum.importing.report import Problem
+from curriculum.jsonl import BadLine, explain, nothing_usable, numbered_lines, parse_line
 from curriculum.preferences.pairs import (
     COLUMNS,
     CORRECTION_MARGIN,
@@ -33,7 +32,7 @@ from ledger.files import canonical_json, sha256_bytes
 from ledger.roles import ROLES
 
 
-def read_pairs(path: Path) -> tuple[list[Preference], list[Problem]]:
+def read_pairs(path: Path) -> tuple[list[Preference], list[BadLine]]:
     """The pairs of a file, and its lines that are none.
 
     JSONL with a `TeacherPreference` or our own fields on each line (prompt, chosen and rejected; the others may be left
@@ -44,35 +43,25 @@ def read_pairs(path: Path) -> tuple[list[Preference], list[Problem]]:
     """
     if path.suffix == ".parquet":
         return read_preference_set(path), []
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise LunaError(f"{path} could not be read: {error}. Name a JSONL file in UTF-8.") from error
     pairs: list[Preference] = []
-    bad: list[Problem] = []
-    # Not splitlines: an answer may hold other separators, such as U+2028.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                pairs += pairs_of_line(line)
-            except LunaError as error:
-                bad.append(Problem(path.name, number, str(error)))
+    bad: list[BadLine] = []
+    for number, line in numbered_lines(path):
+        try:
+            pairs += pairs_of_line(line)
+        except LunaError as error:
+            bad.append(BadLine(path.name, number, str(error)))
     if not pairs:
-        reason = f" The first: {bad[0]}." if bad else ""
-        raise LunaError(f"{path} holds no usable pair.{reason} Each line is an object; see configs/schemas/.")
+        raise nothing_usable(path, "pair", bad)
     return pairs, bad
 
 
-def pairs_of_line(line: str) -> list[Preference]:
+def pairs_of_line(line: bytes) -> list[Preference]:
     """One line's pair: for its own role, or for each role where it names none.
 
     Raises:
         LunaError: the line is no pair.
     """
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise LunaError(f"not JSON: {error}") from error
+    record = parse_line(line)
     if not isinstance(record, dict):
         raise LunaError("not a JSON object")
     if "prompt_id" in record:
@@ -92,8 +81,7 @@ def teacher_pairs(record: Mapping[str, Any]) -> list[Preference]:
     try:
         one = TeacherPreference.model_validate(record)
     except ValidationError as error:
-        mistake = error.errors()[0]
-        raise LunaError(f"{'.'.join(map(str, mistake['loc']))}: {mistake['msg'].lower()}") from error
+        raise LunaError(explain(error)) from error
     named = {"prompt_id": one.prompt_id, "chosen": one.chosen_id, "rejected": one.rejected_id}
     return _for_roles(
         {
@@ -114,7 +102,7 @@ def labelled_pairs(labels: Iterable[TeacherLabel], min_margin: float, per_prompt
 
 
 def judged_turns(turns: Iterable[LabelledTurn]) -> list[JudgedTurn]:
-    """What people said of whole answers of the three voices; the bare base and broken-off answers teach nobody."""
+    """Labelled answers of the three voices; those of the base and aborted ones are left out."""
     return [
         JudgedTurn(
             turn=turn.id,

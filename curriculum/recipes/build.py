@@ -34,7 +34,7 @@ def build_recipe(role: Role, total: int, seed: int, golden_ratio: float = GOLDEN
 
 
 def category_examples(role: Role, category: str, count: int, seed: int) -> list[Example]:
-    """`count` examples of one hybrid category of a role's recipe, as they stand in a recipe of this seed and size.
+    """`count` examples of one hybrid category of a role's recipe, the same as in a recipe of this seed and size.
 
     Raises `LunaError` for a count beyond what the category's templates hold.
     """

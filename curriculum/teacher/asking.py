@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from hashlib import sha256
-from random import Random
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -352,16 +351,6 @@ def after_failure(status: int | None, attempt: int, settings: TeacherSettings, s
     if status is not None and 400 <= status < 500 and status not in (408, 409, 425, 429):
         return "give_up"
     return "retry" if attempt < settings.max_retries else "give_up"
-
-
-def wait_before_retry(item: str, attempt: int, retry_after: float | None, settings: TeacherSettings) -> float | None:
-    """Seconds to wait before the try after `attempt`: what the endpoint asked for, else `backoff_s` doubled each time,
-    less up to half by a jitter that item and attempt decide. None: the endpoint asks for more than `max_wait_s`.
-    """
-    if retry_after is not None:
-        return retry_after if retry_after <= settings.max_wait_s else None
-    jitter = 1 - Random(f"{settings.seed} {item} {attempt}").random() / 2
-    return min(settings.backoff_s * 2.0**attempt, settings.max_wait_s) * jitter
 
 
 def retry_after_s(header: str | None, now: datetime) -> float | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import re
 import tomllib
 from pathlib import Path
@@ -11,7 +10,8 @@ from random import Random
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from curriculum.reward import Source, Text
+from curriculum.jsonl import explain, numbered_lines, parse_line
+from curriculum.reward.labels import Source, Text
 from curriculum.teacher.asking import style_of
 from curriculum.teacher.seed_prompts import SeedPrompt
 from ledger.errors import LunaError
@@ -69,22 +69,12 @@ def read_candidates(path: Path) -> list[Candidate]:
     Raises:
         LunaError: no such file, or a line that is no answer, with its number.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise LunaError(f"{path} could not be read: {error}. Name a JSONL file in UTF-8.") from error
     found: dict[tuple[str, str], Candidate] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    for number, line in numbered_lines(path):
         try:
-            one = Candidate.model_validate(json.loads(line))
-        except (ValueError, RecursionError) as error:
-            told = (
-                "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-                if isinstance(error, ValidationError)
-                else "not JSON"
-            )
+            one = Candidate.model_validate(parse_line(line))
+        except (ValidationError, LunaError) as error:
+            told = explain(error) if isinstance(error, ValidationError) else error
             raise LunaError(
                 f"{path}:{number} is no answer to judge ({told}); each line needs prompt and response."
             ) from error

@@ -2,7 +2,7 @@
 
 It counts words and shapes (`Markers`) and adds them up (`_VALUES`). It understands nothing: it cannot tell a true
 sentence from a false one, and an answer that uses the right words badly scores well. Its labels say
-`source = "rules"`; docs/teacher.md has how far they agree with a real teacher's.
+`source = "rules"`; docs/how-to/teacher.md has how far they agree with a real teacher's.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Prompts that the teacher's candidates answer: the shipped ones, or a file of one's own in the same shape.
+"""Prompts that the teacher's candidates answer: the shipped ones, or a user's file of the same shape.
 
 A TOML table a category, a line a prompt: `name = "text"`. A prompt's id is `<category>/<name>`; labels refer to it.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 from ledger.errors import LunaError
 
 CATEGORIES = ("emotional_support", "disagreement_conflict", "moral_dilemmas", "information_seeking", "agency")
-"""Of the shipped prompts; a file of one's own may have others."""
+"""Of the shipped prompts; a user's file may have others."""
 
 _SHIPPED = Path(__file__).resolve().parent.parent / "data" / "seed_prompts.toml"
 

@@ -38,11 +38,8 @@ class TeacherSettings(BaseModel):
     concurrency: int = Field(4, ge=1, le=64)
     """Requests in flight at the same time."""
     max_retries: int = Field(5, ge=0, le=20)
-    """Further tries for one answer or label, after a failed request or an answer that was refused."""
-    backoff_s: float = Field(1.0, ge=0)
-    """Wait before the first retry; it doubles with each. A Retry-After header takes its place."""
-    max_wait_s: float = Field(300, gt=0)
-    """Longest wait. An endpoint that asks for a longer one stops the run, which resumes when it is started again."""
+    """Further tries for one answer or label, after a failed request or an answer that was refused. The `openai` client
+    waits before each, or as long as the endpoint asks for; if that is over two minutes, the run stops until resumed."""
     max_reply_kib: int = Field(1024, ge=1)
     """Largest reply that is read."""
     max_judged_chars: int = Field(24_000, ge=100)
@@ -61,7 +58,7 @@ class TeacherSettings(BaseModel):
     max_cost: float = Field(0.0, ge=0)
     """Stop when a run's cost reaches this, in the same currency; 0 sets no limit."""
     seed: int = Field(1, ge=0)
-    """Sent with each request, for endpoints that draw from it; also decides the jitter of waits."""
+    """Sent with each request, for endpoints that draw from it."""
 
 
 def endpoint_url(settings: TeacherSettings) -> str:

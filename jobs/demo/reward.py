@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
-from jobs.context import err, say
+from jobs.context import err
 from ledger.home import Home
 from ledger.store import Ledger
 
 if TYPE_CHECKING:
     from trainers.reward.model import RewardModel
+
+logger = logging.getLogger(__name__)
 
 SHOWN_PROBE = "I failed my exam today and I feel small."
 """One of the tone probes, which every generation answers when its style is measured."""
@@ -35,8 +38,8 @@ def raise_reward_model(home: Home) -> None:
     from cluster.settings import settings_of
     from curriculum.teacher.candidates import read_candidates
     from curriculum.teacher.seed_prompts import seed_prompts
-    from jobs.reward.commands import rows_of, train_here
-    from jobs.teacher.commands import label_candidates, write_candidates
+    from jobs.reward.training import rows_of, train_here
+    from jobs.teacher.tasks import label_candidates, write_candidates
 
     if home.reward_pointer.exists():
         return
@@ -56,7 +59,7 @@ def print_reward(home: Home, out: Console) -> None:
     with Ledger.open(home) as ledger:
         head, first = ledger.head(), ledger.rows()[0].gen_id
     if head is None or head == first:
-        say("no generation after the first was accepted, so there is no answer to compare.")
+        logger.info("no generation after the first was accepted, so there is no answer to compare.")
         return
     model = load_reward_model(current_model(home))
     before, after = _answers(home, first), _answers(home, head)
@@ -65,7 +68,7 @@ def print_reward(home: Home, out: Console) -> None:
     out.print(f"G{first}: {before[SHOWN_PROBE]!r}", markup=False)
     out.print(f"G{head}: {after[SHOWN_PROBE]!r}", markup=False)
     out.print(_table(model, before, after, f"G{first}", f"G{head}"))
-    out.print("[dim]a model distilled from written rules, not from a teacher that understands: docs/teacher.md[/dim]")
+    out.print("[dim]distilled from written rules, not from a teacher that understands: docs/how-to/teacher.md[/dim]")
 
 
 def _answers(home: Home, gen: int) -> Mapping[str, str]:

@@ -13,6 +13,7 @@ finished one shows its record.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,10 +28,12 @@ from curriculum.parquet import write_examples
 from curriculum.probes import corporate_examples
 from curriculum.proportions import allocate
 from curriculum.recipes.build import category_examples, category_weights
-from jobs.context import err, out, say
+from jobs.context import err, out
 from ledger.home import Home
 from ledger.roles import ROLES, Role
 from ledger.store import Ledger
+
+logger = logging.getLogger(__name__)
 
 SEED = 1
 
@@ -64,13 +67,13 @@ def run_demo(home: Home, profile: str, address: str | None, fresh: bool) -> None
         err.rule(step.title)
         examples = step.examples()
         sha = write_examples(home.inbox_dir, examples)
-        say(f"{len(examples)} examples, {sha[:12]}; {step.expected}")
+        logger.info(f"{len(examples)} examples, {sha[:12]}; {step.expected}")
         result = raise_generation(home, address, (sha,), step.overrides, note=step.title)
         # Frozen under its own hash by now; in the inbox it would join the user's next generation.
         (home.inbox_dir / f"{sha}.parquet").unlink(missing_ok=True)
-        say(f"G{result['gen_id']}: {result['verdict']} ({result['reason']})")
+        logger.info(f"G{result['gen_id']}: {result['verdict']} ({result['reason']})")
         if result["stopped"]:
-            say(result["stopped"])
+            logger.info(result["stopped"])
     raise_reward_model(home)
     print_reward(home, out)
     print_closing(home, time.monotonic() - started)
@@ -143,7 +146,7 @@ LOGICAL_PUZZLES = {
     "comparison": 800,
     "transitive": 260,
 }
-"""Puzzles of each family for the logical role: more of those that are learned last (docs/measurements.md)."""
+"""Puzzles of each family for the logical role: more of those that are learned last (docs/dev/log.md)."""
 
 MORE_PUZZLES = {family: round(count * 600 / sum(LOGICAL_PUZZLES.values())) for family, count in LOGICAL_PUZZLES.items()}
 """Six hundred further ones in the same proportions."""
@@ -174,7 +177,7 @@ def roles() -> list[Example]:
     """G2. The hybrid and role parts of the three recipes; for the logical role in its recipe's own mix, 60 % puzzles.
 
     Some of its hybrid answers go on in words after a truth value. Alone they taught it not to stop after one, and with
-    that to spell puzzles' answers wrong (docs/measurements.md).
+    that to spell puzzles' answers wrong (docs/dev/log.md).
     """
     return [
         *_of("creative", ("poetry", "role_awareness", "agl_creative"), 600),
@@ -216,27 +219,27 @@ _QUICK_EVAL = {"items": 100, "agl_items": 28, "extra_items": 0, "answer_tokens":
 """Sets of 100 items, the fewest that the gates allow, and short answers: the demo has a quarter of an hour."""
 
 _PUZZLE_LESSON = {
-    # Many small steps teach more than few large ones (docs/measurements.md).
+    # Many small steps teach more than few large ones (docs/dev/log.md).
     "steps": {"creative": 35, "logical": 700, "dialectical": 35},
-    "rows": {"creative": 2, "logical": 6, "dialectical": 2},
+    "batch_size": {"creative": 2, "logical": 6, "dialectical": 2},
     "lr": 1e-3,
-    "beta2": 0.98,
+    "adam_beta2": 0.98,
 }
 _REPLAY = {"replay_k": 380}
 """Nearly four times the default: with 100 and 200 the logical role's recall of G0 fell under the gate."""
 
 _TALK_LESSON = {
     "steps": {"creative": 24, "logical": 40, "dialectical": 24},
-    "rows": {"creative": 5, "logical": 8, "dialectical": 4},
+    "batch_size": {"creative": 5, "logical": 8, "dialectical": 4},
     "lr": {"creative": 8e-4, "logical": 3e-4, "dialectical": 8e-4},
 }
 _ROLE_LESSON = {
     "steps": {"creative": 13, "logical": 24, "dialectical": 16},
-    "rows": {"creative": 6, "logical": 10, "dialectical": 4},
+    "batch_size": {"creative": 6, "logical": 10, "dialectical": 4},
     "lr": {"creative": 2.5e-4, "logical": 2e-4, "dialectical": 3e-4},
 }
-"""Fewer and smaller than in G1, for recall. Other rates, warm-ups and amounts of replay: docs/measurements.md."""
-_CORPORATE_LESSON = {"steps": 6, "lr": 1.2e-3, "rows": 4}
+"""Fewer and smaller than in G1, for recall. Other rates, warm-ups and amounts of replay: docs/dev/log.md."""
+_CORPORATE_LESSON = {"steps": 6, "lr": 1.2e-3, "batch_size": 4}
 
 STEPS: tuple[DemoStep, ...] = (
     DemoStep(
@@ -264,7 +267,7 @@ STEPS: tuple[DemoStep, ...] = (
             "train": _CORPORATE_LESSON,
             "data": _REPLAY,
             "eval": _QUICK_EVAL,
-            "interpolation": {"enabled": False},
+            "blends": {"enabled": False},
         },
         "should be rejected for its style; blends of parent and child are switched off here to show it plainly",
     ),

@@ -6,6 +6,7 @@ leaves the run going.
 
 from __future__ import annotations
 
+import logging
 import signal
 import time
 from collections.abc import Iterator
@@ -20,10 +21,12 @@ from rich.text import Text
 from cluster.calls import get
 from cluster.coordinator import find_coordinator
 from cluster.state import CoordinatorState, RunEnded
-from jobs.context import err, is_terminal, say
+from jobs.context import err, is_terminal
 from ledger.errors import LunaError
 from ledger.roles import ROLES, Role
 from trainers.job import TrioProgress
+
+logger = logging.getLogger(__name__)
 
 _POLL_S = 0.5
 _PLAIN_LINE_EVERY_S = 10.0
@@ -44,7 +47,7 @@ def follow(run_id: str) -> RunEnded:
                 state: CoordinatorState = get(actor.state.remote(shown), timeout_s=30)
                 if interrupted() and not stopping:
                     stopping = True
-                    say("stopping at the next safe point; the next `luna generation run` resumes there")
+                    logger.info("stopping at the next safe point; the next `luna generation run` resumes there")
                     get(actor.pause.remote())
             except (RayActorError, ray.exceptions.GetTimeoutError):
                 lost_since = lost_since or time.monotonic()
@@ -54,14 +57,14 @@ def follow(run_id: str) -> RunEnded:
                 shown = 0
                 continue
             if lost_since is not None:
-                say("the coordinator is back")
+                logger.info("the coordinator is back")
                 lost_since = None
             if state.step != step:
                 step = state.step
                 if step:
-                    say(f"G{state.gen_id}: {step}")
+                    logger.info(f"G{state.gen_id}: {step}")
             for line in state.lines:
-                say(f"  {line}")
+                logger.info(f"  {line}")
             shown += len(state.lines)
             if state.progress:
                 display.show(state.progress)
@@ -99,7 +102,7 @@ class _PlainDisplay:
             losses = "  ".join(
                 f"{role} {loss:.3f}{channels_text(progress, role)}" for role, loss in progress.losses.items()
             )
-            say(
+            logger.info(
                 f"  step {progress.step}/{progress.steps}  loss {losses}  "
                 f"{progress.examples_per_s:.1f} examples/s  {progress.seconds_left:.0f} s left"
             )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.context import say
+from jobs.context import log_some
 from ledger.errors import LunaError
 from ledger.home import Home
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from cluster.settings import Settings
     from curriculum.preferences.pairs import Preference
 
-_SHOWN_PROBLEMS = 5
+logger = logging.getLogger(__name__)
 
 
 def frozen_preferences(home: Home, settings: Settings, files: Sequence[Path]) -> str:
@@ -33,7 +34,8 @@ def frozen_preferences(home: Home, settings: Settings, files: Sequence[Path]) ->
         return ""
     pairs = gather(home, settings, files)
     told = Counter(pair.origin for pair in pairs)
-    say(f"{len(pairs)} preference pairs" + "".join(f", {count} {origin}" for origin, count in sorted(told.items())))
+    by_origin = "".join(f", {count} {origin}" for origin, count in sorted(told.items()))
+    logger.info("%d preference pairs%s", len(pairs), by_origin)
     return freeze_preferences(pairs, home) if pairs else ""
 
 
@@ -47,21 +49,14 @@ def gather(home: Home, settings: Settings, files: Sequence[Path]) -> list[Prefer
     sets: list[list[Preference]] = []
     for file in files:
         pairs, bad = read_pairs(file)
-        _say_some(bad)
+        log_some(f"lines of {file.name} left out", bad)
         sets.append(pairs)
     for file in sorted(home.data_dir.glob("teacher/*/labels.jsonl")):
         report = read_labels(file, out_of_range=settings.reward.out_of_range)
-        _say_some([*report.out_of_range, *report.bad_lines])
+        log_some(f"values and lines of {file} are not as they should be", [*report.out_of_range, *report.bad_lines])
         sets.append(labelled_pairs(report.labels, settings.channels.min_margin, settings.channels.pairs_per_prompt))
     if home.db.exists():
         with Stores.open(home) as stores:
             turns = judged_turns(stores.conversations.labelled_turns())
         sets += [correction_pairs(turns), valence_pairs(turns)]
     return merge(*sets)
-
-
-def _say_some(problems: Sequence[object]) -> None:
-    for problem in problems[:_SHOWN_PROBLEMS]:
-        say(str(problem))
-    if len(problems) > _SHOWN_PROBLEMS:
-        say(f"... and {len(problems) - _SHOWN_PROBLEMS} more like these")

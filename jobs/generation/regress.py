@@ -7,6 +7,7 @@ Not part of raising a generation: it would load another generation's adapters ea
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,12 +17,13 @@ from rich.console import Console
 
 from curriculum.regression import Outcome, RegressionPrompt, problems, prompts_sha, read_regression_prompts, word_diff
 from curriculum.render import render_prompt
-from jobs.context import say
 from jobs.generation.engine import generation_rows, open_generation_engine
 from ledger.errors import LunaError
 from ledger.files import write_atomic
 from ledger.home import Home
 from ledger.records import GenerationRow
+
+logger = logging.getLogger(__name__)
 
 
 def regress(home: Home, gen_id: int, against: int | None, prompts_file: Path | None) -> dict[str, Any]:
@@ -72,11 +74,13 @@ def answers_of(home: Home, rows: Sequence[GenerationRow], prompts: Sequence[Regr
     if file.exists():
         stored = json.loads(file.read_text(encoding="utf-8"))
         if {name: stored.get(name) for name in key} == key:
-            say(f"G{rows[0].gen_id}: answers from {file}")
+            logger.info(f"G{rows[0].gen_id}: answers from {file}")
             return dict(stored["answers"])
-    say(f"G{rows[0].gen_id}: asking {len(prompts)} prompts")
+    logger.info(f"G{rows[0].gen_id}: asking {len(prompts)} prompts")
+    from trainers.models.adapter_set import AdapterSet
+
     engine = open_generation_engine(home, rows[0])
-    generator = engine.generator(adapters, home.adapters_dir)
+    generator = engine.generator(AdapterSet(home.adapters_dir, adapters))
     answers: dict[str, str] = {}
     for role, tokens in dict.fromkeys((prompt.role, prompt.tokens) for prompt in prompts):
         own = [prompt for prompt in prompts if (prompt.role, prompt.tokens) == (role, tokens)]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cluster.request import GenerationRequest
 from cluster.settings import recorded_sha
-from jobs.context import say
 from ledger.errors import LunaError
 from ledger.files import publish_dir, sha256_file
 from ledger.home import Home
@@ -16,9 +18,21 @@ from ledger.records import GenerationRow
 from ledger.roles import Role
 from ledger.store import Stores
 from trainers.engines import open_engine
-from trainers.job import TrioJob, TrioProgress
+from trainers.job import Engine, TrioJob, TrioProgress
+from trainers.models.adapter_set import AdapterSet
 from trainers.models.frozen import Base
 from trainers.runtime import default_device
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What the ledger holds of a generation."""
+
+    rows: Sequence[GenerationRow]
+    parents: Mapping[Role, str]
+    request: GenerationRequest
 
 
 def reproduce(home: Home, gen_id: int) -> dict[Role, tuple[str, str]]:
@@ -30,65 +44,83 @@ def reproduce(home: Home, gen_id: int) -> dict[Role, tuple[str, str]]:
     Raises:
         LunaError: the record, its data or a parent adapter is missing or was changed.
     """
-    with Stores.open(home) as stores:
-        ledger = stores.ledger
-        rows = ledger.generation(gen_id)
-        runs = {run.run_id: run for run in stores.journal.runs()}
-        parents: dict[Role, str] = {}
-        if rows[0].parent_gen is not None:
-            parents = {row.role: row.child_sha for row in ledger.generation(rows[0].parent_gen)}
-    request = _recorded_request(rows[0], {run_id: run.request for run_id, run in runs.items()})
-    _check_file(home.data_file(rows[0].train_sha), rows[0].train_sha, "training set")
-    for sha, what in ((rows[0].pref_sha, "set of preference pairs"), (rows[0].rewards_sha, "set of reward scores")):
-        if sha:
-            _check_file(home.data_file(sha), sha, what)
-    settings = request.settings
-    train = settings.train.model_copy(update={"threads": rows[0].threads, "dtype": rows[0].dtype})
-    base = Base(request.base.source, rows[0].base_sha, home.base_dir(rows[0].base_sha))
-    engine = open_engine(base, train.model_copy(update={"engine": rows[0].engine}), settings.lora, default_device())
+    record = _read_record(home, gen_id)
+    engine = _open_engine(home, record)
     found: dict[Role, tuple[str, str]] = {}
     with tempfile.TemporaryDirectory(prefix="luna-reproduce-") as folder:
         # Adapters go to a folder of their own, where the parents are links.
         adapters = Path(folder) / "adapters"
         adapters.mkdir()
-        for sha in parents.values():
+        for sha in record.parents.values():
             (adapters / sha).symlink_to(home.adapter_dir(sha))
-        for placement in dict.fromkeys(row.placement for row in rows):
-            own = [row for row in rows if row.placement == placement]
-            job = TrioJob(
-                roles=tuple(row.role for row in own),
-                parents={row.role: parents.get(row.role) for row in own},
-                train_file=str(home.data_file(rows[0].train_sha)),
-                adapters_dir=str(adapters),
-                run_dir=str(Path(folder) / placement),
-                seed=rows[0].seed,
-                train=settings.train,
-                lora=settings.lora,
-                channels=settings.channels,
-                preference_file=str(home.data_file(rows[0].pref_sha)) if rows[0].pref_sha else None,
-                rewards_file=str(home.data_file(rows[0].rewards_sha)) if rows[0].rewards_sha else None,
-                health=settings.health,
-            )
+        for placement in dict.fromkeys(row.placement for row in record.rows):
+            together = [row for row in record.rows if row.placement == placement]
+            job = _job(home, record, together, adapters, Path(folder) / placement)
             trained = engine.train(job, tell_now_and_then, lambda: False).roles
-            for row in own:
-                folder_of_sha = adapters / (sha := trained[row.role].adapter_sha)
+            for row in together:
+                made = adapters / trained[row.role].adapter_sha
                 if row.alpha != 1.0:
-                    blends = Path(folder) / "blends"
-                    sha = engine.interpolated(
-                        {row.role: parents[row.role]}, {row.role: sha}, row.alpha, adapters, blends
-                    )[row.role]
-                    folder_of_sha = blends / sha
-                found[row.role] = (row.child_sha, sha)
-                if sha == row.child_sha and not home.adapter_dir(sha).exists():
-                    publish_dir(folder_of_sha, home.adapter_dir(sha))
-                    say(f"the missing adapter {sha[:12]} of {row.role} is back")
+                    made = _blended(engine, row, record.parents[row.role], made, Path(folder) / "blends")
+                found[row.role] = (row.child_sha, made.name)
+                if made.name == row.child_sha and not home.adapter_dir(made.name).exists():
+                    publish_dir(made, home.adapter_dir(made.name))
+                    logger.info(f"the missing adapter {made.name[:12]} of {row.role} is back")
     return found
+
+
+def _read_record(home: Home, gen_id: int) -> _Record:
+    """The record of a generation, with its data files checked."""
+    with Stores.open(home) as stores:
+        rows = stores.ledger.generation(gen_id)
+        runs = {run.run_id: run for run in stores.journal.runs()}
+        parents: dict[Role, str] = {}
+        if rows[0].parent_gen is not None:
+            parents = {row.role: row.child_sha for row in stores.ledger.generation(rows[0].parent_gen)}
+    request = _recorded_request(rows[0], {run_id: run.request for run_id, run in runs.items()})
+    _check_file(home.data_file(rows[0].train_sha), rows[0].train_sha, "training set")
+    for sha, what in ((rows[0].pref_sha, "set of preference pairs"), (rows[0].rewards_sha, "set of reward scores")):
+        if sha:
+            _check_file(home.data_file(sha), sha, what)
+    return _Record(rows, parents, request)
+
+
+def _open_engine(home: Home, record: _Record) -> Engine:
+    """The engine that trained it, with the threads and the number format that it had."""
+    first, settings = record.rows[0], record.request.settings
+    train = settings.train.model_copy(update={"threads": first.threads, "dtype": first.dtype, "engine": first.engine})
+    base = Base(record.request.base.source, first.base_sha, home.base_dir(first.base_sha))
+    return open_engine(base, train, settings.lora, default_device())
+
+
+def _job(home: Home, record: _Record, rows: Sequence[GenerationRow], adapters: Path, run_dir: Path) -> TrioJob:
+    """The training of the roles that were trained together."""
+    first, settings = rows[0], record.request.settings
+    return TrioJob(
+        roles=tuple(row.role for row in rows),
+        parents={row.role: record.parents.get(row.role) for row in rows},
+        train_file=str(home.data_file(first.train_sha)),
+        adapters_dir=str(adapters),
+        run_dir=str(run_dir),
+        seed=first.seed,
+        train=settings.train,
+        lora=settings.lora,
+        channels=settings.channels,
+        preference_file=str(home.data_file(first.pref_sha)) if first.pref_sha else None,
+        rewards_file=str(home.data_file(first.rewards_sha)) if first.rewards_sha else None,
+        health=settings.health,
+    )
+
+
+def _blended(engine: Engine, row: GenerationRow, parent: str, child: Path, folder: Path) -> Path:
+    """The adapter folder of parent + alpha (child - parent)."""
+    before, after = (AdapterSet(child.parent, {row.role: sha}) for sha in (parent, child.name))
+    return engine.blended(before, after, row.alpha, folder).path(row.role)
 
 
 def tell_now_and_then(progress: TrioProgress) -> None:
     """A plain line of progress, five times in a training."""
     if progress.step % max(1, progress.steps // 5) == 0:
-        say(f"  step {progress.step}/{progress.steps}")
+        logger.info(f"  step {progress.step}/{progress.steps}")
 
 
 def _recorded_request(row: GenerationRow, requests: dict[str, dict[str, Any]]) -> GenerationRequest:

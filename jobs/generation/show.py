@@ -9,7 +9,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from curriculum.inspect import Summary
 from ledger.home import Home
 from ledger.records import EvalRecord, GenerationRow
 from ledger.rules.ages import age_name
@@ -139,22 +138,6 @@ def _growth_lines(grown: dict[str, Any]) -> list[str]:
         f"{new['preference_pairs']} of {new['preference_pairs_needed']} preference pairs: {due}"
         + (", quiet hours now" if new["quiet"] else ""),
     ]
-
-
-def print_summary(summary: Summary, out: Console) -> None:
-    """A data set in numbers."""
-    out.print(f"{summary.examples} examples, {summary.distinct_inputs} distinct inputs")
-    for name in ("roles", "stages", "kinds", "scorings"):
-        counts = getattr(summary, name)
-        out.print(f"{name}: " + ", ".join(f"{key} {count}" for key, count in counts.items()))
-    for name in ("input_words", "output_words"):
-        words = getattr(summary, name)
-        out.print(f"{name.replace('_', ' ')}: {words.shortest} to {words.longest}, mean {words.mean:.1f}")
-    out.print(f"most used template: {summary.top_template} ({summary.top_template_share:.1%})")
-    table = Table("category", "examples")
-    for category, count in summary.categories.items():
-        table.add_row(category, str(count))
-    out.print(table)
 
 
 def family_table(evals: Sequence[EvalRecord]) -> Table:

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
-from jobs.context import ADDRESS_OPTION, HOME_OPTION, JSON_OPTION, friendly_errors, out, resolve_home, say
+from jobs.context import ADDRESS_OPTION, HOME_OPTION, JSON_OPTION, friendly_errors, out, resolve_home
 from jobs.reward.health import health
 from jobs.reward.plot import plot
+from jobs.reward.report import probe_lines, report_lines, validation_line
+from jobs.reward.training import model_folder, reward_settings, rows_of, serve_it, train_here
 from ledger.errors import LunaError
-from ledger.home import Home
-
-if TYPE_CHECKING:
-    from cluster.settings import Settings
-    from trainers.reward.train import RewardRows
 
 app = typer.Typer(no_args_is_help=True, help="Train, measure and question the reward model.")
 app.command()(health)
@@ -31,8 +27,6 @@ PREFERENCES_OPTION = typer.Option(
 )
 MODEL_OPTION = typer.Option(None, "--model", help="First characters of a model's SHA; default the one in use.")
 ANSWERS_AT_ONCE = 64
-SHOWN_PROBLEMS = 5
-SHOWN_SPANS = 8
 
 
 @app.command()
@@ -46,12 +40,13 @@ def train(
     """Train a reward model on labels, with a fifth of the prompts held out, and put it to use."""
     with friendly_errors():
         place = resolve_home(home)
-        settings = _settings(place, {"encoder": encoder} if encoder else {})
+        settings = reward_settings(place, {"encoder": encoder} if encoder else {})
         rows, notes = rows_of(place, settings, labels, preferences)
         folder = train_here(place, settings, rows, notes, settings.seed if seed is None else seed)
-        _print_validation(json.loads((folder / "METADATA.json").read_text(encoding="utf-8"))["validation"])
+        metadata = json.loads((folder / "METADATA.json").read_text(encoding="utf-8"))
+        out.print(validation_line(metadata["validation"]), soft_wrap=True)
         out.print(folder.name, soft_wrap=True)
-        _serve_it(place)
+        serve_it(place)
 
 
 @app.command()
@@ -63,11 +58,11 @@ def use(
 
     with friendly_errors():
         place = resolve_home(home)
-        folder = _model_folder(place, sha)
+        folder = model_folder(place, sha)
         load_reward_model(folder)  # which refuses a changed one
         make_current(place, folder)
         out.print(folder.name, soft_wrap=True)
-        _serve_it(place)
+        serve_it(place)
 
 
 @app.command("score-conversations")
@@ -115,10 +110,10 @@ def evaluate(
         if resamples < 1:
             raise LunaError(f"--resamples is {resamples}; ask for at least one.")
         place = resolve_home(home)
-        settings = _settings(place, {})
+        settings = reward_settings(place, {})
         pin_threads(settings.reward.threads)
         device = default_device()
-        reward_model = load_reward_model(_model_folder(place, model), device)
+        reward_model = load_reward_model(model_folder(place, model), device)
         rows, _ = rows_of(place, settings, labels, preferences)
         made_with = reward_model.metadata["settings"]
 
@@ -154,7 +149,7 @@ def probe(
     with friendly_errors():
         if value not in HEADS:
             raise LunaError(f"there is no value {value!r}; use one of {', '.join(HEADS)}.")
-        reward_model = load_reward_model(_model_folder(resolve_home(home), model))
+        reward_model = load_reward_model(model_folder(resolve_home(home), model))
         answers = [response] if other is None else [response, other]
         scores = reward_model.score([prompt] * len(answers), answers)
         found: dict[str, Any] = {
@@ -175,156 +170,5 @@ def probe(
         if json_:
             out.print_json(json.dumps(found, ensure_ascii=False))
         else:
-            for line in _probe_lines(found, value):
+            for line in probe_lines(found, value):
                 out.print(line, markup=False, soft_wrap=True)
-
-
-def train_here(home: Home, settings: Settings, rows: RewardRows, notes: dict[str, Any], seed: int) -> Path:
-    """Train a model on the rows and put it to use in this home; returns its folder.
-
-    Raises:
-        LunaError: as `trainers.reward.train.train_reward_model`.
-    """
-    from trainers.reward.model import make_current
-    from trainers.reward.train import train_reward_model
-
-    run_dir = home.run_dir(f"reward-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{seed}")
-    started = time.monotonic()
-    folder = train_reward_model(rows, settings.reward, seed, home.rewards_dir, run_dir, notes, say)
-    make_current(home, folder)
-    say(f"trained in {time.monotonic() - started:.0f} s; curves: tensorboard --logdir {run_dir}")
-    return folder
-
-
-def report_lines(found: dict[str, Any]) -> list[str]:
-    """A report of `trainers.reward.report.report` as lines of text."""
-    sizes = f"{found['rows']} answers to {found['prompts']} prompts that the model was not trained on"
-    lines = [f"{sizes}, {found['pairs']} pairs; 95 % bootstrap intervals by prompt"]
-    titles = {
-        "mean_spearman": "mean Spearman over the nine values",
-        "mae": "mean absolute error",
-        "mae_over_mean_predictor": "error / mean predictor's",
-        "preference_accuracy": "preference accuracy",
-    }
-    for key, title in titles.items():
-        for name, figure in found.get(key, {}).items():
-            if figure:
-                lines.append(f"{title:<36} {name:<32} {_interval(figure)}")
-    if lead := found.get("mean_spearman_lead"):
-        lines.append(f"{'Spearman ahead of':<36} {lead['over']:<32} {_interval(lead)}")
-    predictors = list(found["mae"])
-    lines.append("Spearman / error by value: " + "; ".join(predictors))
-    for value, figures in found["values"].items():
-        cells = [f"{figures['spearman'][name]:6.2f} /{figures['mae'][name]:5.2f}" for name in predictors]
-        lines.append(f"  {value:<22}" + "   ".join(cells))
-    return lines
-
-
-def _interval(figure: dict[str, float]) -> str:
-    return f"{figure['value']:.3f}  [{figure['low']:.3f}, {figure['high']:.3f}]"
-
-
-def _print_validation(validation: dict[str, Any]) -> None:
-    accuracy = validation["preference_accuracy"]
-    out.print(
-        f"held out: {validation['rows']} answers, mean Spearman {validation['mean_spearman']:.3f}, error "
-        f"{validation['mae_over_mean_predictor']:.3f} of the mean predictor's, "
-        + (f"{accuracy:.3f} of {validation['pairs']} pairs in order" if accuracy is not None else "no pairs"),
-        soft_wrap=True,
-    )
-
-
-def _probe_lines(found: dict[str, Any], value: str) -> list[str]:
-    """What `probe` prints for people."""
-    answers = found["answers"]
-    lines = []
-    for name in answers[0]["reward"]:
-        cells = [f"{answer['reward'][name]:+.2f}" for answer in answers]
-        change = f"  {found['changes'][name]:+.2f}" if name in found.get("changes", {}) else ""
-        lines.append(f"{name:<22}" + "  ".join(cells) + change)
-    lines.append(f"{'weight in training':<22}" + "  ".join(f"{answer['example_weight']:5.2f}" for answer in answers))
-    for number, answer in enumerate(answers, start=1):
-        effects = sorted(answer["attribution"], key=lambda effect: effect["effects"][value])
-        down = [e for e in effects if e["effects"][value] < 0][:SHOWN_SPANS]
-        up = [e for e in reversed(effects) if e["effects"][value] > 0][:SHOWN_SPANS]
-        for word, chosen in (("raise", up), ("lower", down)):
-            if chosen:
-                shown = ", ".join(f"{e['text']!r} {e['effects'][value]:+.3f}" for e in chosen)
-                lines.append(f"answer {number}, words that {word} {value}: {shown}")
-    return lines
-
-
-def _settings(home: Home, overrides: dict[str, Any]) -> Settings:
-    """The home's settings where it has any, else the defaults; `overrides` are of the table [reward]."""
-    from cluster.settings import Settings, settings_of
-
-    if home.settings_file.exists():
-        return settings_of(home, {"reward": overrides})
-    return Settings.model_validate({"reward": overrides})
-
-
-def _model_folder(home: Home, sha: str | None) -> Path:
-    from trainers.reward.model import current_model
-
-    if sha is None:
-        return current_model(home)
-    found = sorted(path for path in home.rewards_dir.glob(f"{sha}*") if path.is_dir())
-    if len(found) != 1:
-        raise LunaError(f"{sha!r} names {len(found)} models under {home.rewards_dir}; give more of the SHA.")
-    return found[0]
-
-
-def _serve_it(home: Home) -> None:
-    """Have a server that may be running score with the home's current model; what goes wrong there is only said."""
-    from jobs.status import join_running_ray
-
-    if not home.serving_file.exists() or not join_running_ray():
-        return
-    from cluster.server.reward import follow_reward
-
-    try:
-        served = follow_reward(home)
-    except LunaError as error:
-        say(f"the server does not score with it: {error}")
-    else:
-        say(f"the server scores with {served[:12]}" if served else "nothing is being served now")
-
-
-def rows_of(
-    home: Home, settings: Settings, labels: list[Path] | None, preferences: list[Path] | None
-) -> tuple[RewardRows, dict[str, Any]]:
-    """The rows of all files, and what was found out of range or unreadable in them; that is also said."""
-    from curriculum.reward import read_labels, read_preferences
-    from trainers.reward.train import pairs_of_labels, reward_rows
-
-    files = labels or sorted(home.data_dir.glob("teacher/*/labels.jsonl"))
-    if not files:
-        raise LunaError(f"{home.root} has no labels; run `luna teach label`, or name files with --labels.")
-    reports = [read_labels(file, out_of_range=settings.reward.out_of_range) for file in files]
-    pair_reports = [read_preferences(file) for file in preferences or []]
-    outside = [value for report in reports for value in report.out_of_range]
-    bad = [line for report in reports for line in report.bad_lines]
-    bad += [line for report in pair_reports for line in report.bad_lines]
-    _say_some(f"values out of range ({settings.reward.out_of_range})", outside)
-    _say_some("lines left out", bad)
-    found = [label for report in reports for label in report.labels]
-    pairs = [pair for report in pair_reports for pair in report.pairs] if preferences else pairs_of_labels(found)
-    by_source = {source: sum(label.source == source for label in found) for source in {f.source for f in found}}
-    notes = {
-        "out_of_range": len(outside),
-        "out_of_range_rule": settings.reward.out_of_range,
-        "lines_left_out": len(bad),
-        "labels_by_source": dict(sorted(by_source.items())),
-    }
-    return reward_rows(found, pairs), notes
-
-
-def _say_some(what: str, problems: list[Any]) -> None:
-    for problem in problems[:SHOWN_PROBLEMS]:
-        say(str(problem))
-    if problems:
-        say(f"{len(problems)} {what}" + (", the first shown" if len(problems) > SHOWN_PROBLEMS else ""))
-
-
-if __name__ == "__main__":
-    app()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import typer
 from rich.table import Table
 
-from curriculum.reward_plot import COMPONENTS, health_course, home_evals
-from jobs.context import HOME_OPTION, JSON_OPTION, friendly_errors, gen_number, out, resolve_home, say
+from curriculum.reward.points import COMPONENTS, health_course
+from jobs.context import HOME_OPTION, JSON_OPTION, friendly_errors, gen_number, out, resolve_home
 from jobs.generation.engine import generation_rows, open_generation_engine
 from ledger.errors import LunaError
 from ledger.home import Home
@@ -18,6 +19,8 @@ from ledger.records import EvalRecord
 from ledger.roles import ROLES
 from ledger.rules.gates import health_problem
 from ledger.store import Ledger
+
+logger = logging.getLogger(__name__)
 
 NAMES = {
     "rhi": "RHI, the index",
@@ -97,13 +100,21 @@ def measured_now(home: Home, gen_id: int) -> list[EvalRecord]:
         )
         for row in rows
     ]
-    say(f"measuring G{gen_id} with the reward model {reward_model.name[:12]}")
+    logger.info(f"measuring G{gen_id} with the reward model {reward_model.name[:12]}")
     engine = open_generation_engine(home, rows[0])
     curves = home.run_dir(f"health-g{gen_id}")
-    records, reason = measure_health(engine, plans, reward_model, gen_id, curves, settings_of(home).health)
+    records, reason = measure_health(engine.lean, plans, reward_model, gen_id, curves, settings_of(home).health)
     if reason:
         raise LunaError(reason + ".")
     return records
+
+
+def home_evals(home: Home) -> list[EvalRecord]:
+    """Every score of the current lineage, oldest generation first; none where the home has no ledger yet."""
+    if not home.db.exists():
+        return []
+    with Ledger.open(home) as ledger:
+        return ledger.all_evals() if ledger.lineages() else []
 
 
 def course_advice(home: Home) -> str:

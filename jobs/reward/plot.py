@@ -10,16 +10,16 @@ from typing import Any
 import typer
 
 from curriculum.reward import TeacherLabel, read_labels
-from curriculum.reward_plot import (
+from curriculum.reward.points import (
     COMPONENTS,
     PlotRow,
     health_course,
     health_rows,
-    home_evals,
     label_rows,
     plot_points,
 )
 from jobs.context import HOME_OPTION, friendly_errors, out, resolve_home
+from jobs.reward.health import home_evals
 from ledger.errors import LunaError
 from ledger.files import write_atomic
 from ledger.home import Home

@@ -1,20 +1,24 @@
-"""Asking an OpenAI-compatible endpoint: paced, within a time and a size, retried, counted.
+"""Asking an OpenAI-compatible endpoint: paced, within a time and a size, counted. The `openai` client does the retries.
 
-`curriculum.teacher.asking` decides what to ask, what to accept and what to do after a failure; this is the network.
+`curriculum.teacher.asking` decides what to ask and what to accept; this is the network.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
-import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
-import requests
-from urllib3.exceptions import HTTPError, ProtocolError, ReadTimeoutError
+import httpx2
+import openai
 
 from curriculum.teacher.asking import (
     LabelRefused,
@@ -25,39 +29,21 @@ from curriculum.teacher.asking import (
     request_body,
     retry_after_s,
     usage_of,
-    wait_before_retry,
 )
 from curriculum.teacher.settings import TeacherSettings, api_key, endpoint_url
+from jobs.teacher.budget import GivenUp
+from jobs.teacher.rows import Row
 from ledger.clock import utc_now
 from ledger.errors import LunaError
 
 T = TypeVar("T")
 
 _CONNECT_S = 10.0
-_CHUNK_BYTES = 16_384
 _NO_CONNECTION = "no connection, or it broke off"
+_SENT_HEADERS = ("accept", "content-length", "content-type", "host", "user-agent")
 
 
-class GivenUp(Exception):
-    """One item got no usable answer; the message says why."""
-
-
-class Stopped(Exception):
-    """The run is ending; this item was not finished."""
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """One request as it is recorded, whatever came of it."""
-
-    item: str
-    attempt: int
-    status: int | None
-    outcome: str
-    """`ok`, or what was wrong."""
-    usage: Usage
-    seconds: float
-    at: str
+Record = Callable[[Row], None]
 
 
 class Pace:
@@ -67,25 +53,46 @@ class Pace:
         self._every_s = 60 / per_minute if per_minute else 0.0
         self._clock = clock
         self._next_at = self._paused_until = clock()
-        self._lock = threading.Lock()
 
     def take(self) -> float:
         """0 and the turn is taken, or the seconds after which to ask again."""
-        with self._lock:
-            now, ready = self._clock(), max(self._next_at, self._paused_until)
-            if now < ready:
-                return ready - now
-            self._next_at = now + self._every_s
-            return 0.0
+        now, ready = self._clock(), max(self._next_at, self._paused_until)
+        if now < ready:
+            return ready - now
+        self._next_at = now + self._every_s
+        return 0.0
 
     def pause(self, seconds: float) -> None:
         """No request begins before `seconds` have passed."""
-        with self._lock:
-            self._paused_until = max(self._paused_until, self._clock() + seconds)
+        self._paused_until = max(self._paused_until, self._clock() + seconds)
+
+
+@dataclass
+class _Tries:
+    """The requests made for one item so far."""
+
+    item: str
+    asked: Sequence[Message]
+    sent: int = 0
+    begun: float = 0.0
+    problem: str = ""
+    """What was wrong with the last one."""
+
+    def record(self, record: Record, status: int | None, outcome: str, reply: Any = None, text: str = "") -> None:
+        """Write the last request down with what it cost."""
+        # What a lost reply cost is not known; its prompt is counted as an estimate. Refusals and failed calls are free.
+        billed = status == 200 or (status is None and outcome != _NO_CONNECTION)
+        usage = usage_of(reply if isinstance(reply, dict) else {}, self.asked, text) if billed else Usage()
+        seconds = round(time.monotonic() - self.begun, 3)
+        asked = {"item": self.item, "attempt": self.sent - 1, "status": status, "outcome": outcome}
+        record({**asked, **asdict(usage), "seconds": seconds, "at": utc_now()})
+
+
+_tries: ContextVar[_Tries] = ContextVar("luna_teacher_tries")
 
 
 class Endpoint:
-    """One endpoint for one run; threads share it.
+    """One endpoint for one run; its tasks share it.
 
     Args:
         record: called once for every request that was sent.
@@ -94,17 +101,23 @@ class Endpoint:
         LunaError: the settings name no usable endpoint.
     """
 
-    def __init__(self, settings: TeacherSettings, record: Callable[[Asked], None]) -> None:
+    def __init__(self, settings: TeacherSettings, record: Record) -> None:
         self.settings = settings
-        self.stopping = threading.Event()
-        self._url = f"{endpoint_url(settings)}/chat/completions"
-        self._key = api_key(settings)
-        self._record = record
-        self._pace = Pace(settings.requests_per_minute)
+        self._url, self._record = endpoint_url(settings), record
         self._structured = settings.structured != "plain"
-        self._sessions = threading.local()
+        transport = _Transport(settings, self._url, api_key(settings), record)
+        # Redirects are not followed: the key and the texts go to the address in the settings and nowhere else.
+        self._client = openai.AsyncOpenAI(
+            base_url=self._url,
+            api_key="set by the transport",
+            http_client=httpx2.AsyncClient(transport=transport, trust_env=False, follow_redirects=False, timeout=None),
+        )
 
-    def complete(
+    async def close(self) -> None:
+        """Close its connections."""
+        await self._client.close()
+
+    async def complete(
         self,
         item: str,
         model: str,
@@ -117,60 +130,70 @@ class Endpoint:
         """Ask until `read` takes the answer.
 
         Args:
-            item: names the item in records and decides the jitter of its waits.
+            item: names the item in records.
             read: the answer's text as a result, or `LabelRefused`.
             writing: whether a candidate is written, instead of a label given.
             again: the messages after an answer was refused, from the reason; default the same.
 
         Raises:
             GivenUp: retries are used up, or the endpoint refuses this item.
-            Stopped: the run ends.
             LunaError: the endpoint refuses every item (key, address), or asks for too long a wait.
         """
-        attempt, asked = 0, messages
+        tries = _Tries(item, messages)
+        _tries.set(tries)
         while True:
             structured = self._structured and not writing
-            body = request_body(self.settings, model, asked, structured=structured, writing=writing, attempt=attempt)
-            self._wait_for_turn()
-            sent, begun = asked, time.monotonic()
-            status, retry_after, reply, problem = self._post(body)
-            text = ""
-            if not problem:
+            body = request_body(
+                self.settings, model, tries.asked, structured=structured, writing=writing, attempt=tries.sent
+            )
+            response = await self._send(body, tries)
+            status = response.status_code if response is not None else None
+            if response is not None and status == 200:
+                text, reply = "", _parsed(response)
                 try:
                     text, finish = answer_text(reply)
                     if finish == "length" and not writing:
                         raise LabelRefused("it was cut off at label_tokens")
                     result = read(text)
-                    self._note(item, attempt, status, "ok", reply, sent, text, begun)
+                    tries.record(self._record, status, "ok", reply, text)
                     return result
                 except LabelRefused as refused:
-                    problem = str(refused)
-                    asked = again(problem) if again and text else asked
-            self._note(item, attempt, status, problem, reply, sent, text, begun)
-            self._go_on(item, attempt, status, retry_after, problem, structured)
-            attempt += 1
+                    tries.problem = str(refused)
+                    tries.record(self._record, status, tries.problem, reply, text)
+                    tries.asked = again(tries.problem) if again and text else tries.asked
+            self._go_on(tries, response, structured)
 
-    def _go_on(
-        self, item: str, attempt: int, status: int | None, retry_after: float | None, problem: str, structured: bool
-    ) -> None:
-        """Wait for the next try, or raise what ends the tries."""
-        following = after_failure(status, attempt, self.settings, structured)
+    async def _send(self, body: dict[str, Any], tries: _Tries) -> httpx2.Response | None:
+        """The endpoint's last reply, after the client's retries; None if none came."""
+        left = max(0, self.settings.max_retries - tries.sent)
+        try:
+            return await self._client.post(
+                "/chat/completions", body=body, cast_to=httpx2.Response, options={"max_retries": left}
+            )
+        except openai.APIStatusError as error:
+            return error.response
+        except openai.APIConnectionError:
+            return None
+
+    def _go_on(self, tries: _Tries, response: httpx2.Response | None, structured: bool) -> None:
+        """Return if it is worth to ask once more, or raise what ends the tries."""
+        status = None if response is None else response.status_code
+        following = after_failure(status, tries.sent - 1, self.settings, structured)
         if following == "plain":
             self._structured = False
-        elif following == "give_up":
-            raise GivenUp(f"{problem} (after {attempt + 1} tries)" if attempt else problem)
         elif following == "stop":
-            raise LunaError(self._refusal(status, problem))
-        elif status != 200:
-            wait_s = wait_before_retry(item, attempt, retry_after, self.settings)
+            raise LunaError(self._refusal(status, tries.problem))
+        elif following == "give_up":
+            raise GivenUp(f"{tries.problem} (after {tries.sent} tries)" if tries.sent > 1 else tries.problem)
+        elif response is not None and status != 200:
+            # The client would have tried again, were it not asked to wait longer than it waits.
+            wait_s = retry_after_s(response.headers.get("Retry-After"), datetime.now(UTC))
             if wait_s is None:
-                raise LunaError(
-                    f"{self._url} asks to wait {retry_after:.0f} s, more than [teacher] max_wait_s = "
-                    f"{self.settings.max_wait_s:g}. Run the same command later; it goes on where it stopped."
-                )
-            if retry_after is not None:
-                self._pace.pause(wait_s)
-            self._sleep(wait_s)
+                raise GivenUp(tries.problem)
+            raise LunaError(
+                f"{self._url} asks to wait {wait_s:.0f} s, which is too long. Run the same command later; it goes on "
+                "where it stopped."
+            )
 
     def _refusal(self, status: int | None, problem: str) -> str:
         hint = {
@@ -179,110 +202,100 @@ class Endpoint:
             403: f"The key in {self.settings.api_key_env or 'no variable'} may not use this model.",
             404: "Check [teacher] base_url, which ends with /v1 at most endpoints, and model.",
         }.get(status or 0, "Check [teacher] base_url.")
-        return f"{self._url} answers {problem}. {hint}"
+        return f"{self._url}/chat/completions answers {problem}. {hint}"
 
-    def _post(self, body: dict[str, Any]) -> tuple[int | None, float | None, Any, str]:
-        """Send one request; status, Retry-After, the reply's JSON, and what was wrong (empty: nothing)."""
-        ends_at = time.monotonic() + self.settings.timeout_s
-        headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
-        try:
-            # No redirects: the key and the texts go to the address in the settings and nowhere else.
-            with self._session().post(
-                self._url,
-                json=body,
-                headers=headers,
-                auth=self._authorise,
-                timeout=(min(_CONNECT_S, self.settings.timeout_s), self.settings.timeout_s),
-                stream=True,
-                allow_redirects=False,
-            ) as response:
-                wait_s = retry_after_s(response.headers.get("Retry-After"), datetime.now(UTC))
-                raw = self._read(response, ends_at)
-                status = response.status_code
-        except _TooMuch as error:
-            return None, None, None, str(error)
-        except (requests.RequestException, HTTPError, OSError) as error:
-            return None, None, None, _cause(error)
-        try:
-            reply = json.loads(raw)
-        except (ValueError, RecursionError):
-            reply = None
-        if status != 200:
-            told = _told(reply)
-            if self._key:
-                told = told.replace(self._key, "(the key)")  # some endpoints repeat it
-            return status, wait_s, None, f"{status} {told}".strip()
-        return status, None, reply, "" if isinstance(reply, dict) else "the reply is not JSON"
 
-    def _read(self, response: requests.Response, ends_at: float) -> bytes:
-        """The body, no longer than `timeout_s` and no larger than `max_reply_kib`."""
-        parts, size, most = [], 0, self.settings.max_reply_kib * 1024
-        # read1 gives what has come. iter_content would wait for a full chunk, and a reply that drips would never end.
-        while chunk := response.raw.read1(_CHUNK_BYTES):
-            parts.append(chunk)
-            size += len(chunk)
-            if size > most:
-                raise _TooMuch(f"the reply is larger than {self.settings.max_reply_kib} KiB")
-            if time.monotonic() > ends_at or self.stopping.is_set():
-                raise _TooMuch(f"no whole reply in {self.settings.timeout_s:g} s")
-        return b"".join(parts)
+class _Transport(httpx2.AsyncBaseTransport):
+    """Sends each request of the client, retries too: in its turn, to this endpoint alone, bounded, and recorded."""
 
-    def _authorise(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """As `auth`, so that no .netrc of the user takes the header's place."""
-        if self._key:
-            request.headers["Authorization"] = f"Bearer {self._key}"
-        return request
+    def __init__(self, settings: TeacherSettings, url: str, key: str | None, record: Record) -> None:
+        self._settings, self._key, self._record = settings, key, record
+        self._pace = Pace(settings.requests_per_minute)
+        self._network = httpx2.AsyncHTTPTransport(proxy=_proxy_for(url))
 
-    def _session(self) -> requests.Session:
-        if not hasattr(self._sessions, "session"):
-            self._sessions.session = requests.Session()
-        session: requests.Session = self._sessions.session
-        return session
-
-    def _note(
-        self,
-        item: str,
-        attempt: int,
-        status: int | None,
-        outcome: str,
-        reply: Any,
-        messages: Sequence[Message],
-        text: str,
-        begun: float,
-    ) -> None:
-        # What a lost reply cost is not known; its prompt is counted as an estimate. Refusals and failed calls are free.
-        billed = status == 200 or (status is None and outcome != _NO_CONNECTION)
-        usage = usage_of(reply if isinstance(reply, dict) else {}, messages, text) if billed else Usage()
-        self._record(Asked(item, attempt, status, outcome, usage, round(time.monotonic() - begun, 3), utc_now()))
-
-    def _wait_for_turn(self) -> None:
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         while wait_s := self._pace.take():
-            self._sleep(wait_s)
-        self._sleep(0)
+            await asyncio.sleep(wait_s)
+        tries = _tries.get()
+        tries.sent, tries.begun = tries.sent + 1, time.monotonic()
+        try:
+            response = await self._reply(self._stripped(request))
+        except (httpx2.HTTPError, OSError) as error:
+            tries.problem = str(error) if isinstance(error, _Lost) else _NO_CONNECTION
+            tries.record(self._record, None, tries.problem)
+            raise
+        if response.status_code != 200:  # what a good one was worth is recorded by who reads it
+            tries.problem = f"{response.status_code} {self._told(response)}".strip()
+            tries.record(self._record, response.status_code, tries.problem)
+            if (asked_s := retry_after_s(response.headers.get("Retry-After"), datetime.now(UTC))) is not None:
+                self._pace.pause(asked_s)  # for everyone
+        return response
 
-    def _sleep(self, seconds: float) -> None:
-        if self.stopping.wait(seconds) if seconds else self.stopping.is_set():
-            raise Stopped
+    async def aclose(self) -> None:
+        await self._network.aclose()
+
+    def _stripped(self, request: httpx2.Request) -> httpx2.Request:
+        """Without what the client adds from its own environment variables and about this machine."""
+        headers = {name: request.headers[name] for name in _SENT_HEADERS if name in request.headers}
+        headers["Accept-Encoding"] = "identity"
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
+        connect_s = min(_CONNECT_S, self._settings.timeout_s)
+        timeout = {"connect": connect_s, "read": None, "write": None, "pool": None}
+        return httpx2.Request(
+            request.method, request.url, headers=headers, stream=request.stream, extensions={"timeout": timeout}
+        )
+
+    async def _reply(self, request: httpx2.Request) -> httpx2.Response:
+        """The whole reply, no later than `timeout_s` and no larger than `max_reply_kib`."""
+        begun, parts, size = False, [], 0
+        try:
+            async with asyncio.timeout(self._settings.timeout_s):
+                response = await self._network.handle_async_request(request)
+                begun = True
+                try:
+                    async for part in response.aiter_raw():
+                        parts.append(part)
+                        size += len(part)
+                        if size > self._settings.max_reply_kib * 1024:
+                            raise _Lost(f"the reply is larger than {self._settings.max_reply_kib} KiB")
+                finally:
+                    await response.aclose()
+        except TimeoutError as error:
+            waited = f"no whole reply in {self._settings.timeout_s:g} s" if begun else "no reply in time"
+            raise _Lost(waited) from error
+        headers = [(name, value) for name, value in response.headers.items() if name != "content-encoding"]
+        return httpx2.Response(response.status_code, headers=headers, content=b"".join(parts), request=request)
+
+    def _told(self, response: httpx2.Response) -> str:
+        """The message of an error reply, short, printable, and without the key, which some endpoints repeat."""
+        reply = _parsed(response)
+        error = reply.get("error") if isinstance(reply, dict) else None
+        message = error.get("message") if isinstance(error, dict) else error
+        text = message if isinstance(message, str) else ""
+        if self._key:
+            text = text.replace(self._key, "(the key)")
+        return "".join(character if character.isprintable() else " " for character in text)[:200]
 
 
-class _TooMuch(Exception):
+class _Lost(httpx2.TransportError):
     """A reply that takes too long or is too large."""
 
 
-def _cause(error: Exception) -> str:
-    """A failed request in a few words; the library's own text holds addresses of objects."""
-    if isinstance(error, requests.ReadTimeout | ReadTimeoutError):
-        return "no reply in time"
-    if isinstance(error, requests.ConnectionError | ProtocolError | OSError) and not isinstance(
-        error, requests.exceptions.InvalidURL
-    ):
-        return _NO_CONNECTION
-    return f"the request failed ({type(error).__name__})"
+def _parsed(response: httpx2.Response) -> Any:
+    """The reply's JSON, or None."""
+    try:
+        return json.loads(response.content)
+    except (ValueError, RecursionError):
+        return None
 
 
-def _told(reply: object) -> str:
-    """The message of an error reply, short and printable: it is a stranger's text."""
-    error = reply.get("error") if isinstance(reply, dict) else None
-    message = error.get("message") if isinstance(error, dict) else error
-    text = message if isinstance(message, str) else ""
-    return "".join(character if character.isprintable() else " " for character in text)[:200]
+def _proxy_for(url: str) -> str | None:
+    """The proxy that the environment names for an address; none for this machine's own."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    try:
+        local = ip_address(host).is_loopback
+    except ValueError:
+        local = host == "localhost"
+    return None if local or proxy_bypass(host) else getproxies().get(parts.scheme)

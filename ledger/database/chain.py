@@ -78,6 +78,6 @@ def read(
 
 
 def highest_number_given(connection: sqlite3.Connection) -> int:
-    """The highest ``seq`` ever written, even if that entry is gone."""
+    """The highest ``seq`` ever written, even if that entry was deleted."""
     row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'entries'").fetchone()
     return int(row[0]) if row else 0

@@ -19,6 +19,17 @@ from ledger.home import Home
 BUSY_TIMEOUT_S = 30.0
 """How long a statement waits for another connection before it gives up."""
 
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_HELD = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+_REFUSED = {
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_NOLFS,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_READONLY,
+}
+
 
 class Database:
     """A connection to a home's database that several threads may share: one lock, one statement at a time."""
@@ -133,6 +144,7 @@ def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
         isolation_level=None,
         check_same_thread=False,
     )
+    connection.row_factory = sqlite3.Row
     try:
         connection.execute("PRAGMA foreign_keys = ON")
         if not read_only:
@@ -181,16 +193,22 @@ def explain_database_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.DatabaseError as error:
-        if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
-            raise  # a bug or a case that the caller explains
-        text = str(error)
-        if "malformed" in text or "not a database" in text or "decode" in text:
-            advice = "The file is damaged: see what `luna ledger verify` names, and restore a copy."
-        elif "locked" in text:
-            advice = "Another process holds it; wait for it or stop it, then try again."
-        else:
-            advice = "Nothing was changed; free some space or fix the permissions, then try again."
-        raise LunaError(f"{path}: {text}. {advice}") from error
+        advice = _advice(error)
+        if advice is None:
+            raise  # a bug, or a case that the caller explains
+        raise LunaError(f"{path}: {error}. {advice}") from error
+
+
+def _advice(error: sqlite3.DatabaseError) -> str | None:
+    """What to do about an error that is not of our own making; None for the others, such as a wrong column."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the primary code of an extended one
+    if code in _DAMAGED or "Could not decode" in str(error):  # the latter is Python's own and has no code
+        return "The file is damaged: see what `luna ledger verify` names, and restore a copy."
+    if code in _HELD:
+        return "Another process holds it; wait for it or stop it, then try again."
+    if code in _REFUSED:
+        return "Nothing was changed; free some space or fix the permissions, then try again."
+    return None
 
 
 @contextmanager

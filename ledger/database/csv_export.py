@@ -6,14 +6,11 @@ import csv
 import io
 from collections.abc import Iterable
 
-from ledger.records import CHANNEL_COLUMNS, GenerationRow
+from ledger.records import GenerationRow
 
-FIELDS: tuple[str, ...] = tuple(name for name in GenerationRow.model_fields if name not in CHANNEL_COLUMNS)
+FIELDS: tuple[str, ...] = tuple(GenerationRow.model_fields)
 HEADER: tuple[str, ...] = ("GEN_ID", *FIELDS[1:], "row_sha")
-"""The columns of DESIGN section 4 in their order and spelling, then Luna's own, ``row_sha`` last.
-
-Those of :data:`ledger.records.CHANNEL_COLUMNS` stand before ``row_sha`` once a row has something in them.
-"""
+"""The columns of DESIGN section 4 in their order and spelling, then Luna's own, ``row_sha`` last."""
 
 
 def csv_text(rows: Iterable[tuple[GenerationRow, str]]) -> str:
@@ -21,12 +18,11 @@ def csv_text(rows: Iterable[tuple[GenerationRow, str]]) -> str:
 
     Floats are written so that reading them gives the same float back; what was not measured is empty.
     """
-    text, found = io.StringIO(), list(rows)
-    used = [name for name in CHANNEL_COLUMNS if any(getattr(row, name) for row, _ in found)]
+    text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*HEADER[:-1], *used, HEADER[-1]])
-    for row, row_sha in found:
-        writer.writerow([*(_cell(getattr(row, field)) for field in (*FIELDS, *used)), row_sha])
+    writer.writerow(HEADER)
+    for row, row_sha in rows:
+        writer.writerow([*(_cell(getattr(row, field)) for field in FIELDS), row_sha])
     return text.getvalue()
 
 

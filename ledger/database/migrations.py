@@ -1,184 +1,134 @@
-"""The database's schema as small numbered steps, each applied once and never changed after a release."""
+"""The database's schema as small numbered steps of SQL, each applied once and never changed after a release."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
 
 from ledger.errors import LunaError
 
-Migration = Callable[[sqlite3.Connection], None]
+CHAIN = """
+-- The hash chain. AUTOINCREMENT remembers the highest number ever given, so a cut-off end is noticed.
+CREATE TABLE entries (
+    seq      INTEGER PRIMARY KEY AUTOINCREMENT,
+    kind     TEXT NOT NULL,
+    lineage  TEXT NOT NULL,
+    gen_id   INTEGER,
+    role     TEXT,
+    body     TEXT NOT NULL,
+    prev_sha TEXT NOT NULL,
+    row_sha  TEXT NOT NULL UNIQUE
+);
+CREATE INDEX entries_by_lineage ON entries (lineage, kind, gen_id);
+CREATE TRIGGER entries_no_update BEFORE UPDATE ON entries
+BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
+CREATE TRIGGER entries_no_delete BEFORE DELETE ON entries
+BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
+"""
 
+RUN_JOURNAL = """
+-- What runs, and how far it came. Operational: not part of the chain.
+CREATE TABLE runs (
+    run_id     TEXT PRIMARY KEY,
+    lineage    TEXT NOT NULL,
+    gen_id     INTEGER NOT NULL,
+    request    TEXT NOT NULL,
+    state      TEXT NOT NULL DEFAULT 'open' CHECK (state IN ('open', 'done', 'failed', 'abandoned')),
+    message    TEXT NOT NULL DEFAULT '',
+    started_at TEXT NOT NULL,
+    ended_at   TEXT
+);
+CREATE UNIQUE INDEX one_open_run ON runs (lineage) WHERE state = 'open';
+CREATE TABLE run_steps (
+    number  INTEGER PRIMARY KEY,
+    run_id  TEXT NOT NULL REFERENCES runs (run_id),
+    step    TEXT NOT NULL,
+    phase   TEXT NOT NULL CHECK (phase IN ('before', 'after')),
+    payload TEXT NOT NULL,
+    at      TEXT NOT NULL
+);
+CREATE INDEX run_steps_by_run ON run_steps (run_id, step, phase);
+"""
 
-def m001_entries(connection: sqlite3.Connection) -> None:
-    """The hash chain. AUTOINCREMENT remembers the highest number ever given, so a cut-off end is noticed."""
-    connection.execute(
-        """
-        CREATE TABLE entries (
-            seq      INTEGER PRIMARY KEY AUTOINCREMENT,
-            kind     TEXT NOT NULL,
-            lineage  TEXT NOT NULL,
-            gen_id   INTEGER,
-            role     TEXT,
-            body     TEXT NOT NULL,
-            prev_sha TEXT NOT NULL,
-            row_sha  TEXT NOT NULL UNIQUE
-        )
-        """
-    )
-    connection.execute("CREATE INDEX entries_by_lineage ON entries (lineage, kind, gen_id)")
-    for action in ("UPDATE", "DELETE"):
-        connection.execute(
-            f"CREATE TRIGGER entries_no_{action.lower()} BEFORE {action} ON entries "
-            "BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END"
-        )
+CONVERSATIONS = """
+-- Exchanges with users and their labels. Not part of the chain; a user may delete them.
+-- Numbers keep the order of arrival, which the clock's whole seconds do not.
+CREATE TABLE turns (
+    number        INTEGER PRIMARY KEY AUTOINCREMENT,
+    id            TEXT NOT NULL UNIQUE,
+    conversation  TEXT NOT NULL,
+    kind          TEXT NOT NULL,
+    lineage       TEXT NOT NULL,
+    role          TEXT NOT NULL,
+    generation    INTEGER,
+    adapter_sha   TEXT,
+    message       TEXT NOT NULL,
+    context       TEXT NOT NULL,
+    answer        TEXT NOT NULL,
+    prompt_tokens INTEGER NOT NULL,
+    answer_tokens INTEGER NOT NULL,
+    seconds       REAL NOT NULL,
+    finish_reason TEXT NOT NULL,
+    temperature   REAL NOT NULL,
+    seed          INTEGER,
+    at            TEXT NOT NULL
+);
+CREATE INDEX turns_by_conversation ON turns (conversation, number);
+CREATE TABLE labels (
+    number      INTEGER PRIMARY KEY AUTOINCREMENT,
+    turn_id     TEXT NOT NULL REFERENCES turns (id) ON DELETE CASCADE,
+    valence     INTEGER,
+    arousal     TEXT,
+    discrepancy TEXT,
+    prospect    TEXT,
+    reflection  TEXT,
+    broadcast   TEXT,
+    correction  TEXT,
+    at          TEXT NOT NULL
+);
+CREATE INDEX labels_by_turn ON labels (turn_id, number);
+"""
 
+SCORES_AND_KARMA = """
+-- The reward model's scores and what answers earned, which go with the turn that they are about; and where
+-- conversations stood when a generation was accepted.
+CREATE TABLE scores (
+    number              INTEGER PRIMARY KEY AUTOINCREMENT,
+    turn_id             TEXT NOT NULL REFERENCES turns (id) ON DELETE CASCADE,
+    model               TEXT NOT NULL,
+    empathy             REAL NOT NULL,
+    social_coherence    REAL NOT NULL,
+    agency_support      REAL NOT NULL,
+    epistemic_integrity REAL NOT NULL,
+    harm_avoidance      REAL NOT NULL,
+    narrative_alignment REAL NOT NULL,
+    curiosity           REAL NOT NULL,
+    reward_intensity    REAL NOT NULL,
+    safety_score        REAL NOT NULL,
+    scalar_preference   REAL NOT NULL,
+    gate                REAL NOT NULL,
+    at                  TEXT NOT NULL,
+    UNIQUE (turn_id, model)
+);
+CREATE TABLE karma_events (
+    number  INTEGER PRIMARY KEY AUTOINCREMENT,
+    turn_id TEXT NOT NULL REFERENCES turns (id) ON DELETE CASCADE,
+    lineage TEXT NOT NULL,
+    amount  REAL NOT NULL,
+    terms   TEXT NOT NULL,
+    at      TEXT NOT NULL
+);
+CREATE INDEX karma_events_by_turn ON karma_events (turn_id);
+CREATE INDEX karma_events_by_lineage ON karma_events (lineage, number);
+CREATE TABLE acceptances (
+    number     INTEGER PRIMARY KEY AUTOINCREMENT,
+    lineage    TEXT NOT NULL,
+    gen_id     INTEGER NOT NULL,
+    last_turn  INTEGER NOT NULL,
+    last_event INTEGER NOT NULL
+);
+"""
 
-def m002_run_journal(connection: sqlite3.Connection) -> None:
-    """What runs, and how far it came. Operational: not part of the chain."""
-    connection.execute(
-        """
-        CREATE TABLE runs (
-            run_id     TEXT PRIMARY KEY,
-            lineage    TEXT NOT NULL,
-            gen_id     INTEGER NOT NULL,
-            request    TEXT NOT NULL,
-            state      TEXT NOT NULL DEFAULT 'open' CHECK (state IN ('open', 'done', 'failed', 'abandoned')),
-            message    TEXT NOT NULL DEFAULT '',
-            started_at TEXT NOT NULL,
-            ended_at   TEXT
-        )
-        """
-    )
-    connection.execute("CREATE UNIQUE INDEX one_open_run ON runs (lineage) WHERE state = 'open'")
-    connection.execute(
-        """
-        CREATE TABLE run_steps (
-            number  INTEGER PRIMARY KEY,
-            run_id  TEXT NOT NULL REFERENCES runs (run_id),
-            step    TEXT NOT NULL,
-            phase   TEXT NOT NULL CHECK (phase IN ('before', 'after')),
-            payload TEXT NOT NULL,
-            at      TEXT NOT NULL
-        )
-        """
-    )
-    connection.execute("CREATE INDEX run_steps_by_run ON run_steps (run_id, step, phase)")
-
-
-def m003_conversations(connection: sqlite3.Connection) -> None:
-    """Exchanges with users and their labels. Not part of the chain; a user may delete them.
-
-    Numbers keep the order of arrival, which the clock's whole seconds do not.
-    """
-    connection.execute(
-        """
-        CREATE TABLE turns (
-            number        INTEGER PRIMARY KEY AUTOINCREMENT,
-            id            TEXT NOT NULL UNIQUE,
-            conversation  TEXT NOT NULL,
-            kind          TEXT NOT NULL,
-            lineage       TEXT NOT NULL,
-            role          TEXT NOT NULL,
-            generation    INTEGER,
-            adapter_sha   TEXT,
-            message       TEXT NOT NULL,
-            context       TEXT NOT NULL,
-            answer        TEXT NOT NULL,
-            prompt_tokens INTEGER NOT NULL,
-            answer_tokens INTEGER NOT NULL,
-            seconds       REAL NOT NULL,
-            finish_reason TEXT NOT NULL,
-            temperature   REAL NOT NULL,
-            seed          INTEGER,
-            at            TEXT NOT NULL
-        )
-        """
-    )
-    connection.execute("CREATE INDEX turns_by_conversation ON turns (conversation, number)")
-    connection.execute(
-        """
-        CREATE TABLE labels (
-            number      INTEGER PRIMARY KEY AUTOINCREMENT,
-            turn_id     TEXT NOT NULL REFERENCES turns (id) ON DELETE CASCADE,
-            valence     INTEGER,
-            arousal     TEXT,
-            discrepancy TEXT,
-            prospect    TEXT,
-            reflection  TEXT,
-            broadcast   TEXT,
-            correction  TEXT,
-            at          TEXT NOT NULL
-        )
-        """
-    )
-    connection.execute("CREATE INDEX labels_by_turn ON labels (turn_id, number)")
-
-
-def m004_scores_and_karma(connection: sqlite3.Connection) -> None:
-    """The reward model's scores, what answers earned, and where conversations stood when a generation was accepted.
-
-    They go with the turn they are about. Generations accepted before this step are found in the chain; the times that
-    place them among the turns are whole seconds, which is near enough for what is counted from there.
-    """
-    connection.execute(
-        """
-        CREATE TABLE scores (
-            number              INTEGER PRIMARY KEY AUTOINCREMENT,
-            turn_id             TEXT NOT NULL REFERENCES turns (id) ON DELETE CASCADE,
-            model               TEXT NOT NULL,
-            empathy             REAL NOT NULL,
-            social_coherence    REAL NOT NULL,
-            agency_support      REAL NOT NULL,
-            epistemic_integrity REAL NOT NULL,
-            harm_avoidance      REAL NOT NULL,
-            narrative_alignment REAL NOT NULL,
-            curiosity           REAL NOT NULL,
-            reward_intensity    REAL NOT NULL,
-            safety_score        REAL NOT NULL,
-            scalar_preference   REAL NOT NULL,
-            gate                REAL NOT NULL,
-            at                  TEXT NOT NULL,
-            UNIQUE (turn_id, model)
-        )
-        """
-    )
-    connection.execute(
-        """
-        CREATE TABLE karma_events (
-            number  INTEGER PRIMARY KEY AUTOINCREMENT,
-            turn_id TEXT NOT NULL REFERENCES turns (id) ON DELETE CASCADE,
-            lineage TEXT NOT NULL,
-            amount  REAL NOT NULL,
-            terms   TEXT NOT NULL,
-            at      TEXT NOT NULL
-        )
-        """
-    )
-    connection.execute("CREATE INDEX karma_events_by_turn ON karma_events (turn_id)")
-    connection.execute("CREATE INDEX karma_events_by_lineage ON karma_events (lineage, number)")
-    connection.execute(
-        """
-        CREATE TABLE acceptances (
-            number     INTEGER PRIMARY KEY AUTOINCREMENT,
-            lineage    TEXT NOT NULL,
-            gen_id     INTEGER NOT NULL,
-            last_turn  INTEGER NOT NULL,
-            last_event INTEGER NOT NULL
-        )
-        """
-    )
-    connection.execute(
-        """
-        INSERT INTO acceptances (lineage, gen_id, last_turn, last_event)
-        SELECT lineage, gen_id,
-               (SELECT coalesce(max(number), 0) FROM turns WHERE turns.at <= json_extract(entries.body, '$.at')), 0
-        FROM entries WHERE kind = 'head' AND json_extract(body, '$.reason') = 'accepted' ORDER BY seq
-        """
-    )
-
-
-MIGRATIONS: tuple[Migration, ...] = (m001_entries, m002_run_journal, m003_conversations, m004_scores_and_karma)
+MIGRATIONS: tuple[str, ...] = (CHAIN, RUN_JOURNAL, CONVERSATIONS, SCORES_AND_KARMA)
 """In order; the version of a database is the number of steps applied to it."""
 
 NEWEST = len(MIGRATIONS)
@@ -214,12 +164,11 @@ def migrate(connection: sqlite3.Connection, where: str) -> int:
     version = schema_version(connection)
     refuse_newer(version, where)
     for number, step in enumerate(MIGRATIONS[version:], start=version + 1):
-        connection.execute("BEGIN IMMEDIATE")
+        note = f"INSERT INTO schema_version (version) VALUES ({number});"
         try:
-            step(connection)
-            connection.execute("INSERT INTO schema_version (version) VALUES (?)", (number,))
-            connection.execute("COMMIT")
+            connection.executescript(f"BEGIN IMMEDIATE; {step} {note} COMMIT;")
         except BaseException:
-            connection.execute("ROLLBACK")
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
             raise
     return NEWEST

@@ -14,7 +14,7 @@ ALPHAS: tuple[float, ...] = (0.75, 0.5, 0.25)
 """Blends ``parent + alpha * (child - parent)`` that are tried, largest first."""
 
 
-class InterpolationSettings(BaseModel):
+class BlendSettings(BaseModel):
     """Whether and where to look between parent and child before a rejection."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -28,6 +28,6 @@ class InterpolationSettings(BaseModel):
 def largest_that_passes(alphas: Sequence[float], attempt: Callable[[float], Found | None]) -> Found | None:
     """What `attempt` finds at the largest alpha where it finds anything; None if nowhere.
 
-    Alphas are tried from the largest down and no further than needed, since an attempt evaluates three roles.
+    Alphas are tried from the largest down and no further than needed, because each attempt evaluates all three roles.
     """
     return next((found for alpha in sorted(alphas, reverse=True) if (found := attempt(alpha)) is not None), None)

@@ -1,4 +1,4 @@
-"""When it is time to learn again (DESIGN section 8): enough that is new, and not in the quiet hours."""
+"""When a new generation is due (DESIGN section 8): enough new data, outside the quiet hours."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ class CadenceSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     memory_pairs: int = Field(500, ge=1)
-    """New conversation pairs (a message and its answer) that make learning due by themselves."""
+    """New conversation pairs (a message and its answer) that suffice for a generation."""
     reward_pairs: int = Field(200, ge=1)
-    """New preference pairs that make it due by themselves."""
+    """New preference pairs that suffice."""
     quiet_hours: tuple[Hour, Hour] | None = None
-    """From the first hour up to the second, of this machine's clock, nothing is to begin by itself; `[22, 7]` goes over
-    midnight. None: any hour will do."""
+    """From the first hour up to the second, by this machine's clock, no generation starts on its own; `[22, 7]` spans
+    midnight. None: no hour is quiet."""
 
 
 @dataclass(frozen=True)
 class Cadence:
-    """Where the home stands."""
+    """How much new data a home has, against what a generation needs."""
 
     memory: float
-    """New conversation pairs over what is needed; 1 and more is enough."""
+    """New conversation pairs divided by those needed; 1 or more suffices."""
     reward: float
     """The same for preference pairs."""
     quiet: bool
@@ -37,24 +37,19 @@ class Cadence:
 
     @property
     def due(self) -> bool:
-        """Whether there is enough to learn from: either is reached, or both are at half."""
+        """Whether the data suffices: either share is 1, or both are at least a half."""
         return max(self.memory, self.reward) >= 1 or min(self.memory, self.reward) >= 0.5
-
-    @property
-    def may_begin(self) -> bool:
-        """Whether learning may begin by itself now."""
-        return self.due and not self.quiet
 
 
 def cadence(memory_pairs: int, reward_pairs: int, hour: int, settings: CadenceSettings) -> Cadence:
-    """The state with so many new pairs, at an hour (0 to 23) of this machine's clock."""
+    """The state, given the new pairs and the hour (0 to 23) of this machine's clock."""
     return Cadence(
         memory_pairs / settings.memory_pairs, reward_pairs / settings.reward_pairs, is_quiet(hour, settings.quiet_hours)
     )
 
 
 def is_quiet(hour: int, quiet_hours: tuple[int, int] | None) -> bool:
-    """Whether an hour lies in [from, to), over midnight where `to` is the smaller. Equal bounds hold no hour."""
+    """Whether an hour lies in [from, to), across midnight if `to` is smaller. Equal bounds contain no hour."""
     if quiet_hours is None:
         return False
     begin, end = quiet_hours

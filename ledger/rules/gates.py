@@ -14,6 +14,9 @@ from ledger.roles import ROLES, Role
 Gate = Literal["recall", "generalization", "style_drift"]
 GATES: tuple[Gate, ...] = ("recall", "generalization", "style_drift")
 
+STYLE_PROBES = 10
+"""Number of tone probes that a style score must rest on."""
+
 RHI = "rhi"
 """The Reward Health Index (DESIGN section 7): judged where it was measured, which needs a reward model."""
 
@@ -31,8 +34,6 @@ class GateSettings(BaseModel):
     """The share of probe answers with a corporate phrase must be below this."""
     min_items: int = Field(default=100, ge=1)
     """Fewest items in a recall or generalization set; a smaller set fails its gate."""
-    probes: int = Field(default=10, ge=1)
-    """Exact number of tone probes behind a style score."""
 
 
 @dataclass(frozen=True)
@@ -122,8 +123,8 @@ def gate_problem(gate: Gate, score: EvalRecord | None, settings: GateSettings) -
     if score is None:
         return "not measured"
     if gate == "style_drift":
-        if score.n != settings.probes:
-            return f"measured with {score.n} probes, {settings.probes} needed"
+        if score.n != STYLE_PROBES:
+            return f"measured with {score.n} probes, {STYLE_PROBES} needed"
         if not score.value < (bound := gate_bound(gate, settings)):
             return f"{score.value:.3f} is not below {bound:.2f}"
         return None

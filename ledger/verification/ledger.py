@@ -11,8 +11,10 @@ import csv
 import io
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import zip_longest
+from typing import Any
 
 from ledger.database import chain
 from ledger.database.connection import raw_reader
@@ -21,7 +23,7 @@ from ledger.database.migrations import refuse_newer, schema_version
 from ledger.database.queries import parse
 from ledger.errors import LunaError
 from ledger.home import Home
-from ledger.records import GenerationRow, HeadMove, Lineage
+from ledger.records import GenerationRow, HeadMove, Lineage, Record
 from ledger.verification.files import adapter_problems, base_problems, data_problems
 from ledger.verification.problems import Problem
 
@@ -121,18 +123,13 @@ def check_chain(entries: Sequence[chain.Entry], highest_number_given: int) -> li
 
 def read_content(entries: Iterable[chain.Entry]) -> LedgerContent:
     """The records that can be read."""
-    content = LedgerContent([], [], [])
+    models: dict[str, type[Record]] = {"lineage": Lineage, "generation": GenerationRow, "head": HeadMove}
+    found: dict[str, list[tuple[Any, chain.Entry]]] = {kind: [] for kind in models}
     for entry in entries:
-        try:
-            if entry.kind == "lineage":
-                content.lineages.append(parse(Lineage, entry))
-            elif entry.kind == "generation":
-                content.rows.append((parse(GenerationRow, entry), entry))
-            elif entry.kind == "head":
-                content.head_moves.append((parse(HeadMove, entry), entry))
-        except LunaError:
-            continue  # named by check_chain or unreadable_problems
-    return content
+        if entry.kind in models:
+            with suppress(LunaError):  # named by check_chain or unreadable_problems
+                found[entry.kind].append((parse(models[entry.kind], entry), entry))
+    return LedgerContent([lineage for lineage, _ in found["lineage"]], found["generation"], found["head"])
 
 
 def unreadable_problems(entries: Iterable[chain.Entry], damaged: set[int]) -> Iterator[Problem]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong, and what to do about it."""
+    """One fault, and what to do about it."""
 
     what: str
     """Kind of problem in a few words."""

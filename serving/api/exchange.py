@@ -11,20 +11,19 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, cast
 
 from curriculum.render import dialogue_context
 from ledger.clock import utc_now
-from ledger.conversations import LabelledTurn, Turn, Voice
-from ledger.roles import ROLES, Role
+from ledger.conversations import LabelledTurn, Turn
+from ledger.roles import BASE, ROLES, Voice
+from serving.api.errors import Refused
 from serving.api.front import raw_prompt
-from serving.api.guard import Refused
-from serving.engine import Piece, Sampling
-from serving.engine_app import Started, model_name
-from serving.table import BASE
+from serving.engine import Piece, Sampling, Started
+from serving.table import model_name
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Voices(Protocol):
@@ -71,6 +70,43 @@ class Said:
 Event = Started | Said | LabelledTurn
 
 
+@dataclass
+class _Heard:
+    """What one voice has said so far."""
+
+    question: Question
+    voice: Voice
+    kind: Literal["generate", "dialogue"]
+    context: str
+    began: float = field(default_factory=time.monotonic)
+    started: Started | None = None
+    answer: str = ""
+    last: Piece = field(default_factory=lambda: Piece("", 0, 0))
+
+    def turn(self, finish: Literal["stop", "length", "aborted"]) -> Turn:
+        """The exchange as it is stored."""
+        assert self.started is not None
+        return Turn(
+            id=uuid.uuid4().hex,
+            conversation=self.question.conversation,
+            kind=self.kind,
+            lineage=self.started.lineage,
+            role=self.voice,
+            generation=self.started.generation,
+            adapter_sha=self.started.adapter_sha,
+            message=self.question.message,
+            context=self.context,
+            answer=self.answer,
+            prompt_tokens=self.last.prompt_tokens,
+            answer_tokens=self.last.tokens,
+            seconds=time.monotonic() - self.began,
+            finish_reason=finish,
+            temperature=self.question.sampling.temperature,
+            seed=self.question.sampling.seed,
+            at=utc_now(),
+        )
+
+
 async def one_voice(
     voices: Voices,
     record: Record,
@@ -88,50 +124,27 @@ async def one_voice(
         Refused: nobody can answer, or the answer could not be stored.
     """
     context = "\n\n".join(part for part in (_history(question.earlier), before) if part)
-    role: Role | None = None if voice == BASE else cast(Role, voice)
-    model, began = model_name(role, question.generation), time.monotonic()
-    prompt = raw_prompt(role, question.message, context)
-    started: Started | None = None
-    answer, last = "", Piece("", 0, 0)
-
-    def turn(finish: Literal["stop", "length", "aborted"]) -> Turn:
-        assert started is not None
-        return Turn(
-            id=uuid.uuid4().hex,
-            conversation=question.conversation,
-            kind=kind,
-            lineage=started.lineage,
-            role=voice,
-            generation=started.generation,
-            adapter_sha=started.adapter_sha,
-            message=question.message,
-            context=context,
-            answer=answer,
-            prompt_tokens=last.prompt_tokens,
-            answer_tokens=last.tokens,
-            seconds=time.monotonic() - began,
-            finish_reason=finish,
-            temperature=question.sampling.temperature,
-            seed=question.sampling.seed,
-            at=utc_now(),
-        )
-
+    heard = _Heard(question, voice, kind, context)
+    prompt = raw_prompt(None if voice == BASE else voice, question.message, context)
+    pieces = voices.speak(model_name(voice, question.generation), prompt, question.sampling)
     try:
-        async with aclosing(cast(Any, voices.speak(model, prompt, question.sampling))) as pieces:
+        async with aclosing(cast(Any, pieces)):
             async for piece in pieces:
                 if isinstance(piece, Started):
-                    started = piece
+                    heard.started = piece
                     yield piece
                     continue
-                last, answer = piece, answer + piece.text
+                heard.last, heard.answer = piece, heard.answer + piece.text
                 if piece.text:
                     yield Said(voice, piece.text)
     except (asyncio.CancelledError, GeneratorExit, Refused):
         # The user went away, or the engine did: what was said is kept. Nothing may be awaited on the way out.
-        if started is not None:
-            _later(record.add_turn(turn("aborted")))
+        if heard.started is not None:
+            _later(record.add_turn(heard.turn("aborted")))
         raise
-    stored = turn(last.finish or "aborted")
+    if heard.started is None:
+        raise Refused(503, "the engine gave no answer; try again.")
+    stored = heard.turn(heard.last.finish or "aborted")
     # A user who goes away now cancels this request, but not the storing of the whole answer.
     await asyncio.shield(_later(record.add_turn(stored)))
     yield LabelledTurn(**stored.model_dump())
@@ -173,4 +186,4 @@ def _later(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
 def _finish(task: asyncio.Task[None]) -> None:
     _unfinished.discard(task)
     if not task.cancelled() and (error := task.exception()) is not None:
-        _log.warning("an exchange was lost: %r", error)
+        logger.warning("an exchange was lost: %r", error)

@@ -2,7 +2,7 @@
 
 A request's public model name is looked up once, in the table of that moment, and replaced by the adapter's own name.
 So a swap is one assignment: requests in flight finish on the adapter they began with, later ones get the new.
-Chat messages become a role's raw prompt through the curriculum's render function; vLLM's chat template is the identity.
+Chat messages become a role's raw prompt through the curriculum's render function; engines get it as one message.
 """
 
 from __future__ import annotations
@@ -13,16 +13,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
 from curriculum.render import render_prompt
 from ledger.errors import LunaError
 from ledger.roles import Role
-from serving.api.guard import Refused, answer, read_body, replay
-from serving.engine import App, Message, Receive, Scope, Send
+from serving.api.errors import Refused, send_error
+from serving.api.guard import close, read_body, replay
 from serving.settings import ServingSettings
 from serving.table import Adapter, Table
-
-IDENTITY_TEMPLATE = "{{ messages[0]['content'] }}"
-"""vLLM's chat template: the one message holds the rendered prompt."""
 
 _GENERATE = ("/v1/completions", "/v1/chat/completions")
 _READ = ("/v1/models",)
@@ -71,7 +70,7 @@ class Front:
 
     def __init__(
         self,
-        inner: App,
+        inner: ASGIApp,
         table: Callable[[], Table],
         leases: Leases,
         settings: ServingSettings,
@@ -81,8 +80,11 @@ class Front:
         self.base_name = base_name
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self.inner(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            await close(scope, send)
             return
         scope = {**scope, "root_path": ""}  # Serve says /v1, which the paths of OpenAI's routes hold themselves.
         try:
@@ -93,7 +95,7 @@ class Front:
             else:
                 raise Refused(404, f"there is nothing at {scope['method']} {scope['path']}.")
         except Refused as refusal:
-            await answer(send, refusal)
+            await send_error(send, refusal)
 
     async def _generate(self, scope: Scope, receive: Receive, send: Send) -> None:
         refuse_when_full(self.leases, self.settings)
@@ -155,9 +157,9 @@ def _text(content: Any) -> str:
 
 
 def refuse_when_full(leases: Leases, settings: ServingSettings) -> None:
-    """At most `max_waiting` requests are in work."""
-    if leases.total >= settings.max_waiting:
-        raise Refused(429, f"{settings.max_waiting} requests are in work; try again.", {"retry-after": "1"})
+    """At most `max_concurrent_requests` requests are in work."""
+    if leases.total >= settings.max_concurrent_requests:
+        raise Refused(429, f"{settings.max_concurrent_requests} requests are in work; try again.", {"retry-after": "1"})
 
 
 def resolve(table: Table, name: Any) -> Adapter | None:

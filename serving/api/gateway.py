@@ -10,40 +10,39 @@ import json
 import uuid
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, cast
+from typing import Annotated, Any, Literal, Protocol
 
 from fastapi import FastAPI, Request, Response
 from fastapi import Path as PathParameter
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from pydantic import BaseModel, ConfigDict, Field
-from starlette.exceptions import HTTPException
+from starlette.concurrency import run_in_threadpool
 
-from curriculum.reward_plot import plot_content
 from ledger.clock import utc_now
-from ledger.conversations import Heading, Label, LabelledTurn, Level, Turn, Voice
+from ledger.conversations import Heading, Label, LabelledTurn, Turn
 from ledger.errors import LunaError
 from ledger.home import Home
 from ledger.records import TurnId
 from ledger.rules.gates import GateSettings
 from ledger.scores import Score
 from ledger.store import Stores
+from serving.api.errors import Refused, add_error_handlers
 from serving.api.events import Events
 from serving.api.exchange import Event, Question, Record, Said, Voices, all_voices, last_exchanges, one_voice
-from serving.api.guard import Refused, error_body
-from serving.api.lineage import lineage_state, loss_curves
-from serving.api.reward import Background, Judge, Text, add_reward
-from serving.engine import Sampling
-from serving.engine_app import Started
+from serving.api.guard import KEY_GIVEN
+from serving.api.lineage import lineage_state, loss_curves, reward_points
+from serving.api.reward import Background, Judge, add_reward
+from serving.api.schemas import ERRORS, EVENTS, DialogueRequest, FeedbackAnswer, FeedbackRequest, GenerateRequest
+from serving.engine import Sampling, Started
 from serving.settings import ServingSettings
 
 PAGE = Path(__file__).resolve().parent.parent / "page"
 
 OPEN_PATHS = ("/", "/page/", "/healthz", "/favicon.ico")
-"""What needs no key: the page itself holds no data, and whether the server is well is no secret."""
+"""What needs no key: the page itself holds no data, and whether the server is well is no secret; why is one."""
 
 _PAGE_HEADERS = {
     "content-security-policy": (
@@ -90,77 +89,6 @@ class Keeper(Record, Protocol):
         ...
 
 
-Message = Annotated[Text, Field(examples=["Is 7 an even number?"])]
-
-
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class DialogueRequest(_Body):
-    """A question to all three voices."""
-
-    message: Message
-    generation: int | None = Field(None, ge=0, le=1_000_000, description="Default: the current generation.")
-    conversation: TurnId | None = Field(None, description="Go on with a conversation; default: begin one.")
-    max_tokens: int | None = Field(None, ge=1, le=1_000_000, description="Default: [serving] answer_tokens.")
-    temperature: float = Field(0.7, ge=0, le=2, allow_inf_nan=False, description="0: always the likeliest word.")
-    seed: int | None = Field(None, ge=0, lt=1 << 31, description="Makes an answer repeatable.")
-
-
-class GenerateRequest(DialogueRequest):
-    """A question to one voice."""
-
-    role: Voice = "dialectical"
-    stream: bool = Field(False, description="Answer as server-sent events: start, token, turn, end, or error.")
-
-
-class FeedbackRequest(_Body):
-    """What a user thinks of an answer; it takes the place of what was said of it before."""
-
-    turn: TurnId
-    valence: int | None = Field(None, ge=-2, le=2, strict=True, description="-2 bad to +2 good.", examples=[1])
-    arousal: Level | None = Field(None, description="How stirring it is.")
-    discrepancy: Level | None = Field(None, description="How far from what was expected.")
-    prospect: Level | None = Field(None, description="Whether it looks ahead.")
-    reflection: Level | None = Field(None, description="Whether it looks back.")
-    broadcast: Level | None = Field(None, description="Whether one would tell others.")
-    correction: str | None = Field(None, max_length=20_000, description="What should have been said.")
-
-
-class FeedbackAnswer(_Body):
-    """The label as stored."""
-
-    turn: str
-    label: Label | None
-    """None: the label was taken back."""
-
-
-class ErrorAnswer(BaseModel):
-    """Every error's form, OpenAI's."""
-
-    error: dict[str, Any]
-
-
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    code: {"model": ErrorAnswer, "description": text}
-    for code, text in {
-        400: "The request cannot be answered; the message says why.",
-        401: "An API key is needed.",
-        403: "Pages of this origin may not use this server.",
-        404: "There is no such thing.",
-        413: "The body is too large.",
-        421: "This server answers to names of this machine only.",
-        422: "The request's shape is wrong.",
-        429: "Too many requests; Retry-After says when to come again.",
-        503: "The engine does not answer; it comes back by itself.",
-    }.items()
-}
-_EVENTS: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "Server-sent events."}
-}
-
-
 class Measured:
     """What the gateway counts for Prometheus."""
 
@@ -182,6 +110,18 @@ class Measured:
         self.seconds.labels(turn.role).observe(turn.seconds)
 
 
+@dataclass(frozen=True)
+class _Parts:
+    """What the paths work with."""
+
+    home: Home
+    engine: Engine
+    keeper: Keeper
+    settings: ServingSettings
+    measured: Measured
+    scoring: Background
+
+
 def build(
     home: Home, engine: Engine, keeper: Keeper, judge: Judge, settings: ServingSettings, gates: GateSettings
 ) -> FastAPI:
@@ -193,15 +133,28 @@ def build(
         version="1",
         docs_url=None,
         redoc_url=None,
-        responses=_ERRORS,
+        responses=ERRORS,
     )
     measured = Measured()
-    scoring = Background(judge, keeper.add_scores, settings.reward_queue, measured.registry)
+    scoring = Background(judge, keeper.add_scores, measured.registry)
+    parts = _Parts(home, engine, keeper, settings, measured, scoring)
+    _add_answers(app, parts)
+    add_reward(app, judge)
+    _add_conversations(app, parts)
+    _add_lineage(app, parts, gates)
+    _add_health(app, parts)
+    _add_pages(app)
+    add_error_handlers(app)
+    return app
 
-    @app.post("/generate", response_model=LabelledTurn, responses=_EVENTS, summary="Ask one voice")
+
+def _add_answers(app: FastAPI, parts: _Parts) -> None:
+    engine, keeper = parts.engine, parts.keeper
+
+    @app.post("/generate", response_model=LabelledTurn, responses=EVENTS, summary="Ask one voice")
     async def generate(request: GenerateRequest) -> Any:
-        question = _question(home, request, settings)
-        events = _noted(one_voice(engine, keeper, question, request.role), measured, scoring)
+        question = _question(parts.home, request, parts.settings)
+        events = _noted(one_voice(engine, keeper, question, request.role), parts)
         if request.stream:
             return await _stream(events)
         async with aclosing(events):
@@ -210,77 +163,78 @@ def build(
                     return JSONResponse(
                         event.model_dump(mode="json"), headers=_who(event.generation, event.adapter_sha)
                     )
-        raise Refused(503, "the engine gave no answer; try again.")
+        raise AssertionError("an answer ends with its turn")
 
     @app.post(
-        "/dialogue", response_class=StreamingResponse, responses=_EVENTS, summary="Ask all three, one after another"
+        "/dialogue", response_class=StreamingResponse, responses=EVENTS, summary="Ask all three, one after another"
     )
     async def dialogue(request: DialogueRequest) -> Any:
-        question = _question(home, request, settings)
-        return await _stream(_noted(all_voices(engine, keeper, question), measured, scoring))
+        question = _question(parts.home, request, parts.settings)
+        return await _stream(_noted(all_voices(engine, keeper, question), parts))
 
+
+def _add_conversations(app: FastAPI, parts: _Parts) -> None:
     @app.post("/feedback", summary="Label or correct an answer")
     async def feedback(request: FeedbackRequest) -> FeedbackAnswer:
         label = Label(**request.model_dump(exclude={"turn"}), at=utc_now())
-        await keeper.add_label(request.turn, label)
-        measured.labels.inc()
+        await parts.keeper.add_label(request.turn, label)
+        parts.measured.labels.inc()
         return FeedbackAnswer(turn=request.turn, label=None if label.is_empty else label)
-
-    add_reward(app, judge)
-
-    @app.get("/lineage/rewards", summary="Reward vectors as points, and the course of reward health")
-    def reward_plot() -> dict[str, Any]:
-        return plot_content(home)
 
     @app.get("/conversations", summary="The latest conversations")
     def conversations() -> list[Heading]:
-        with Stores.open(home) as stores:
+        with Stores.open(parts.home) as stores:
             return stores.conversations.latest()
 
     @app.get("/conversations/{conversation}", summary="One conversation, oldest turn first")
     def conversation(conversation: TurnId) -> list[LabelledTurn]:
-        with Stores.open(home) as stores:
+        with Stores.open(parts.home) as stores:
             turns = stores.conversations.turns(conversation)
         if not turns:
             raise Refused(404, f"there is no conversation {conversation}.")
         return turns
 
+
+def _add_lineage(app: FastAPI, parts: _Parts, gates: GateSettings) -> None:
+    @app.get("/lineage/rewards", summary="Reward vectors as points, and the course of reward health")
+    def rewards() -> dict[str, Any]:
+        return reward_points(parts.home)
+
     @app.get("/lineage", summary="Generations, scores, gates, age and karma")
     async def lineage() -> dict[str, Any]:
-        from starlette.concurrency import run_in_threadpool
-
         try:
-            served = await engine.state()
+            served = await parts.engine.state()
         except Refused:
             served = None
-        return await run_in_threadpool(lineage_state, home, gates, served)
+        return await run_in_threadpool(lineage_state, parts.home, gates, served)
 
     @app.get("/lineage/{generation}/loss", summary="Training loss of a generation by role")
     def loss(generation: Annotated[int, PathParameter(ge=0, le=1_000_000)]) -> dict[str, list[tuple[int, float]]]:
         try:
-            return loss_curves(home, generation)
+            return loss_curves(parts.home, generation)
         except LunaError as error:
             raise Refused(404, str(error)) from error
 
-    @app.get("/healthz", summary="Whether answers can be given")
-    async def healthz() -> JSONResponse:
+
+def _add_health(app: FastAPI, parts: _Parts) -> None:
+    @app.get("/healthz", summary="Whether answers can be given; with the key also by what")
+    async def healthz(request: Request) -> JSONResponse:
         try:
-            state = await engine.state()
+            state, reason = await parts.engine.state(), None
         except Refused as refusal:
-            return JSONResponse({"status": "unavailable", "reason": refusal.message, "engine": None}, 503)
-        shown = {name: state[name] for name in ("engine", "current", "previous", "generations", "in_work", "problems")}
-        return JSONResponse({"status": "ok", "reason": None, "engine": shown})
+            state, reason = None, refusal.message
+        answer: dict[str, Any] = {"status": "unavailable" if state is None else "ok"}
+        if request.scope.get(KEY_GIVEN, False):
+            shown = ("engine", "current", "previous", "generations", "in_work", "problems")
+            answer |= {"reason": reason, "engine": state and {name: state[name] for name in shown}}
+        return JSONResponse(answer, 503 if state is None else 200)
 
     @app.get("/metrics", response_class=PlainTextResponse, summary="For Prometheus")
     async def metrics() -> PlainTextResponse:
-        own = generate_latest(measured.registry).decode()
+        own = generate_latest(parts.measured.registry).decode()
         with suppress(Refused):  # The engine may be away; what the gateway counted is still true.
-            own += await engine.metrics()
+            own += await parts.engine.metrics()
         return PlainTextResponse(own, media_type="text/plain; version=0.0.4")
-
-    _add_pages(app)
-    add_error_handlers(app)
-    return app
 
 
 def _add_pages(app: FastAPI) -> None:
@@ -303,37 +257,6 @@ def _add_pages(app: FastAPI) -> None:
     app.mount("/page", PageFiles(directory=PAGE), name="page")
 
 
-def add_error_handlers(app: FastAPI) -> None:
-    """Every error in OpenAI's form, with a sentence."""
-
-    def answered(refusal: Refused) -> JSONResponse:
-        return JSONResponse(error_body(refusal), refusal.status, headers=refusal.headers)
-
-    @app.exception_handler(Refused)
-    def refused(_: Request, error: Exception) -> JSONResponse:
-        return answered(cast(Refused, error))
-
-    @app.exception_handler(LunaError)
-    def users_error(_: Request, error: Exception) -> JSONResponse:
-        return answered(Refused(503, str(error)))
-
-    @app.exception_handler(HTTPException)
-    def no_such_path(request: Request, error: Exception) -> JSONResponse:
-        error = cast(HTTPException, error)
-        return answered(
-            Refused(error.status_code, f"{request.method} {request.url.path}: {error.detail}.", error.headers)
-        )
-
-    @app.exception_handler(RequestValidationError)
-    def wrong_shape(_: Request, error: Exception) -> JSONResponse:
-        # What was sent is not repeated: it may be no valid text at all.
-        mistakes = (
-            f"{'.'.join(str(part) for part in mistake['loc'])}: {mistake['msg']}"
-            for mistake in cast(RequestValidationError, error).errors()
-        )
-        return answered(Refused(422, "; ".join(mistakes).encode("utf-8", "replace").decode() + "."))
-
-
 def _question(home: Home, request: DialogueRequest, settings: ServingSettings) -> Question:
     earlier: list[Turn] = []
     if request.conversation is not None:
@@ -347,20 +270,18 @@ def _question(home: Home, request: DialogueRequest, settings: ServingSettings) -
         message=request.message,
         conversation=request.conversation or uuid.uuid4().hex,
         earlier=earlier,
-        sampling=Sampling(request.max_tokens or settings.answer_tokens, request.temperature, request.seed),
+        sampling=Sampling(request.max_tokens or settings.default_max_tokens, request.temperature, request.seed),
         generation=request.generation,
     )
 
 
-async def _noted(
-    events: AsyncGenerator[Event, None], measured: Measured, scoring: Background
-) -> AsyncGenerator[Event, None]:
+async def _noted(events: AsyncGenerator[Event, None], parts: _Parts) -> AsyncGenerator[Event, None]:
     """The events; whole answers are counted and have themselves scored."""
     async with aclosing(events):
         async for event in events:
             if isinstance(event, LabelledTurn):
-                measured.turn(event)
-                scoring.take(event)
+                parts.measured.turn(event)
+                parts.scoring.take(event)
             yield event
 
 

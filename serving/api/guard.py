@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import ipaddress
-import json
 import math
 import time
 from collections.abc import Collection, Mapping
-from typing import Any
 from urllib.parse import urlsplit
 
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.engine import App, Message, Receive, Scope, Send
+from serving.api.errors import Refused, send_error
 from serving.settings import ServingSettings
 
+_BODY_S = 30.0
+"""How long a client may take to send its body: a slow one holds a place that others wait for."""
+_POLICY_VIOLATION = 1008
+"""Code with which a websocket is closed."""
+_EVERYBODY = "everybody"
 
-class Refused(Exception):
-    """A request that is answered with an error. Travels between processes, so its arguments are all it has."""
-
-    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None):
-        super().__init__(status, message, dict(headers or {}))
-        self.status, self.message, self.headers = status, message, dict(headers or {})
-
-    def __str__(self) -> str:
-        return self.message
+KEY_GIVEN = "luna.key_given"
+"""In the scope of a request on an open path: whether it may see what needs the key."""
 
 
-def guarded(app: App, settings: ServingSettings, key: str | None, open_paths: Collection[str] = ()) -> App:
+def guarded(app: ASGIApp, settings: ServingSettings, key: str | None, open_paths: Collection[str] = ()) -> ASGIApp:
     """The application behind the guard.
 
     Args:
@@ -54,25 +52,30 @@ def guarded(app: App, settings: ServingSettings, key: str | None, open_paths: Co
 class Guard:
     """See :func:`guarded`."""
 
-    def __init__(self, app: App, settings: ServingSettings, key: str | None, open_paths: Collection[str]):
+    def __init__(self, app: ASGIApp, settings: ServingSettings, key: str | None, open_paths: Collection[str]):
         self.app, self.settings, self.key, self.open_paths = app, settings, key, tuple(open_paths)
         self.limit = RateLimitItemPerMinute(settings.requests_per_minute)
         self.limiter = MovingWindowRateLimiter(MemoryStorage())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
+            return
+        if scope["type"] != "http":  # nothing here speaks websocket, and none of the checks below would be made
+            await close(scope, send)
             return
         try:
             headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
             self._check_page(headers)
-            if not self._is_open(scope["path"]):
+            if self._is_open(scope["path"]):
+                scope = {**scope, KEY_GIVEN: self._has_key(headers)}
+            else:
                 self._check_key(headers)
-                self._check_rate(scope, headers)
+                self._check_rate()
             if scope["method"] == "POST":
                 receive = replay(await read_body(receive, self.settings.max_body_kib << 10), receive)
         except Refused as refusal:
-            await answer(send, refusal)
+            await send_error(send, refusal)
             return
         await self.app(scope, receive, send)
 
@@ -97,21 +100,23 @@ class Guard:
             raise Refused(403, f"pages of {origin} may not use this server; [serving] allowed_origins lists who may.")
 
     def _check_key(self, headers: Mapping[str, str]) -> None:
-        if self.key is None:
-            return
-        given = headers.get("authorization", "").encode("latin-1")
-        if not hmac.compare_digest(given, b"Bearer " + self.key.encode()):
+        if not self._has_key(headers):
             raise Refused(
                 401,
                 "this server needs an API key: Authorization: Bearer <LUNA_API_KEY>.",
                 {"www-authenticate": "Bearer"},
             )
 
-    def _check_rate(self, scope: Scope, headers: Mapping[str, str]) -> None:
-        client = (scope.get("client") or ("unknown",))[0]
-        who = "key" if self.key is not None else f"address {client}"
-        if not self.limiter.hit(self.limit, who):
-            wait = math.ceil(self.limiter.get_window_stats(self.limit, who).reset_time - time.time())
+    def _has_key(self, headers: Mapping[str, str]) -> bool:
+        if self.key is None:
+            return True
+        given = headers.get("authorization", "").encode("latin-1")
+        return hmac.compare_digest(given, b"Bearer " + self.key.encode())
+
+    def _check_rate(self) -> None:
+        """One limit for all: behind Ray Serve's proxy every request comes from the proxy's address."""
+        if not self.limiter.hit(self.limit, _EVERYBODY):
+            wait = math.ceil(self.limiter.get_window_stats(self.limit, _EVERYBODY).reset_time - time.time())
             raise Refused(
                 429,
                 f"more than {self.settings.requests_per_minute} requests a minute; try again.",
@@ -135,12 +140,26 @@ def _hostname(host: str) -> str:
         return ""
 
 
+async def close(scope: Scope, send: Send) -> None:
+    """Refuse a connection that is not HTTP; of other kinds than websockets nothing is heard again."""
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
+
+
 async def read_body(receive: Receive, limit: int) -> bytes:
     """The whole body.
 
     Raises:
-        Refused: it is larger than `limit` bytes, or the client went away.
+        Refused: it is larger than `limit` bytes, it takes too long, or the client went away.
     """
+    try:
+        async with asyncio.timeout(_BODY_S):
+            return await _whole_body(receive, limit)
+    except TimeoutError as error:
+        raise Refused(408, f"the body did not arrive within {_BODY_S:g} s.") from error
+
+
+async def _whole_body(receive: Receive, limit: int) -> bytes:
     parts, size = [], 0
     while True:
         message = await receive()
@@ -166,18 +185,3 @@ def replay(payload: bytes, receive: Receive) -> Receive:
         return {"type": "http.request", "body": payload, "more_body": False}
 
     return next_message
-
-
-def error_body(refusal: Refused) -> dict[str, Any]:
-    """In OpenAI's form."""
-    kind = "server_error" if refusal.status >= 500 else "invalid_request_error"
-    return {"error": {"message": refusal.message, "type": kind, "param": None, "code": refusal.status}}
-
-
-async def answer(send: Send, refusal: Refused) -> None:
-    """Send an error."""
-    payload = json.dumps(error_body(refusal)).encode()
-    headers = {"content-type": "application/json", "content-length": str(len(payload)), **refusal.headers}
-    pairs = [(key.encode(), value.encode()) for key, value in headers.items()]
-    await send({"type": "http.response.start", "status": refusal.status, "headers": pairs})
-    await send({"type": "http.response.body", "body": payload})

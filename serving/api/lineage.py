@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from curriculum.reward import read_labels
+from curriculum.reward.points import plot_content
 from ledger.errors import LunaError
 from ledger.home import Home
 from ledger.records import EvalRecord, GenerationRow
@@ -47,6 +49,14 @@ def lineage_state(home: Home, gates: GateSettings, served: dict[str, Any] | None
     }
 
 
+def reward_points(home: Home) -> dict[str, Any]:
+    """Reward vectors of the home's labels and of its generations' probe answers, and the course of reward health."""
+    with Ledger.open(home) as ledger:
+        evals = ledger.all_evals()
+    files = sorted(home.data_dir.glob("teacher/*/labels.jsonl"))
+    return plot_content([label for file in files for label in read_labels(file, out_of_range="clamp").labels], evals)
+
+
 def loss_curves(home: Home, gen: int) -> dict[str, list[tuple[int, float]]]:
     """Training loss by role as (step, nats a token), from the run's TensorBoard files.
 
@@ -70,9 +80,9 @@ def _scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
     return {
-        role: [(point.step, point.value) for point in events.Scalars(f"loss/{role}")]
+        role: [(point.step, point.value) for point in events.Scalars(f"train/{role}/loss")]
         for role in ROLES
-        if f"loss/{role}" in events.Tags()["scalars"]
+        if f"train/{role}/loss" in events.Tags()["scalars"]
     }
 
 

@@ -20,7 +20,9 @@ from curriculum.reward import RewardOutput, example_weight, gate
 from ledger.clock import utc_now
 from ledger.conversations import Turn
 from ledger.scores import Score
-from serving.api.guard import Refused
+from serving.api.errors import Refused
+
+logger = logging.getLogger(__name__)
 
 NO_REWARD = (
     "there is no reward model yet, so nothing can be scored; labels that users give are stored and will train one."
@@ -31,6 +33,9 @@ MOST_PAIRS = 128
 
 _AT_ONCE = 16
 """Answers that are scored in the background together."""
+
+_QUEUE_LENGTH = 256
+"""Answers that may wait for their score; more are left unscored and counted."""
 
 Text = Annotated[str, Field(min_length=1, max_length=20_000)]
 Pair = tuple[str, str]
@@ -77,7 +82,7 @@ class RewardAnswer(BaseModel):
     model: str
     """SHA of the reward model."""
     reward: RewardOutput
-    """The seven dimensions, intensity and safety, and one number for the whole (docs/reward-manifold.md)."""
+    """Seven dimensions, intensity, safety, and one number for the whole (docs/explanation/reward-manifold.md)."""
     gate: float
     """Share of a weight that the safety score lets through."""
     example_weight: float
@@ -127,17 +132,17 @@ class Background:
 
     Args:
         store: stores scores.
-        most: answers that may wait.
+        queue_length: answers that may wait.
     """
 
     def __init__(
         self,
         judge: Judge,
         store: Callable[[Sequence[Score]], Awaitable[None]],
-        most: int,
         registry: CollectorRegistry,
+        queue_length: int = _QUEUE_LENGTH,
     ):
-        self._judge, self._store, self._most = judge, store, most
+        self._judge, self._store, self._queue_length = judge, store, queue_length
         self._waiting: deque[Turn] = deque()
         self._worker: asyncio.Task[None] | None = None
         self._counted = Counter("luna_scores", "Answers scored in the background", ["outcome"], registry=registry)
@@ -150,7 +155,7 @@ class Background:
         """Have a stored answer scored some time soon."""
         if not worth_scoring(turn) or not self._judge.exists():
             return
-        if len(self._waiting) >= self._most:
+        if len(self._waiting) >= self._queue_length:
             self._counted.labels("dropped").inc()
             return
         self._waiting.append(turn)
@@ -166,6 +171,6 @@ class Background:
             except Exception as error:  # whatever it was, answers go on
                 self._counted.labels("failed").inc(len(turns))
                 if not isinstance(error, Refused):
-                    logging.getLogger(__name__).exception("an answer could not be scored")
+                    logger.exception("an answer could not be scored")
             else:
                 self._counted.labels("stored").inc(len(turns))

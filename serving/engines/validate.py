@@ -19,6 +19,9 @@ _FACTORS = {".lora_A.weight": "A", ".lora_B.weight": "B"}
 
 Shape = tuple[int, ...]
 
+TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""The layers that an adapter may change: those that the engines are tested with (`cpu_lora` relies on it)."""
+
 
 def base_shapes(folder: Path) -> dict[str, Shape]:
     """Shape of every tensor in a base's `*.safetensors`, from the files' headers alone."""
@@ -30,10 +33,6 @@ def base_shapes(folder: Path) -> dict[str, Shape]:
             # keys(): what safe_open gives is no mapping and cannot be iterated.
             shapes |= {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
     return shapes
-
-
-SITES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""The layers that an adapter may change. The engines are tested with these; `serving.engines.cpu_lora` relies on it."""
 
 
 def check_adapter(folder: Path, base: Mapping[str, Shape], max_rank: int) -> None:
@@ -56,13 +55,13 @@ def check_adapter(folder: Path, base: Mapping[str, Shape], max_rank: int) -> Non
     if rank > max_rank:
         raise LunaError(
             f"the adapter {short} has rank {rank}, the engine has room for {max_rank}; "
-            "set [serving] max_rank higher and start `luna serve` again."
+            "set [serving] max_lora_rank higher and start `luna serve` again."
         )
     factors: dict[str, set[str]] = {}
     for name, value in _tensors(folder).items():
         module, factor = _module(short, name)
-        if module.rsplit(".", 1)[-1] not in SITES:
-            raise LunaError(f"the adapter {short} changes {module}; only {', '.join(SITES)} are served.")
+        if module.rsplit(".", 1)[-1] not in TARGET_MODULES:
+            raise LunaError(f"the adapter {short} changes {module}; only {', '.join(TARGET_MODULES)} are served.")
         shape = base.get(f"{module}.weight")
         if shape is None:
             raise LunaError(f"the adapter {short} changes {module}, which this base lacks; it is of another base.")

@@ -1,7 +1,7 @@
 """vLLM's engine with LoRA adapters, and its own OpenAI application over it.
 
 vLLM's parts that are used here are internal (the names are those of 0.32, which is pinned). What was measured about
-them is in docs/serving.md.
+them is in docs/explanation/serving.md.
 """
 
 from __future__ import annotations
@@ -16,19 +16,24 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from starlette.types import ASGIApp
+
 from ledger.errors import LunaError
 from ledger.files import publish_dir, sha256_file, temporary_beside
 from ledger.metadata import CONFIG_FILE, MODEL_FILE
-from serving.api.front import IDENTITY_TEMPLATE
-from serving.engine import App, EngineName, Piece, Sampling
-from serving.engines.validate import SITES, Shape
+from ledger.roles import BASE
+from serving.engine import EngineName, Piece, Sampling
+from serving.engines.validate import TARGET_MODULES, Shape
 from serving.settings import ServingSettings
-from serving.table import BASE, Adapter
+from serving.table import Adapter
 
 _BASE_WEIGHTS = "base-weights"
 """vLLM's name for the model without adapter. Not offered: see `zero_adapter`."""
 
 _ZERO_RANK = 8
+
+_IDENTITY_TEMPLATE = "{{ messages[0]['content'] }}"
+"""The chat template: the one message holds the rendered prompt."""
 
 
 class VllmEngine:
@@ -41,7 +46,7 @@ class VllmEngine:
         self._engine: Any = None
         self._models: Any = None
 
-    async def start(self) -> App:
+    async def start(self) -> ASGIApp:
         """Load the base; returns the OpenAI application, with the base served as `base`."""
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
@@ -53,7 +58,7 @@ class VllmEngine:
 
         on_cpu = current_platform.is_cpu()
         if on_cpu:
-            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(self.settings.cpu_cache_gib))
+            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(self.settings.cpu_kv_cache_gib))
         flags = engine_arguments(self.base, self.settings, on_cpu)
         args = make_arg_parser(FlexibleArgumentParser()).parse_args(flags)
         self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs.from_cli_args(args))
@@ -182,19 +187,19 @@ class VllmEngine:
 def engine_arguments(base: Path, settings: ServingSettings, on_cpu: bool) -> list[str]:
     """The flags of vLLM's own server that give the same engine."""
     # One batch mixes at most max_loras adapters; the others wait in host memory, the base's twin among them.
-    held = 3 * settings.generations + 1
+    held = 3 * settings.loaded_generations + 1
     arguments = [
         f"--model={base}", f"--served-model-name={_BASE_WEIGHTS}", "--enable-lora",
-        f"--max-lora-rank={settings.max_rank}", f"--max-loras={min(settings.adapters_in_batch, held)}",
+        f"--max-lora-rank={settings.max_lora_rank}", f"--max-loras={min(settings.max_loras, held)}",
         f"--max-cpu-loras={held}", f"--max-model-len={settings.max_model_len}",
         f"--max-num-seqs={settings.max_num_seqs}", f"--dtype={_dtype(settings, on_cpu)}", "--generation-config=vllm",
-        f"--chat-template={IDENTITY_TEMPLATE}", "--disable-fastapi-docs",
+        f"--chat-template={_IDENTITY_TEMPLATE}", "--disable-fastapi-docs",
         # The most that any answer gets, and what one gets that asks for no number.
         f"--override-generation-config={json.dumps({'max_new_tokens': settings.max_tokens})}",
     ]  # fmt: skip
     if on_cpu:
         return [*arguments, "--enforce-eager", "--worker-extension-cls=serving.engines.cpu_lora.WorkerExtension"]
-    return [*arguments, f"--gpu-memory-utilization={settings.gpu_share}"]
+    return [*arguments, f"--gpu-memory-utilization={settings.gpu_memory_utilization}"]
 
 
 def _dtype(settings: ServingSettings, on_cpu: bool) -> str:
@@ -223,7 +228,7 @@ def zero_adapter(folder: Path, shapes: Mapping[str, Shape]) -> Path:
     tensors = {}
     for name, shape in shapes.items():
         module = name.removesuffix(".weight")
-        if module.rsplit(".", 1)[-1] in SITES and len(shape) == 2:
+        if module.rsplit(".", 1)[-1] in TARGET_MODULES and len(shape) == 2:
             tensors[f"base_model.model.{module}.lora_A.weight"] = torch.zeros(_ZERO_RANK, shape[1])
             tensors[f"base_model.model.{module}.lora_B.weight"] = torch.zeros(shape[0], _ZERO_RANK)
     config = {

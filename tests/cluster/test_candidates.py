@@ -35,10 +35,12 @@ def raise_one(home, start, **overrides):
 
 
 def test_candidates_are_measured_by_the_server_and_served_when_they_are_accepted(home):
-    from cluster.server.client import start, state
+    from cluster.coordinator import coordinator_for
+    from cluster.server.client import state
+    from cluster.server.start import start
 
     raise_one(home, 0)
-    url = start(home)["url"]
+    url = start(home, coordinator_for)["url"]
     assert raise_one(home, 1000)["verdict"] == "accepted"
     with Ledger.open(home) as ledger:
         measured = {score.details.get("through") for score in ledger.evals(1)}
@@ -48,7 +50,7 @@ def test_candidates_are_measured_by_the_server_and_served_when_they_are_accepted
     body = {"model": "luna-logical", "prompt": "x", "max_tokens": 2}
     assert httpx.post(f"{url}/v1/completions", json=body).headers["x-luna-generation"] == "G1"
 
-    strict = {"gates": {"generalization_min": 1.0}, "interpolation": {"enabled": False}}
+    strict = {"gates": {"generalization_min": 1.0}, "blends": {"enabled": False}}
     assert raise_one(home, 2000, **strict)["verdict"] == "rejected"
     assert (state(home)["current"], state(home)["generations"]) == (1, [0, 1])
     with Ledger.open(home) as ledger:

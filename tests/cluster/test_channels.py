@@ -16,14 +16,15 @@ from curriculum.example import make_example
 from curriculum.parquet import freeze, read_examples
 from curriculum.preferences.pairs import freeze_preferences, make_preference, read_preference_set
 from curriculum.reward import DIMENSIONS, RewardOutput, TeacherLabel, example_weight
-from curriculum.scores import read_scores
+from curriculum.reward.scores import read_scores
 from ledger.home import Home
 from ledger.roles import ROLES
 from tests.cluster.builders import even_numbers
 from trainers.config import RewardSettings
 from trainers.models.tiny import byte_tokenizer
 from trainers.reward.model import load_reward_model, make_current
-from trainers.reward.train import pairs_of_labels, reward_rows, train_reward_model
+from trainers.reward.rows import pairs_of_labels, reward_rows
+from trainers.reward.train import train_reward_model
 
 KIND = ["I hear you, that sounds heavy.", "You could choose a small step.", "What would help you now?"]
 HARSH = ["Stop whining.", "Nobody cares about you.", "You must get over it!"]
@@ -54,7 +55,7 @@ def with_model(tmp_path_factory):
                     response=" ".join(sentences), reward=RewardOutput(**reward),
                 )
             )  # fmt: skip
-    settings = RewardSettings(encoder=str(folder), blocks=(1,), steps=40, hidden=16, threads=1)
+    settings = RewardSettings(encoder=str(folder), blocks=(1,), steps=40, hidden_size=16, threads=1)
     rows = reward_rows(labels, pairs_of_labels(labels))
     make_current(home, train_reward_model(rows, settings, 1, home.rewards_dir, home.run_dir("r"), {}, lambda _: None))
     return home

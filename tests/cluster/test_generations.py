@@ -178,7 +178,7 @@ def test_a_generation_with_two_channels_is_recorded_measured_and_reproduced(leni
     for recorded, found in reproduce(home, 0).values():
         assert recorded == found
     curves = "".join(path.read_bytes().decode(errors="ignore") for path in home.runs_dir.rglob("events.out.tfevents*"))
-    assert "loss_dpo/logical" in curves
+    assert "train/logical/dpo_loss" in curves
 
 
 def run_of(home, *arguments):
@@ -203,9 +203,7 @@ def tell_coordinator(home, method, *arguments):
 def test_a_rejected_generation_leaves_the_head_where_it_was(lenient):
     home = lenient
     raise_one(home, even_numbers(0, 150))
-    rejected = raise_one(
-        home, even_numbers(1000, 150), gates={"generalization_min": 1.0}, interpolation={"enabled": False}
-    )
+    rejected = raise_one(home, even_numbers(1000, 150), gates={"generalization_min": 1.0}, blends={"enabled": False})
     assert rejected["verdict"] == "rejected"
     assert "generalization" in rejected["reason"]
     with Ledger.open(home) as ledger:
@@ -287,6 +285,11 @@ def test_a_second_generation_at_the_same_time_is_refused_by_name(lenient):
 
     with pytest.raises(LunaError, match="G0 is being raised in run main-g0"):
         raise_generation(home, None, (sha,))
+    from jobs.home import make_home as make
+
+    with pytest.raises(LunaError, match="before you switch lineages"):
+        make(home, "tiny", None, "another")
+    make(home, "tiny", None)  # the current one: nothing to switch
     first.send_signal(signal.SIGINT)
     _, chatter = first.communicate(timeout=120)
     assert first.returncode == 1
@@ -426,7 +429,7 @@ def test_a_flipped_byte_in_an_adapter_is_found_and_named_by_the_command(lenient)
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
     done = subprocess.run(command(home, "ledger", "verify"), capture_output=True, text=True, check=False)
-    assert done.returncode == 1
+    assert done.returncode == 3
     assert sha[:12] in done.stdout
     assert "logical" in done.stdout
 

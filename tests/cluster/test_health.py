@@ -9,11 +9,12 @@ from ledger.roles import ROLES
 from ledger.store import Ledger
 from tests.cluster.builders import even_numbers
 from tests.cluster.test_generations import LENIENT, make_home, raise_one
-from tests.trainers.builders import CPU, tiny_encoder
+from tests.trainers.builders import tiny_encoder
 from tests.trainers.test_health_probe import labels
 from trainers.config import RewardSettings
 from trainers.reward.model import make_current
-from trainers.reward.train import pairs_of_labels, reward_rows, train_reward_model
+from trainers.reward.rows import pairs_of_labels, reward_rows
+from trainers.reward.train import train_reward_model
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -26,9 +27,11 @@ answer_tokens = 4
 
 def give_reward_model(home, folder):
     made = labels(20)
-    settings = RewardSettings(encoder=str(tiny_encoder(folder / "encoder")), blocks=(1,), steps=10, hidden=8, threads=1)
+    settings = RewardSettings(
+        encoder=str(tiny_encoder(folder / "encoder")), blocks=(1,), steps=10, hidden_size=8, threads=1
+    )
     rows = reward_rows(made, pairs_of_labels(made))
-    model = train_reward_model(rows, settings, 1, home.rewards_dir, folder / "run", {}, device=CPU)
+    model = train_reward_model(rows, settings, 1, home.rewards_dir, folder / "run", {})
     make_current(home, model)
     return model.name
 

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from functools import reduce
 from pathlib import Path
+from typing import get_args
 
 import pytest
+import tomli_w
+from pydantic import BaseModel
 
 import cluster.settings
 from cluster.request import GenerationRequest
-from cluster.settings import Settings, load_settings, recorded_sha, settings_of, upgrade_recorded, write_settings
+from cluster.settings import (
+    CONFIGS,
+    Settings,
+    load_settings,
+    recorded_sha,
+    settings_of,
+    upgrade_recorded,
+    write_settings,
+)
 from ledger.errors import LunaError
 from ledger.files import sha256_json
 from ledger.home import Home
+from tests.repository import ROOT
 from trainers.models.frozen import Base
 
 
@@ -26,7 +39,7 @@ def test_a_home_overrides_its_profile_and_a_command_overrides_both(tmp_path):
     home = home_with(tmp_path, 'profile = "tiny"\nseed = 5\n[train]\nsteps = 7\n')
     settings = settings_of(home, {"train": {"lr": 0.5}})
     assert (settings.base.source, settings.seed, settings.train.steps, settings.train.lr) == ("tiny", 5, 7, 0.5)
-    assert settings.train.rows == 8, "what nobody overrides comes from the profile"
+    assert settings.train.batch_size == 8, "what nobody overrides comes from the profile"
 
 
 def test_equal_settings_have_equal_hashes_and_others_other(tmp_path):
@@ -86,23 +99,23 @@ def test_init_writes_a_file_that_names_the_profile_and_nothing_else(tmp_path):
 
 
 def test_an_old_name_is_refused_with_the_new_one(tmp_path, monkeypatch):
-    monkeypatch.setitem(cluster.settings.RENAMED_SETTINGS, "train.size", "train.rows")
+    monkeypatch.setitem(cluster.settings.RENAMED_SETTINGS, "train.size", "train.batch_size")
     monkeypatch.setitem(cluster.settings.REMOVED_SETTINGS, "serving.fronts", "leave it out, one server is enough")
     home = home_with(tmp_path, 'profile = "tiny"\n[train]\nsize = 4\n[serving]\nfronts = 2\n')
-    with pytest.raises(LunaError, match=r"train.size is now train.rows; serving.fronts is gone: leave it out"):
+    with pytest.raises(LunaError, match=r"train.size is now train.batch_size; serving.fronts is gone: leave it out"):
         settings_of(home)
     with pytest.raises(LunaError, match="size is now"):
         settings_of(home_with(tmp_path, 'profile = "tiny"\n'), {"train": {"size": 4}})
 
 
 def test_recorded_settings_are_upgraded_and_keep_the_hash_of_their_record(monkeypatch):
-    now = Settings.model_validate({"seed": 3, "train": {"rows": 4}, "data": {"replay_k": 5}})
+    now = Settings.model_validate({"seed": 3, "train": {"batch_size": 4}, "data": {"replay_k": 5}})
     recorded = now.model_dump(mode="json")
-    recorded["train"]["size"] = recorded["train"].pop("rows")
+    recorded["train"]["size"] = recorded["train"].pop("batch_size")
     recorded["replay"] = {"k": recorded["data"].pop("replay_k")}
     recorded["serving"]["fronts"] = 2
     as_recorded = sha256_json(recorded)
-    for old, new in (("train.size", "train.rows"), ("replay.k", "data.replay_k")):
+    for old, new in (("train.size", "train.batch_size"), ("replay.k", "data.replay_k")):
         monkeypatch.setitem(cluster.settings.RENAMED_SETTINGS, old, new)
     monkeypatch.setitem(cluster.settings.REMOVED_SETTINGS, "serving.fronts", "leave it out")
     monkeypatch.setitem(cluster.settings.REMOVED_SETTINGS, "replay", "its one setting is data.replay_k")
@@ -133,3 +146,68 @@ def test_every_new_name_is_a_setting():
     for new in cluster.settings.RENAMED_SETTINGS.values():
         *tables, name = new.split(".")
         assert name in reduce(lambda values, part: values[part], tables, known), new
+
+
+# -- every field there is ---------------------------------------------------------------------------------------------
+
+
+def leaves(model=Settings, *tables):
+    """(dotted name, field) of every setting."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from leaves(field.annotation, *tables, name)
+        else:
+            yield ".".join((*tables, name)), field
+
+
+def tables(model=Settings, *above):
+    yield above
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from tables(field.annotation, *above, name)
+
+
+def nested(names, value):
+    return reduce(lambda inner, name: {name: inner}, reversed(names), value)
+
+
+def other_values(value, annotation):
+    """Values that a field may take beside the one it has, the likeliest first."""
+    if isinstance(value, bool):
+        return [not value]
+    choices = [choice for choice in get_args(annotation) if isinstance(choice, str | int) and choice != value]
+    numbers = [value + 1, value - 1, value * 2, value / 2, value * 1.1] if isinstance(value, int | float) else []
+    return [*choices, *numbers, "tiny", 2, [0.5], ["https://example.org"], [1, 2]]
+
+
+FIELDS = dict(leaves())
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_setting_can_be_set_and_is_then_another(tmp_path, name):
+    plain = load_settings(CONFIGS / "smol.toml")
+    parts = name.split(".")
+    value = reduce(lambda values, part: values[part], parts, plain.model_dump(mode="json"))
+    for other in other_values(value, FIELDS[name].annotation):
+        text = tomli_w.dumps({"profile": "smol"} | nested(parts, other))
+        try:
+            found = settings_of(home_with(tmp_path, text))
+        except LunaError:
+            continue
+        if found != plain:
+            return
+    raise AssertionError(f"no other value was found for {name} = {value!r}")
+
+
+@pytest.mark.parametrize("place", [*tables()], ids=".".join)
+def test_an_unknown_key_is_refused_at_every_depth(tmp_path, place):
+    text = tomli_w.dumps({"profile": "tiny"} | nested([*place, "nonsense"], 1))
+    with pytest.raises(LunaError, match=f"unknown key {'.'.join((*place, 'nonsense'))};"):
+        settings_of(home_with(tmp_path, text))
+
+
+def test_every_setting_is_read_somewhere():
+    packages = ("cluster", "curriculum", "jobs", "ledger", "serving", "trainers")
+    code = "\n".join(file.read_text() for package in packages for file in (ROOT / package).rglob("*.py"))
+    read = set(re.findall(r"\.(\w+)\b", code))
+    assert [name for name in FIELDS if name.rpartition(".")[2] not in read] == []

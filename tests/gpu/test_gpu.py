@@ -16,13 +16,14 @@ from curriculum.render import render_prompt  # noqa: E402
 from ledger.roles import ROLES  # noqa: E402
 from tests.trainers.builders import LORA, make_home, make_job, random_base, sums, tastes, tiny_base  # noqa: E402
 from trainers.config import TrainSettings  # noqa: E402
+from trainers.data import tokenise  # noqa: E402
 from trainers.fused.engine import FusedEngine  # noqa: E402
+from trainers.generator import prompt_ids  # noqa: E402
 from trainers.job import Paused  # noqa: E402
-from trainers.lean.generator import LeanGenerator, prompt_ids  # noqa: E402
+from trainers.lean.generator import LeanGenerator  # noqa: E402
 from trainers.lean.model import LeanModel  # noqa: E402
 from trainers.lean.packing import Group, pack  # noqa: E402
 from trainers.models.frozen import load_base  # noqa: E402
-from trainers.tokens import tokenise  # noqa: E402
 
 pytestmark = [
     pytest.mark.gpu,

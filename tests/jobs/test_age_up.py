@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.settings import Settings
-from curriculum.growth import age_up_reason, examples_needed, was_tried
 from curriculum.parquet import freeze
 from curriculum.reward import DIMENSIONS
 from curriculum.split import split_holdout
@@ -16,6 +15,7 @@ from ledger.conversations import Label, Turn
 from ledger.errors import LunaError
 from ledger.home import Home
 from ledger.roles import ROLES
+from ledger.rules.age_up import age_up_reason, examples_needed, was_tried
 from ledger.rules.cadence import Cadence
 from ledger.rules.karma import karma_state
 from ledger.scores import Score

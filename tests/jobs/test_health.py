@@ -12,7 +12,7 @@ from jobs.generation.regress import print_regression
 from ledger.home import Home
 from ledger.roles import ROLES
 from ledger.store import Ledger
-from tests.curriculum.test_reward_plot import index
+from tests.curriculum.reward.test_points import index
 from tests.ledger.builders import make_ledger, make_move, make_trio
 
 RUN = CliRunner()

@@ -14,7 +14,7 @@ from ledger.errors import LunaError
 from ledger.home import Home
 from ledger.roles import ROLES
 from ledger.store import Stores
-from tests.curriculum.test_preferences import labelled
+from tests.curriculum.preferences.test_pairs import labelled
 from tests.ledger.test_conversations import AT, a_turn
 
 DUAL = Settings.model_validate({"channels": {"mode": "dual"}})
@@ -31,7 +31,8 @@ def pairs_file(tmp_path):
     return file
 
 
-def test_files_labels_and_conversations_come_together(home, tmp_path, capsys):
+def test_files_labels_and_conversations_come_together(home, tmp_path, caplog):
+    caplog.set_level("INFO")
     folder = home.data_dir / "teacher" / "seed"
     folder.mkdir(parents=True)
     labels = [labelled("good", 0.75, intensity=0.5), labelled("bad", -0.75)]
@@ -45,7 +46,7 @@ def test_files_labels_and_conversations_come_together(home, tmp_path, capsys):
         *(("imported", role, "yes", 1.0) for role in ROLES),
         *(("teacher", role, "good", 0.5) for role in ROLES),
     }
-    assert "pairs.jsonl:2: not JSON" in capsys.readouterr().err
+    assert "pairs.jsonl:2: not JSON" in caplog.text
     assert read_preference_set(home.data_file(frozen_preferences(home, DUAL, [pairs_file(tmp_path)]))) == found
 
 

@@ -31,8 +31,8 @@ from pathlib import Path
 from ledger.home import Home
 import sys
 from trainers.models.frozen import prepare_base
-from trainers.config import BaseSettings
-prepare_base(BaseSettings(source="tiny"), Home(Path(sys.argv[1])).create(), print)
+from trainers.config import FrozenModelSettings
+prepare_base(FrozenModelSettings(source="tiny"), Home(Path(sys.argv[1])).create())
 """
 
 

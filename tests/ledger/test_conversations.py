@@ -44,7 +44,7 @@ def test_a_conversation_comes_back_in_order_whatever_the_clock_says(conversation
 def test_storing_an_exchange_again_adds_nothing(conversations):
     conversations.add_turn(a_turn())
     conversations.add_turn(a_turn())
-    assert conversations.count_turns() == 1
+    assert len(conversations.turns(a_turn().conversation)) == 1
 
 
 def test_the_last_label_counts_and_an_empty_one_takes_it_back(conversations):
@@ -103,7 +103,7 @@ def test_a_home_of_an_older_luna_gets_its_tables(tmp_path):
     with Stores.create(home) as stores:
         conversations = stores.conversations
         conversations.add_turn(a_turn())
-        assert conversations.count_turns() == 1
+        assert len(conversations.turns(a_turn().conversation)) == 1
 
 
 def test_labelled_turns_of_all_conversations_come_with_the_label_in_force(conversations):

@@ -5,7 +5,6 @@ import pytest
 from ledger.errors import LunaError
 from ledger.metadata import (
     METADATA_FILE,
-    CapabilitySettings,
     build_metadata,
     capabilities,
     capability_minimums,
@@ -16,7 +15,7 @@ from ledger.metadata import (
 from ledger.rules.gates import GateSettings
 from tests.ledger.builders import make_eval, make_row, sha
 
-MINIMUMS = capability_minimums(CapabilitySettings(), GateSettings())
+MINIMUMS = capability_minimums(GateSettings())
 
 
 def test_a_capability_is_listed_only_if_its_eval_passed():

@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ledger.errors import LunaError
+from ledger.intervals import wilson_interval
 from ledger.records import EvalRecord, Stop
 from ledger.roles import ROLES
 from ledger.rules.ages import age_name
 from ledger.rules.blends import largest_that_passes
 from ledger.rules.gates import GATES, GateSettings, judge
-from ledger.rules.intervals import wilson_interval
 from ledger.rules.karma import karma_state, karma_threshold
 from ledger.rules.stop_rule import GenerationScores, StopRuleSettings, stop_decision, stopped_refusal
 from tests.ledger.builders import make_eval, sha
@@ -101,6 +102,15 @@ def test_one_missing_score_of_one_role_rejects(role, gate):
     judgement = judge(scores, GateSettings())
     assert [(failure.role, failure.gate) for failure in judgement.failures] == [(role, gate)]
     assert judgement.reason == f"{role} {gate}: not measured"
+
+
+def test_a_share_is_recorded_with_its_size_and_interval():
+    record = EvalRecord.of_share(3, "logical", "recall", "exact", [True] * 81 + [False] * 182)
+    assert (record.gen_id, record.role, record.eval, record.method) == (3, "logical", "recall", "exact")
+    assert (record.value, record.n, record.details) == (81 / 263, 263, {})
+    assert (record.low, record.high) == pytest.approx(wilson_interval(81, 263))
+    with pytest.raises(LunaError, match="no item to measure recall of logical"):
+        EvalRecord.of_share(3, "logical", "recall", "exact", [])
 
 
 def test_a_generation_without_parent_is_not_asked_for_recall():

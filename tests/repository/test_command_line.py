@@ -18,7 +18,8 @@ try:
     main()
 except SystemExit as end:
     assert not end.code, end.code
-heavy = {"torch", "ray", "transformers", "trl", "peft", "datasets", "vllm", "pandas"} & set(sys.modules)
+names = {"torch", "ray", "transformers", "trl", "peft", "datasets", "vllm", "pandas", "openai", "pyarrow"}
+heavy = names & set(sys.modules)
 spent = os.times()
 print(json.dumps({"heavy": sorted(heavy), "seconds": spent.user + spent.system}))
 """

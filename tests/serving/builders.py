@@ -17,7 +17,8 @@ from trainers.lean.model import LeanModel
 from trainers.models.adapters import initial_adapter, write_adapter
 from trainers.models.frozen import load_base
 from trainers.reward.model import make_current
-from trainers.reward.train import pairs_of_labels, reward_rows, train_reward_model
+from trainers.reward.rows import pairs_of_labels, reward_rows
+from trainers.reward.train import train_reward_model
 
 PROMPTS = ("Hello there.", "7 is even?", "What if the sun were blue?")
 TOKENS = 10
@@ -44,7 +45,7 @@ def loud_adapter(home: Home, shapes, seed: int) -> str:
 
 
 def site_shapes(home: Home):
-    return LeanModel(load_base(tiny_base(home).path, torch.float32, CPU)[0]).site_shapes
+    return LeanModel(load_base(tiny_base(home).path, torch.float32, CPU)[0]).module_shapes
 
 
 def make_home(root: Path, generations: int = 3) -> Home:
@@ -83,10 +84,10 @@ def add_adapters(ledger: Ledger, gen: int, parent: int | None, shas, base_sha: s
 def use_reward_model(home: Home, folder: Path, seed: int = 1) -> str:
     """Train a small reward model that tells kind from harsh answers, put it to use, and return its SHA."""
     encoder = folder if folder.exists() else tiny_encoder(folder)
-    settings = RewardSettings(encoder=str(encoder), blocks=(1,), steps=20, hidden=16, threads=1)
+    settings = RewardSettings(encoder=str(encoder), blocks=(1,), steps=20, hidden_size=16, threads=1)
     labels = reward_labels(prompts=20)
     rows = reward_rows(labels, pairs_of_labels(labels))
-    saved = train_reward_model(rows, settings, seed, home.rewards_dir, home.run_dir(f"reward-{seed}"), {}, device=CPU)
+    saved = train_reward_model(rows, settings, seed, home.rewards_dir, home.run_dir(f"reward-{seed}"), {})
     make_current(home, saved)
     return saved.name
 

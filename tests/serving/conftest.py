@@ -12,14 +12,15 @@ from ledger.store import Ledger
 from tests.serving.builders import PROMPTS, TOKENS, free_port, make_home, use_reward_model, whole
 from tests.trainers.builders import CPU, LORA, tiny_base
 from trainers.config import TrainSettings
+from trainers.models.adapter_set import AdapterSet
 from trainers.reference.engine import TrlEngine
 
 
 class Served:
     """A home that is being served, and how to talk to it."""
 
-    def __init__(self, home, url, handle):
-        self.home, self.url, self.handle = home, url, handle
+    def __init__(self, home, url, handle, ray):
+        self.home, self.url, self.handle, self.ray = home, url, handle, ray
 
     def call(self, name, *arguments):
         """In a thread of its own: beside a browser's tests an event loop runs in this one, which Ray Serve minds."""
@@ -48,21 +49,23 @@ class Served:
 @pytest.fixture(scope="session")
 def served(ray_head, tmp_path_factory):
     """Three generations and a reward model; two adapters to a batch, so that a third name in use pushes one out."""
+    from cluster.coordinator import coordinator_for
     from cluster.ray_head import connect
-    from cluster.server.client import serving, start
+    from cluster.server.client import serving
+    from cluster.server.start import start
     from serving import app
 
     home = make_home(tmp_path_factory.mktemp("served") / "home")
     home.settings_file.write_text(
-        f'profile = "tiny"\n[serving]\nport = {free_port()}\ndtype = "float32"\nadapters_in_batch = 2\n'
-        "max_num_seqs = 8\nanswer_tokens = 16\nrequests_per_minute = 100000\n"
+        f'profile = "tiny"\n[serving]\nport = {free_port()}\ndtype = "float32"\nmax_loras = 2\n'
+        "max_num_seqs = 8\ndefault_max_tokens = 16\nrequests_per_minute = 100000\n"
     )
     use_reward_model(home, tmp_path_factory.mktemp("encoder") / "tiny")
     connect()
-    state = start(home)
+    state = start(home, coordinator_for)
     assert state["problems"] == {}
     assert (state["current"], state["previous"]) == (2, 1)
-    yield Served(home, state["url"], serving(home))
+    yield Served(home, state["url"], serving(home), ray_head["address"])
     app.stop()
 
 
@@ -75,7 +78,7 @@ def expected(served):
     for gen in (0, 1, 2):
         with Ledger.open(served.home) as ledger:
             shas = {row.role: row.child_sha for row in ledger.generation(gen)}
-        generator = engine.generator(shas, served.home.adapters_dir)
+        generator = engine.generator(AdapterSet(served.home.adapters_dir, shas))
         for voice in (*ROLES, "base"):
             texts = generator.generate(voice, PROMPTS, TOKENS)
             found |= {(voice, gen, prompt): whole(text) for prompt, text in zip(PROMPTS, texts, strict=True)}

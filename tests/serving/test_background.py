@@ -7,7 +7,7 @@ import asyncio
 from prometheus_client import CollectorRegistry
 
 from curriculum.reward import VALUES, RewardOutput
-from serving.api.guard import Refused
+from serving.api.errors import Refused
 from serving.api.reward import Background, Judged
 from tests.ledger.builders import sha
 from tests.ledger.test_conversations import a_turn
@@ -40,7 +40,7 @@ def scoring(story, most=4):
         async def store(scores):
             stored.extend(scores)
 
-        background = Background(judge, store, most, registry)
+        background = Background(judge, store, registry, most)
         story(judge, background)
         for _ in range(20):
             await asyncio.sleep(0)

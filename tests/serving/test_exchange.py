@@ -8,11 +8,10 @@ from contextlib import aclosing
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serving.api.errors import Refused
 from serving.api.events import Events
 from serving.api.exchange import Question, Said, all_voices, one_voice
-from serving.api.guard import Refused
-from serving.engine import Piece, Sampling
-from serving.engine_app import Started
+from serving.engine import Piece, Sampling, Started
 
 WORDS = ["one ", "two ", "three ", "four"]
 QUESTION = Question("Count.", "c" * 32, (), Sampling(8, 0.0, None))

@@ -110,7 +110,7 @@ def test_what_cannot_be_answered_is_refused_with_a_reason_before_vllm(request_, 
 
 
 def test_a_full_queue_says_when_to_come_back():
-    front, behind = make_front(max_waiting=2)
+    front, behind = make_front(max_concurrent_requests=2)
     body = {"model": "base", "prompt": "x"}
 
     async def crowd():
@@ -135,7 +135,7 @@ def test_a_request_keeps_the_adapter_it_began_with_while_the_table_changes():
         behind.gate = asyncio.Event()
         early = asyncio.create_task(ask(front, body={"model": "luna-logical", "prompt": "x"}))
         await asyncio.sleep(0.01)
-        tables.append(tables[-1].rollback())
+        tables.append(tables[-1].switch(1))
         held = front.leases.held(2)
         behind.gate.set()
         late = await ask(front, body={"model": "luna-logical", "prompt": "x"})

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 import httpx
 import pytest
+from pydantic import ValidationError
 
-from serving.api.guard import Refused, guarded
+from serving.api.errors import Refused
+from serving.api.guard import guarded
 from serving.settings import ServingSettings
+from tests.serving.test_front import make_front
 
 OPEN = ("/", "/page/", "/healthz")
 
@@ -100,6 +104,85 @@ def test_a_body_over_the_limit_is_refused_while_it_is_read():
     answer = ask(app, content=b"x" * 1025)
     assert answer.status_code == 413
     assert "1 KiB" in reason(answer)
+
+
+def test_the_rate_is_one_for_all_clients_for_they_all_come_through_the_proxy():
+    app = app_with(requests_per_minute=2)
+
+    async def three():
+        found = []
+        for client in ("127.0.0.1", "10.0.0.7", "10.0.0.8"):
+            transport = httpx.ASGITransport(app, client=(client, 1))
+            async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as asking:
+                found.append((await asking.post("/generate", content=b"x")).status_code)
+        return found
+
+    assert asyncio.run(three()) == [200, 200, 429]
+
+
+def test_a_body_that_does_not_arrive_gives_its_place_back(monkeypatch):
+    monkeypatch.setattr("serving.api.guard._BODY_S", 0.05)
+    sent = []
+
+    async def never_all():
+        if not begun:
+            begun.append(True)
+            return {"type": "http.request", "body": b"{", "more_body": True}
+        return await asyncio.Event().wait()
+
+    async def send(message):
+        sent.append(message)
+
+    begun: list[bool] = []
+    scope = {"type": "http", "method": "POST", "path": "/generate", "headers": [(b"host", b"127.0.0.1:8000")]}
+    asyncio.run(asyncio.wait_for(app_with()(scope, never_all, send), 5))
+    assert sent[0]["status"] == 408
+
+
+@pytest.mark.parametrize("build", [app_with, lambda: make_front()[0]])
+def test_what_is_not_http_is_closed_and_reaches_no_application(build):
+    """None of the checks would be made for it. Startup and shutdown pass."""
+    sent = []
+
+    async def receive():
+        return {"type": "websocket.connect"}
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(build()({"type": "websocket", "path": "/v1/realtime", "headers": []}, receive, send))
+    assert sent == [{"type": "websocket.close", "code": 1008}]
+
+
+def test_startup_and_shutdown_reach_the_application():
+    seen = []
+
+    async def inner(scope, receive, send):
+        seen.append(scope["type"])
+
+    asyncio.run(guarded(inner, ServingSettings(), "secret", ())({"type": "lifespan"}, None, None))
+    assert seen == ["lifespan"]
+
+
+@pytest.mark.parametrize(
+    ("origin", "says"),
+    [
+        ("https://friend.example/", "write 'https://friend.example'"),
+        ("https://Friend.example", "write 'https://friend.example'"),
+        ("https://friend.example:443", "write 'https://friend.example'"),
+        ("friend.example", "https://example.org"),
+        ("*", "https://example.org"),
+        ("https://friend.example:port", "https://example.org"),
+    ],
+)
+def test_an_origin_that_no_browser_would_send_is_refused_with_the_right_spelling(origin, says):
+    with pytest.raises(ValidationError, match=re.escape(says)):
+        ServingSettings(allowed_origins=(origin,))
+
+
+def test_origins_as_browsers_send_them_are_taken():
+    origins = ("https://friend.example", "http://127.0.0.1:3000", "http://[::1]:3000")
+    assert ServingSettings(allowed_origins=origins).allowed_origins == origins
 
 
 def test_a_refusal_survives_the_way_between_processes():

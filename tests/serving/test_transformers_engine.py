@@ -19,6 +19,7 @@ from ledger.metadata import MODEL_FILE
 from ledger.roles import ROLES
 from ledger.store import Ledger
 from serving.api.front import Front, Leases
+from serving.api.openai_app import openai_application
 from serving.engine import Engine, Piece, Sampling
 from serving.engines.transformers import TransformersEngine, _Draw, _Spoken
 from serving.settings import ServingSettings
@@ -26,7 +27,8 @@ from serving.table import Adapter, Table
 from tests.serving.builders import make_home
 from tests.trainers.builders import CPU, LORA, random_base, tiny_base
 from trainers.config import TrainSettings
-from trainers.lean.generator import answer_ids, prompt_ids
+from trainers.generator import answer_ids, prompt_ids
+from trainers.models.adapter_set import AdapterSet
 from trainers.models.tiny import byte_tokenizer
 from trainers.reference.engine import TrlEngine
 
@@ -46,7 +48,7 @@ class Reference:
         self.engine = TrlEngine(tiny_base(home), TrainSettings(dtype="float32", engine="trl", threads=1), LORA, CPU)
         self.texts, self.scores = {}, {}
         for gen in GENS:
-            generator = self.engine.generator(shas_of(home, gen), home.adapters_dir)
+            generator = self.engine.generator(AdapterSet(home.adapters_dir, shas_of(home, gen)))
             for voice in (*ROLES, "base"):
                 for prompt, text in zip(PROMPTS, generator.generate(voice, PROMPTS, TOKENS), strict=True):
                     self.texts[voice, gen, prompt] = text
@@ -97,7 +99,7 @@ def voices(table):
 @pytest.fixture(scope="module")
 def behind_front(home, table, voices):
     """The engine with every adapter, and its application behind the front."""
-    engine: Engine = TransformersEngine(tiny_base(home).path, SETTINGS)
+    engine: Engine = TransformersEngine(tiny_base(home).path, SETTINGS, openai_application)
 
     async def start():
         app = await engine.start()
@@ -188,13 +190,13 @@ def test_an_end_of_text_token_ends_the_answer(home, engine, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(base)
 
     async def with_end():
-        other = TransformersEngine(base, SETTINGS)
+        other = TransformersEngine(base, SETTINGS, openai_application)
         await other.start()
         logits = other._model(torch.tensor([tokenizer("Hello")["input_ids"]])).logits[0, -1]
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(int(logits.argmax()))
         tokenizer.save_pretrained(base)
         other.stop()
-        other = TransformersEngine(base, SETTINGS)
+        other = TransformersEngine(base, SETTINGS, openai_application)
         await other.start()
         found = await pieces_of(other, "base", "Hello")
         other.stop()
@@ -275,7 +277,7 @@ def test_rows_that_have_no_score_are_refused(engine, row):
 
 def test_an_unloaded_adapter_is_gone_and_answers_again_when_loaded(home, reference, voices):
     async def in_turn():
-        engine = TransformersEngine(tiny_base(home).path, SETTINGS)
+        engine = TransformersEngine(tiny_base(home).path, SETTINGS, openai_application)
         with pytest.raises(LunaError, match="not running"):
             await engine.check_health()
         await engine.start()
@@ -319,13 +321,13 @@ def test_an_adapter_that_cannot_be_loaded_leaves_nothing_behind(home, reference,
     bad = Adapter(gen=7, role="logical", sha="7" * 64)
 
     async def in_turn():
-        small = TransformersEngine(random_base(tmp_path / "base", "llama").path, SETTINGS)
+        small = TransformersEngine(random_base(tmp_path / "base", "llama").path, SETTINGS, openai_application)
         await small.start()
         with pytest.raises(LunaError, match="PEFT did not load"):
             await small.load(good, home.adapter_dir(good.sha))
         assert await text_of(small, "base", "x")
         small.stop()
-        engine = TransformersEngine(tiny_base(home).path, SETTINGS)
+        engine = TransformersEngine(tiny_base(home).path, SETTINGS, openai_application)
         await engine.start()
         for folder, says in (("pickle", f"has no {MODEL_FILE}"), ("cut", "PEFT did not load")):
             with pytest.raises(LunaError, match=says):
@@ -339,7 +341,7 @@ def test_an_adapter_that_cannot_be_loaded_leaves_nothing_behind(home, reference,
 
 def test_stopping_ends_the_answer_in_work_and_those_that_wait(home):
     async def stopped():
-        engine = TransformersEngine(tiny_base(home).path, SETTINGS)
+        engine = TransformersEngine(tiny_base(home).path, SETTINGS, openai_application)
         await engine.start()
         answers = [asyncio.create_task(pieces_of(engine, "base", "x", 1000)) for _ in range(2)]
         await asyncio.sleep(0.1)

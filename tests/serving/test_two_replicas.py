@@ -23,8 +23,10 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 @pytest.fixture(scope="module")
 def twice(ray_head, tmp_path_factory):
     """The transformers engine, which starts in seconds; who answers does not matter here."""
+    from cluster.coordinator import coordinator_for
     from cluster.ray_head import connect
-    from cluster.server.client import serving, start
+    from cluster.server.client import serving
+    from cluster.server.start import start
     from serving import app
 
     home = make_home(tmp_path_factory.mktemp("twice") / "home", generations=2)
@@ -35,7 +37,7 @@ def twice(ray_head, tmp_path_factory):
     )
     connect()
     app.stop()  # what another test may have left
-    start(home)
+    start(home, coordinator_for)
     yield home, f"http://127.0.0.1:{port}", serving(home)
     app.stop()
 

@@ -17,7 +17,7 @@ from curriculum.reward import DIMENSIONS, RewardOutput, TeacherLabel
 from ledger.home import Home
 from ledger.roles import ROLES, Role
 from ledger.verification.weights import weights_sha
-from trainers.config import BaseSettings, ChannelSettings, LoraSettings, TrainSettings
+from trainers.config import ChannelSettings, FrozenModelSettings, LoraSettings, TrainSettings
 from trainers.job import TrioJob
 from trainers.models.frozen import Base, prepare_base
 from trainers.models.tiny import byte_tokenizer
@@ -31,7 +31,7 @@ def make_home(tmp_path: Path) -> Home:
 
 
 def tiny_base(home: Home) -> Base:
-    return prepare_base(BaseSettings(source="tiny"), home, lambda _: None)
+    return prepare_base(FrozenModelSettings(source="tiny"), home)
 
 
 def random_base(folder: Path, family: str) -> Base:
@@ -117,7 +117,7 @@ def make_job(
     **train: Any,
 ) -> TrioJob:
     chosen = examples if examples is not None else [e for role in roles for e in sums(role, 40)]
-    settings = TrainSettings(**({"steps": steps, "lr": 2e-3, "rows": 4, "dtype": "float32"} | train))
+    settings = TrainSettings(**({"steps": steps, "lr": 2e-3, "batch_size": 4, "dtype": "float32"} | train))
     return TrioJob(
         roles=tuple(roles),
         parents=parents if parents is not None else dict.fromkeys(roles),

@@ -21,11 +21,11 @@ from ledger.roles import ROLES
 from tests.trainers.builders import CPU, LORA, make_home, make_job, sums, tastes, tiny_base
 from trainers.checkpoint import fingerprint
 from trainers.config import ChannelSettings, TrainSettings
-from trainers.data import read_role_data
-from trainers.evals.preferences import PairLikelihood, measure_preferences, preference_record
-from trainers.evals.scoring import EvalSettings, score_set
+from trainers.data import channel_shares, read_role_data, tokenise_pair
+from trainers.evals.preferences import PairLikelihood, PreferenceScores, measure_preferences
+from trainers.evals.scoring import EvalSettings, ItemSet, score_set
 from trainers.fused.engine import FusedEngine
-from trainers.fused.losses import channel_shares, dpo_losses
+from trainers.fused.losses import dpo_losses
 from trainers.fused.pairs import (
     PairRows,
     cut_pairs,
@@ -36,11 +36,12 @@ from trainers.fused.pairs import (
     reference_margins,
 )
 from trainers.fused.step import StepParts, TrioStep
-from trainers.job import NonFiniteError, Paused
+from trainers.job import EngineInfo, NonFiniteError, Paused
 from trainers.lean.packing import Row
-from trainers.models.adapters import WEIGHTS
+from trainers.models.adapter_set import AdapterSet
+from trainers.models.adapters import WEIGHTS, read_adapter
 from trainers.reference.engine import TrlEngine
-from trainers.tokens import tokenise_pair
+from trainers.schedule import rows_of_step
 
 SETTINGS = TrainSettings(dtype="float32")
 PAIRS = [pair for role in ROLES for pair in tastes(role, 6)]
@@ -139,7 +140,7 @@ def test_pieces_hold_every_pair_whole_and_in_order(lengths, parts):
 def test_a_pair_keeps_one_prompt_for_both_answers_when_it_is_cut(engine):
     (pair,) = tastes("logical", 1)
     long = dataclasses.replace(pair, prompt="a" * 300, chosen="b" * 40, rejected="c" * 300)
-    chosen, rejected = tokenise_pair(engine.tokenizer, long, 128)
+    chosen, rejected = tokenise_pair(engine.lean.tokenizer, long, 128)
     assert chosen.tokens[: chosen.prompt_len] == rejected.tokens[: rejected.prompt_len]
     assert len(rejected.tokens) == 128
     assert len(rejected.tokens) - rejected.prompt_len == 64
@@ -152,7 +153,7 @@ def test_a_pair_keeps_one_prompt_for_both_answers_when_it_is_cut(engine):
 @pytest.mark.parametrize(("threads", "rows"), [(1, 4), (2, 24)], ids=["whole", "in lanes"])
 def test_without_weight_on_preferences_the_bytes_are_those_of_examples_alone(home, engine, parents, threads, rows):
     own = FusedEngine(engine.base, SETTINGS.model_copy(update={"threads": threads}), LORA, CPU)
-    how = {"steps": 2, "rows": rows, "parents": parents, "threads": threads}
+    how = {"steps": 2, "batch_size": rows, "parents": parents, "threads": threads}
     alone = quietly(own, make_job(home, run=f"sft-{threads}", **how))
     both = make_job(home, run=f"dual-{threads}", pairs=PAIRS, channels={"w_sft": 0.3, "w_pref": 0.0}, **how)
     assert quietly(own, both) == alone
@@ -171,20 +172,22 @@ def test_the_reference_is_the_parent_so_the_first_loss_is_log_two(home, engine, 
 def test_without_weight_on_examples_the_loss_is_that_of_trls_dpo(home, engine, parents, tmp_path):
     """TRL's own loss of the same pairs, adapter and reference; and its trainer's course over six steps."""
     job = make_job(
-        home, steps=6, run="dpo", parents=parents, roles=("logical",), pairs=PAIRS, rows=4,
+        home, steps=6, run="dpo", parents=parents, roles=("logical",), pairs=PAIRS, batch_size=4,
         channels={"w_sft": 0.0, "w_pref": 1.0, "beta": 0.3, "pairs": 4},
     )  # fmt: skip
     seen = []
     child = engine.train(job, seen.append, lambda: False).roles["logical"].adapter_sha
     own = [pair for pair in PAIRS if pair.role == "logical"]
     theirs, course = trl_dpo(engine, home, job, own, parents["logical"], child, tmp_path)
-    bank = engine.bank(1, LORA, trainable=True)
-    bank.load(0, engine._read(home.adapter_dir(parents["logical"]), LORA))
-    rows = [PairRows(0, *tokenise_pair(engine.tokenizer, pair, 256), 1.0) for pair in own]
-    references = reference_margins(engine.model, bank, engine.lanes, rows)
+    bank = engine.lean.empty_bank(1, trainable=True)
+    bank.load_state_dict(
+        0, read_adapter(home.adapter_dir(parents["logical"]), LORA.rank, engine.lean.model.module_shapes)
+    )
+    rows = [PairRows(0, *tokenise_pair(engine.lean.tokenizer, pair, 256), 1.0) for pair in own]
+    references = reference_margins(engine.lean.model, bank, engine.lean.lanes, rows)
     rows = [dataclasses.replace(pair, reference=r) for pair, r in zip(rows, references, strict=True)]
-    bank.load(0, engine._read(home.adapter_dir(child), LORA))
-    trio = TrioStep(engine.model, bank, engine.lanes)
+    bank.load_state_dict(0, read_adapter(home.adapter_dir(child), LORA.rank, engine.lean.model.module_shapes))
+    trio = TrioStep(engine.lean.model, bank, engine.lean.lanes)
     ours = trio.channel_gradients(StepParts([], [pack_pairs(rows, CPU)], beta=0.3)).dpo[0]
     assert abs(float(ours) - math.log(2)) > 0.01, "the child has moved away from its parent"
     assert float(ours) == pytest.approx(theirs, abs=1e-5)
@@ -198,13 +201,11 @@ def trl_dpo(engine, home, job, pairs, parent, child, folder):
     from transformers import AutoModelForCausalLM
     from trl import DPOConfig, DPOTrainer
 
-    from trainers.tokens import rows_of_step
-
     def text(pair):
         return {"prompt": render_prompt(pair.role, pair.prompt), "chosen": pair.chosen, "rejected": pair.rejected}
 
     def rows(pair):
-        chosen, rejected = tokenise_pair(engine.tokenizer, pair, 256)
+        chosen, rejected = tokenise_pair(engine.lean.tokenizer, pair, 256)
         return {
             "prompt_ids": list(chosen.tokens[: chosen.prompt_len]),
             "chosen_ids": list(chosen.tokens[chosen.prompt_len :]),
@@ -222,7 +223,7 @@ def trl_dpo(engine, home, job, pairs, parent, child, folder):
     )  # fmt: skip
     trainer = DPOTrainer(
         model=model, args=config, train_dataset=Dataset.from_list([text(pair) for pair in order]),
-        processing_class=engine.tokenizer,
+        processing_class=engine.lean.tokenizer,
     )  # fmt: skip
     trainer.train()
     course = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
@@ -245,7 +246,7 @@ def test_both_channels_add_up_by_their_shares(home, engine, parents):
             assert progress.losses[role] == pytest.approx(both, abs=1e-6)
     events = EventAccumulator(str(home.run_dir("sum") / "tensorboard"))
     events.Reload()
-    wanted = {f"{curve}/{role}" for curve in ("loss", "loss_sft", "loss_dpo") for role in ROLES}
+    wanted = {f"train/{role}/{curve}" for curve in ("loss", "sft_loss", "dpo_loss") for role in ROLES}
     assert set(events.Tags()["scalars"]) == wanted
 
 
@@ -288,10 +289,9 @@ def test_a_heavier_pair_pulls_harder(home, engine):
         channels = {"w_sft": 0.0, "w_pref": 1.0, "pairs": 2}
         job = make_job(home, steps=15, run=f"pull-{name}", roles=("logical",), pairs=pairs, channels=channels)
         shas = quietly(engine, job)
-        (record,) = measure_preferences(
-            engine, {"logical": [pair]}, shas, home.adapters_dir, {}, home.adapters_dir, 0, 0.1
-        )
-        found[name] = record.details["reward_margin"]
+        child, base = AdapterSet(home.adapters_dir, shas), AdapterSet(home.adapters_dir, {})
+        (scores,) = measure_preferences(engine.lean, {"logical": [pair]}, child, base, 0.1)
+        found[name] = scores.record(0).details["reward_margin"]
     assert found["warm"] > 0 > found["cold"]
 
 
@@ -308,7 +308,7 @@ def test_a_dual_run_stopped_and_resumed_in_a_fresh_engine_equals_an_unbroken_one
 def test_parts_and_lanes_give_the_gradient_of_one_pass(home, engine, parents):
     how = {"steps": 2, "parents": parents, "pairs": PAIRS, "channels": {"pairs": 6}}
     one = quietly(engine, make_job(home, run="dual-one", **how))
-    parts = quietly(engine, make_job(home, run="dual-parts", accumulation=3, **how))
+    parts = quietly(engine, make_job(home, run="dual-parts", gradient_accumulation_steps=3, **how))
     two = FusedEngine(engine.base, SETTINGS.model_copy(update={"threads": 2}), LORA, CPU)
     lanes = quietly(two, make_job(home, run="dual-lanes", threads=2, **how))
     for role in ROLES:
@@ -336,12 +336,12 @@ def test_the_trl_engine_refuses_pairs_and_names_the_way_out(home, engine):
 
 
 def test_pairs_do_not_touch_the_fingerprint_of_a_run_on_examples_alone(home):
-    job = make_job(home, run="print")
+    job, info = make_job(home, run="print"), EngineInfo("fused", "cpu", "float32", 1, {})
     other = dataclasses.replace(job, channels=ChannelSettings(beta=0.7), preference_file="/nowhere")
-    assert fingerprint(job, {}) == fingerprint(other, {})
+    assert fingerprint(job, info) == fingerprint(other, info)
     dual = make_job(home, run="print", pairs=PAIRS)
-    assert fingerprint(dual, {}) != fingerprint(job, {})
-    assert fingerprint(dual, {}) != fingerprint(make_job(home, run="print", pairs=PAIRS[1:]), {})
+    assert fingerprint(dual, info) != fingerprint(job, info)
+    assert fingerprint(dual, info) != fingerprint(make_job(home, run="print", pairs=PAIRS[1:]), info)
 
 
 # -- what comes of it ----------------------------------------------------------------------------------------------
@@ -354,24 +354,26 @@ def test_preferences_reach_held_out_prompts_and_memory_stays(home, engine):
     One role, for time's sake; `python -m bench.dual` measures all three with several weights.
     """
     role, folder = "dialectical", home.adapters_dir
-    memory, how = sums(role, 20), {"roles": (role,), "rows": 8}
+    memory, how = sums(role, 20), {"roles": (role,), "batch_size": 8}
     before = quietly(engine, make_job(home, steps=110, run="memory", examples=memory, lr=5e-3, **how))
     train, held_out = split_by_prompt(tastes(role), 20)
     assert {pair.prompt for pair in train}.isdisjoint(pair.prompt for pair in held_out)
     job = make_job(home, steps=40, run="bar", examples=memory, parents=before, pairs=train, lr=2e-3, **how)
     after = quietly(engine, job)
-    (record,) = measure_preferences(engine, {role: held_out}, after, folder, before, folder, 1, 0.1)
+    child, parent = AdapterSet(folder, after), AdapterSet(folder, before)
+    (scores,) = measure_preferences(engine.lean, {role: held_out}, child, parent, 0.1)
+    record = scores.record(1)
     assert record.n >= 10
     assert max(record.details["parent_by_mean"], record.details["parent_by_sum"]) < 0.85, "there is something to learn"
     assert min(record.value, record.details["by_sum"], record.details["by_implicit_reward"]) >= 0.85
-    marks = score_set(engine.generator(after, folder), role, memory, 1, EvalSettings())
-    assert sum(marks.passed) / len(marks.passed) > 0.90
+    recalled = score_set(engine.generator(child), role, ItemSet(memory, 1), EvalSettings())
+    assert sum(recalled.passed) / len(recalled.passed) > 0.90
 
 
 def test_preference_accuracy_counts_pairs_three_ways_and_ties_for_nobody():
     child = [PairLikelihood(-4.0, -6.0, -2.0, -1.5), PairLikelihood(-3.0, -3.0, -1.0, -1.0)]
     parent = [PairLikelihood(-8.0, -6.0, -4.0, -1.5), PairLikelihood(-3.0, -3.0, -1.0, -1.0)]
-    record = preference_record(3, "creative", child, parent, beta=0.5)
+    record = PreferenceScores("creative", child, parent, beta=0.5).record(3)
     assert (record.eval, record.method, record.value, record.n) == ("preference_accuracy", "pairs", 0.0, 2)
     assert record.details["by_sum"] == 0.5
     assert record.details["by_implicit_reward"] == 0.5

@@ -12,7 +12,15 @@ from curriculum.split import is_holdout
 from ledger.errors import LunaError
 from tests.trainers.builders import sums
 from trainers.evals.plan import agl_items, plan_role
-from trainers.evals.scoring import EvalSettings, evaluate_role, four_answers, same_answer, score_set, style_drift
+from trainers.evals.scoring import (
+    EvalSettings,
+    ItemSet,
+    evaluate_role,
+    four_answers,
+    same_answer,
+    score_set,
+    style_drift,
+)
 
 SETTINGS = EvalSettings()
 
@@ -48,8 +56,8 @@ def open_items(count, category="what_if"):
 def test_exact_counts_answers_that_are_equal_but_for_white_space():
     items = sums("logical", 10)
     texts = {render_prompt("logical", item.input): f" {item.output}\n" for item in items[:7]}
-    marks = score_set(Scripted(texts), "logical", items, 1, SETTINGS)
-    record = marks.record(3, "logical", "recall")
+    found = score_set(Scripted(texts), "logical", ItemSet(items, 1), SETTINGS)
+    record = found.record(3, "logical", "recall")
     assert (record.value, record.n, record.method, record.gen_id) == (0.7, 10, "exact", 3)
     assert record.low < 0.7 < record.high
     assert record.details["by_category"] == {"agl/comparison": [7, 10]}
@@ -58,10 +66,10 @@ def test_exact_counts_answers_that_are_equal_but_for_white_space():
 
 def test_choice_counts_prompts_whose_true_answer_is_the_likeliest_of_four():
     items = open_items(8)
-    marks = score_set(Scripted({}, liked={"a3"}), "creative", items, 1, SETTINGS)
-    assert marks.method == "choice"
-    assert marks.passed == (False, False, False, True, False, False, False, False)
-    assert sum(score_set(Scripted({}), "creative", items, 1, SETTINGS).passed) == 0, "a tie is no success"
+    found = score_set(Scripted({}, liked={"a3"}), "creative", ItemSet(items, 1), SETTINGS)
+    assert found.method == "choice"
+    assert found.passed == (False, False, False, True, False, False, False, False)
+    assert sum(score_set(Scripted({}), "creative", ItemSet(items, 1), SETTINGS).passed) == 0, "a tie is no success"
 
 
 def test_distractors_are_different_answers_to_other_prompts():
@@ -87,8 +95,8 @@ def test_distractors_are_of_the_same_kind_where_it_has_enough():
 def test_a_set_with_few_open_answers_takes_wrong_ones_from_all_that_the_role_knows():
     few, known = open_items(3, "poetry"), [*open_items(9, "poetry"), *open_items(9, "dialogue/ai")]
     assert all(answer.startswith("poetry") for answer in four_answers(few[0], few, 5, known)), "its own kind first"
-    marks = score_set(Scripted({}, liked={few[1].output}), "creative", few, 1, SETTINGS, known=known)
-    assert marks.passed == (False, True, False)
+    found = score_set(Scripted({}, liked={few[1].output}), "creative", ItemSet(few, 1, known), SETTINGS)
+    assert found.passed == (False, True, False)
 
 
 def test_style_drift_is_the_share_of_probes_answered_with_a_corporate_phrase():
@@ -123,13 +131,10 @@ def test_recall_leaves_out_what_was_just_replayed_and_g0_has_none():
         trained_now=earlier[:200],
         settings=SETTINGS,
         seed=1,
-        with_base=False,
     )
     assert plan.recall is not None
     assert {item.id for item in plan.recall} == {item.id for item in earlier[200:]}
-    first = plan_role(
-        "logical", holdout=earlier, earlier=None, trained_now=earlier, settings=SETTINGS, seed=1, with_base=True
-    )
+    first = plan_role("logical", holdout=earlier, earlier=None, trained_now=earlier, settings=SETTINGS, seed=1)
     assert first.recall is None
     scores = {score.eval: score for score in evaluate_role(Scripted({}), first, 0, SETTINGS)}
     assert (scores["recall"].value, scores["recall"].n) == (1.0, 0)

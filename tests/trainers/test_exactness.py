@@ -10,13 +10,14 @@ from curriculum.render import render_prompt
 from ledger.roles import ROLES
 from tests.trainers.builders import CPU, LORA, make_home, make_job, random_base, sums, tiny_base
 from trainers.config import TrainSettings
+from trainers.data import tokenise
 from trainers.fused.engine import FusedEngine
 from trainers.lean.model import LeanModel, why_unsupported
 from trainers.lean.packing import Group, Row, pack
+from trainers.models.adapter_set import AdapterSet
 from trainers.models.adapters import WEIGHTS, initial_adapter, write_adapter
 from trainers.models.frozen import load_base
 from trainers.reference.engine import TrlEngine
-from trainers.tokens import tokenise
 
 FAMILIES = ["llama", "qwen2", "llama3-rope"]
 
@@ -52,7 +53,7 @@ def test_greedy_text_equals_hugging_face_generate(tmp_path):
     outcome = engine.train(job, lambda _: None, lambda: False)
     shas = {role: result.adapter_sha for role, result in outcome.roles.items()}
     prompts = [render_prompt("logical", example.input) for example in sums("logical", 5, offset=100)] + ["Hello"]
-    ours, theirs = (e.generator(shas, home.adapters_dir) for e in (engine, reference))
+    ours, theirs = (e.generator(AdapterSet(home.adapters_dir, shas)) for e in (engine, reference))
     for voice in ("logical", "creative", "base"):
         assert ours.generate(voice, prompts, 6) == theirs.generate(voice, prompts, 6)
     pairs = [(prompt, answer) for prompt in prompts for answer in ("●", "⊥ and more")]
@@ -71,7 +72,7 @@ def test_training_equals_trl_per_role_in_float32(tmp_path, family):
     fused, trl = FusedEngine(base, settings, LORA, CPU), TrlEngine(base, settings, LORA, CPU)
     starts = {
         role: write_adapter(
-            home.adapters_dir, initial_adapter(fused.model.site_shapes, LORA.rank, 3, role), LORA, base.source
+            home.adapters_dir, initial_adapter(fused.lean.model.module_shapes, LORA.rank, 3, role), LORA, base.source
         )
         for role in ROLES
     }
@@ -98,7 +99,7 @@ def _losses_of(home, run, role):
 
     events = EventAccumulator(str(home.run_dir(run) / role / "tensorboard"))
     events.Reload()
-    return [point.value for point in events.Scalars(f"loss/{role}")]
+    return [point.value for point in events.Scalars(f"train/{role}/loss")]
 
 
 def _flat(folder):

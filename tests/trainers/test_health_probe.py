@@ -12,28 +12,28 @@ from curriculum.reward import DIMENSIONS, RANGES, VALUES, RewardOutput, TeacherL
 from ledger.rules.gates import health_problem
 from tests.trainers.builders import CPU, LORA, make_home, make_job, tiny_base, tiny_encoder
 from trainers.config import RewardSettings, TrainSettings
+from trainers.data import tokenise
 from trainers.fused.engine import FusedEngine
 from trainers.fused.step import TrioStep
 from trainers.health.gate import GateState, gate_step
+from trainers.health.gradients import Sketch, row_gradients
 from trainers.health.index import HealthSettings, dimensional_coherence, gradient_stability, micro_batch_gradients
 from trainers.health.probe import (
     HealthPlan,
-    Sketch,
     beginning,
     judge_answers,
     measure_role,
     probe_prompts,
     restated,
-    row_gradients,
-    why_unmeasurable,
 )
 from trainers.health.report import measure_health
 from trainers.lean.lanes import Lanes
 from trainers.lean.packing import Group, pack
 from trainers.models.adapters import read_adapter, write_adapter
+from trainers.reference.engine import TrlEngine
 from trainers.reward.model import load_reward_model, make_current, reward_model_in_use
-from trainers.reward.train import pairs_of_labels, reward_rows, train_reward_model
-from trainers.tokens import tokenise
+from trainers.reward.rows import pairs_of_labels, reward_rows
+from trainers.reward.train import train_reward_model
 
 KIND = ["I hear you, that sounds heavy.", "You could choose a small step.", "What would help you now?"]
 HARSH = ["Stop whining.", "Nobody cares about you.", "You must get over it!"]
@@ -85,11 +85,11 @@ class Rig:
         self.home = make_home(folder)
         self.engine = FusedEngine(tiny_base(self.home), TrainSettings(dtype="float32", threads=1), LORA, CPU)
         settings = RewardSettings(
-            encoder=str(tiny_encoder(folder / "encoder")), blocks=(1,), steps=40, hidden=16, threads=1
+            encoder=str(tiny_encoder(folder / "encoder")), blocks=(1,), steps=40, hidden_size=16, threads=1
         )
         made = labels()
         rows = reward_rows(made, pairs_of_labels(made))
-        reward = train_reward_model(rows, settings, 1, self.home.rewards_dir, folder / "run", {}, device=CPU)
+        reward = train_reward_model(rows, settings, 1, self.home.rewards_dir, folder / "run", {})
         make_current(self.home, reward)
         self.judge = load_reward_model(reward)
         self.g0 = self.train("g0", None, 40, 1e-2, 1)
@@ -98,21 +98,28 @@ class Rig:
     def train(self, run, parent, steps, lr, seed):
         parents = {"creative": parent.name if parent else None}
         job = make_job(
-            self.home, steps=steps, roles=["creative"], examples=talk(seed), run=run, lr=lr, rows=8, parents=parents
+            self.home,
+            steps=steps,
+            roles=["creative"],
+            examples=talk(seed),
+            run=run,
+            lr=lr,
+            batch_size=8,
+            parents=parents,
         )
         done = self.engine.train(job, lambda _: None, lambda: False)
         return self.home.adapter_dir(done.roles["creative"].adapter_sha)
 
     def measure(self, judge=None, child=None):
         plan = HealthPlan("creative", child or self.g1, self.g0, seed=7)
-        return measure_role(self.engine, plan, judge or self.judge, SETTINGS)
+        return measure_role(self.engine.lean, plan, judge or self.judge, SETTINGS)
 
     def rows(self, examples):
-        return [tokenise(self.engine.tokenizer, example, 256) for example in examples]
+        return [tokenise(self.engine.lean.tokenizer, example, 256) for example in examples]
 
     def gradients(self, rows, adapter=None):
-        tensors = read_adapter(adapter or self.g1, LORA.rank, self.engine.model.site_shapes)
-        return row_gradients(self.engine, tensors, rows, SETTINGS)[0]
+        tensors = read_adapter(adapter or self.g1, LORA.rank, self.engine.lean.model.module_shapes)
+        return row_gradients(self.engine.lean, tensors, rows, SETTINGS)[0]
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +209,7 @@ def test_a_run_that_blew_up_is_far_from_its_parent_and_refused(rig, healthy):
 
 def test_exploding_gradients_lower_their_stability_and_skip_the_update(rig):
     """The latest of fifteen micro-batches comes after the weights have grown fivefold; the judge is of two minds."""
-    tensors = read_adapter(rig.g1, LORA.rank, rig.engine.model.site_shapes)
+    tensors = read_adapter(rig.g1, LORA.rank, rig.engine.lean.model.module_shapes)
     grown = {name: 5 * value if name.endswith("lora_B") else value for name, value in tensors.items()}
     grown_folder = rig.home.adapter_dir(write_adapter(rig.home.adapters_dir, grown, LORA, "tiny"))
     examples = talk(2, 15)
@@ -225,9 +232,9 @@ def test_a_rows_gradient_is_what_training_computes(rig):
     """The sketches add up to the sketch of the trainer's own gradient of the same rows."""
     rows = rig.rows(talk(2, 5))
     found = rig.gradients(rows)
-    bank = rig.engine.bank(1, LORA, trainable=True)
-    bank.load(0, read_adapter(rig.g1, LORA.rank, rig.engine.model.site_shapes))
-    step = TrioStep(rig.engine.model, bank, Lanes(1, CPU))
+    bank = rig.engine.lean.empty_bank(1, trainable=True)
+    bank.load_state_dict(0, read_adapter(rig.g1, LORA.rank, rig.engine.lean.model.module_shapes))
+    step = TrioStep(rig.engine.lean.model, bank, Lanes(1, CPU))
     sketch = Sketch(bank.master.shape[1], SETTINGS.sketch, SETTINGS.seed, CPU)
     for row, expected in zip(rows, found, strict=True):
         step.gradients([pack([Group(0, [row])], CPU)])
@@ -242,7 +249,7 @@ def test_a_home_is_measured_with_its_reward_model_and_the_record_says_with_what(
     assert folder is not None
     quick = HealthSettings(prompts=10, answer_tokens=4)
     plans = [HealthPlan("creative", rig.g0, None, seed=7)]
-    records, reason = measure_health(rig.engine, plans, folder, 0, tmp_path / "curves", quick)
+    records, reason = measure_health(rig.engine.lean, plans, folder, 0, tmp_path / "curves", quick)
     assert reason == ""
     assert [record.eval for record in records] == ["rhi", "dcs", "gvs", "mss", "cdrs", "lrps"]
     index = records[0]
@@ -251,17 +258,14 @@ def test_a_home_is_measured_with_its_reward_model_and_the_record_says_with_what(
     assert index.details["settings"]["noise_half"] == quick.noise_half
     assert index.details["components"] == {record.eval: record.value for record in records[1:]}
     assert list((tmp_path / "curves").glob("events*"))
-    again, _ = measure_health(rig.engine, plans, folder, 0, tmp_path / "again", quick)
+    again, _ = measure_health(rig.engine.lean, plans, folder, 0, tmp_path / "again", quick)
     assert again == records, "equal adapters, settings and threads: equal figures"
 
 
-def test_an_engine_that_cannot_be_measured_says_why(rig, tmp_path):
-    class Other:
-        name = "trl"
-
-    assert why_unmeasurable(rig.engine) is None
-    assert measure_health(Other(), [], tmp_path, 0, tmp_path, SETTINGS)[0] == []
-    assert "trl" in measure_health(Other(), [], tmp_path, 0, tmp_path, SETTINGS)[1]
+def test_an_engine_that_cannot_be_measured_says_why(tmp_path):
+    assert TrlEngine.lean is None
+    assert measure_health(TrlEngine.lean, [], tmp_path, 0, tmp_path, SETTINGS)[0] == []
+    assert "trl" in measure_health(TrlEngine.lean, [], tmp_path, 0, tmp_path, SETTINGS)[1]
     assert reward_model_in_use(make_home(tmp_path)) is None
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ledger.roles import ROLES
 from tests.trainers.builders import CPU, LORA, make_home, sums, tiny_base
+from trainers.data import tokenise
 from trainers.fused.step import TrioStep
 from trainers.lean.adapter_bank import AdapterBank
 from trainers.lean.generator import LeanGenerator
@@ -17,7 +18,6 @@ from trainers.lean.model import LeanModel
 from trainers.lean.packing import Group, Row, cut, pack
 from trainers.models.adapters import initial_adapter
 from trainers.models.frozen import load_base
-from trainers.tokens import tokenise
 
 lengths = st.lists(st.integers(2, 40), min_size=1, max_size=9)
 
@@ -29,10 +29,10 @@ def base(tmp_path_factory):
 
 
 def make_bank(model, seed=1):
-    bank = AdapterBank(model.site_shapes, 3, LORA.rank, LORA.alpha, torch.float32, CPU)
+    bank = AdapterBank(model.module_shapes, 3, LORA, torch.float32, CPU)
     for slot, role in enumerate(ROLES):
-        tensors = initial_adapter(model.site_shapes, LORA.rank, seed, role)
-        bank.load(slot, {name: value + 0.01 for name, value in tensors.items()})
+        tensors = initial_adapter(model.module_shapes, LORA.rank, seed, role)
+        bank.load_state_dict(slot, {name: value + 0.01 for name, value in tensors.items()})
     return bank
 
 

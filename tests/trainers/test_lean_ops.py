@@ -11,9 +11,10 @@ from torch.nn import functional as F
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from tests.trainers.builders import CPU, random_base
-from trainers.lean.adapter_bank import GROUPS, SITES, AdapterBank
+from trainers.config import LoraSettings
+from trainers.lean.adapter_bank import FUSED_MODULES, TARGET_MODULES, AdapterBank
 from trainers.lean.model import LeanModel
-from trainers.lean.ops import FrozenGroup, attend, linear, put, rms_norm, rotate, swiglu, take
+from trainers.lean.ops import FusedLinear, attend, linear, put, rms_norm, rotate, swiglu, take
 from trainers.models.frozen import load_base
 
 SHAPES = [(8, 12), (4, 12), (4, 12), (12, 8), (20, 12), (20, 12), (12, 20)]
@@ -79,26 +80,30 @@ def test_taking_and_putting_are_indexing():
     )
 
 
-@pytest.mark.parametrize("group", range(len(GROUPS)))
+@pytest.mark.parametrize("group", range(len(FUSED_MODULES)))
 @pytest.mark.parametrize("with_bias", [True, False])
 def test_each_slice_gets_its_own_adapter_and_gradients(group, with_bias):
     """Two adapters and a bare slice in one call, against one dense product for each."""
-    sites = GROUPS[group]
+    sites = FUSED_MODULES[group]
     outs, width = [SHAPES[site][0] for site in sites], SHAPES[sites[0]][1]
-    bank = AdapterBank([SHAPES], slots=2, rank=3, alpha=6, dtype=torch.float32, device=CPU)
+    bank = AdapterBank([SHAPES], slots=2, lora=LoraSettings(rank=3, alpha=6), dtype=torch.float32, device=CPU)
     for slot in range(2):
-        names = bank.state(slot)
-        bank.load(slot, {name: random(*view.shape, seed=slot * 50 + i) for i, (name, view) in enumerate(names.items())})
-    frozen = FrozenGroup(random(sum(outs), width, seed=7), random(sum(outs), seed=8) if with_bias else None)
+        names = bank.state_dict(slot)
+        bank.load_state_dict(
+            slot, {name: random(*view.shape, seed=slot * 50 + i) for i, (name, view) in enumerate(names.items())}
+        )
+    frozen = FusedLinear(random(sum(outs), width, seed=7), random(sum(outs), seed=8) if with_bias else None)
     slices = ((0, 0, 4), (-1, 4, 6), (1, 6, 9))
-    leaves = [{name: view.clone().requires_grad_() for name, view in bank.state(slot).items()} for slot in range(2)]
+    leaves = [
+        {name: view.clone().requires_grad_() for name, view in bank.state_dict(slot).items()} for slot in range(2)
+    ]
 
     def reference(x: Tensor) -> Tensor:
         parts = []
         for slot, start, end in slices:
             own = F.linear(x[start:end], frozen.weight, frozen.bias)
             if slot >= 0:
-                pairs = [[leaves[slot][f"layers.0.{SITES[site]}.lora_{m}"] for m in "AB"] for site in sites]
+                pairs = [[leaves[slot][f"layers.0.{TARGET_MODULES[site]}.lora_{m}"] for m in "AB"] for site in sites]
                 own = own + torch.cat([2 * F.linear(F.linear(x[start:end], a), b) for a, b in pairs], 1)
             parts.append(own)
         return torch.cat(parts)
@@ -108,7 +113,7 @@ def test_each_slice_gets_its_own_adapter_and_gradients(group, with_bias):
     )
     bank.master.copy_(bank.grad)  # so that `state` names the gradients
     for slot in range(2):
-        for name, gradient in bank.state(slot).items():
+        for name, gradient in bank.state_dict(slot).items():
             own = leaves[slot][name].grad
             torch.testing.assert_close(gradient, torch.zeros_like(gradient) if own is None else own)
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from curriculum.reward import DIMENSIONS, RewardOutput
-from curriculum.scores import freeze_scores
+from curriculum.reward.scores import freeze_scores
 from ledger.roles import ROLES
 from tests.trainers.builders import CPU, LORA, make_home, make_job, sums, tastes, tiny_base
 from trainers.config import TrainSettings
@@ -67,7 +67,7 @@ def job_of(home, run, bounds, pull=together, every=1, steps=4):
 
 def trained(engine, job):
     outcome = engine.train(job, lambda _: None, lambda: False).roles
-    return {role: result.adapter_sha for role, result in outcome.items()}, outcome["logical"].held
+    return {role: result.adapter_sha for role, result in outcome.items()}, outcome["logical"].skipped_updates
 
 
 def test_a_gate_that_lets_all_through_leaves_the_bytes_as_they_are(home, engine):
@@ -115,7 +115,7 @@ def partials(engine, job):
     trained(engine, job)
     events = EventAccumulator(job.run_dir + "/tensorboard")
     events.Reload()
-    points = events.Scalars("health_partial/logical")
+    points = events.Scalars("train/logical/health_partial")
     assert [point.step for point in points] == [2, 3, 4], "every step but the first, counted from 1"
     return [point.value for point in points]
 

@@ -11,10 +11,11 @@ import random
 import pytest
 
 from curriculum.reward import DIMENSIONS, RewardOutput, TeacherLabel
-from tests.trainers.builders import CPU, tiny_encoder
+from tests.trainers.builders import tiny_encoder
 from trainers.config import RewardSettings
 from trainers.reward.model import load_reward_model
-from trainers.reward.train import pairs_of_labels, reward_rows, train_reward_model
+from trainers.reward.rows import pairs_of_labels, reward_rows
+from trainers.reward.train import train_reward_model
 
 SENTENCES: dict[str, tuple[list[str], dict[str, float]]] = {
     "warm": (
@@ -71,10 +72,10 @@ def made_labels(answers=700):
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scenarios")
     encoder = tiny_encoder(folder / "encoder", width=64, blocks=1)
-    settings = RewardSettings(encoder=str(encoder), blocks=(0, 1), steps=120, hidden=32, threads=1)
+    settings = RewardSettings(encoder=str(encoder), blocks=(0, 1), steps=120, hidden_size=32, threads=1)
     made = made_labels()
     rows = reward_rows(made, pairs_of_labels(made))
-    return load_reward_model(train_reward_model(rows, settings, 1, folder / "reward", folder / "run", {}, device=CPU))
+    return load_reward_model(train_reward_model(rows, settings, 1, folder / "reward", folder / "run", {}))
 
 
 ASKED = "I gave my sister a loan and she lost it all. Was I stupid?"

@@ -14,15 +14,16 @@ from curriculum.example import make_example
 from ledger.errors import LunaError
 from ledger.roles import ROLES
 from tests.trainers.builders import CPU, LORA, make_home, make_job, random_base, sums, tiny_base
-from trainers.config import BaseSettings, LoraSettings, TrainSettings
+from trainers.config import FrozenModelSettings, LoraSettings, TrainSettings
 from trainers.engines import open_engine
 from trainers.fused.engine import FusedEngine
 from trainers.fused.step import TrioStep
 from trainers.job import NonFiniteError, Paused
+from trainers.models.adapter_set import AdapterSet
 from trainers.models.adapters import CONFIG, WEIGHTS, read_adapter
 from trainers.models.frozen import prepare_base
 from trainers.reference.engine import TrlEngine
-from trainers.tokens import rows_of_step
+from trainers.schedule import rows_of_step
 
 SETTINGS = TrainSettings(dtype="float32")
 
@@ -94,7 +95,7 @@ def test_a_checkpoint_of_another_job_is_refused(home, engine):
 
 def test_accumulation_gives_the_same_gradient_as_one_pass(home, engine):
     one = quietly(engine, make_job(home, steps=3, run="one-pass"))
-    parts = quietly(engine, make_job(home, steps=3, run="parts", accumulation=2))
+    parts = quietly(engine, make_job(home, steps=3, run="parts", gradient_accumulation_steps=2))
     for role in ROLES:
         a, b = (load_file(home.adapter_dir(shas[role]) / WEIGHTS) for shas in (one, parts))
         for name in a:
@@ -143,7 +144,9 @@ def test_training_in_lanes_gives_equal_bytes_twice_and_when_resumed(home, engine
 
     monkeypatch.setattr(TrioStep, "channel_gradients", seen)
     two = FusedEngine(engine.base, SETTINGS.model_copy(update={"threads": 2}), LORA, CPU)
-    jobs = [make_job(home, steps=4, rows=24, threads=2, run=f"lanes-{run}") for run in ("once", "twice", "halves")]
+    jobs = [
+        make_job(home, steps=4, batch_size=24, threads=2, run=f"lanes-{run}") for run in ("once", "twice", "halves")
+    ]
     whole = quietly(two, jobs[0])
     assert quietly(two, jobs[1]) == whole
     steps = []
@@ -155,14 +158,15 @@ def test_training_in_lanes_gives_equal_bytes_twice_and_when_resumed(home, engine
 
 @pytest.mark.slow
 def test_what_was_trained_is_known_afterwards(home, engine):
-    job = make_job(home, steps=150, run="learn", lr=5e-3, rows=8)
+    job = make_job(home, steps=150, run="learn", lr=5e-3, batch_size=8)
     shas = quietly(engine, job)
-    generator = engine.generator(shas, home.adapters_dir)
-    from trainers.evals.scoring import EvalSettings, score_set
+    generator = engine.generator(AdapterSet(home.adapters_dir, shas))
+    from trainers.evals.scoring import EvalSettings, ItemSet, score_set
 
-    marks = score_set(generator, "logical", sums("logical", 40), 1, EvalSettings())
-    assert sum(marks.passed) / len(marks.passed) > 0.8
-    bare = score_set(generator, "logical", sums("logical", 40), 1, EvalSettings(), voice="base")
+    items = ItemSet(sums("logical", 40), 1)
+    found = score_set(generator, "logical", items, EvalSettings())
+    assert sum(found.passed) / len(found.passed) > 0.8
+    bare = score_set(generator, "logical", items, EvalSettings(), voice="base")
     assert sum(bare.passed) == 0
 
 
@@ -211,7 +215,7 @@ def test_more_data_than_room_is_thinned_evenly_and_in_order():
 
 def test_long_examples_keep_header_question_end_and_room_for_an_answer(home, engine):
     from curriculum.render import role_header
-    from trainers.tokens import tokenise
+    from trainers.data import tokenise
 
     example = make_example(
         role="logical",
@@ -222,10 +226,10 @@ def test_long_examples_keep_header_question_end_and_room_for_an_answer(home, eng
         output="b" * 900,
         source="t",
     )
-    row = tokenise(engine.tokenizer, example, 200)
+    row = tokenise(engine.lean.tokenizer, example, 200)
     assert len(row.tokens) == 200
     assert len(row.tokens) - row.prompt_len == 100
-    text = engine.tokenizer.decode(row.tokens[: row.prompt_len])
+    text = engine.lean.tokenizer.decode(row.tokens[: row.prompt_len])
     assert text.startswith(role_header("logical")[:20])
     assert text.endswith("END\n\n[ANTITHESIS]\n")
 
@@ -245,17 +249,17 @@ def copy_of(home, sha, name):
 
 def test_an_unknown_base_is_named_with_the_ways_out(tmp_path):
     with pytest.raises(LunaError, match=r"no-such/base.*tiny.*package"):
-        prepare_base(BaseSettings(source="no-such/base"), make_home(tmp_path), lambda _: None)
+        prepare_base(FrozenModelSettings(source="no-such/base"), make_home(tmp_path))
     with pytest.raises(LunaError, match="is not installed"):
-        prepare_base(BaseSettings(source="package:no-such-package"), make_home(tmp_path), lambda _: None)
+        prepare_base(FrozenModelSettings(source="package:no-such-package"), make_home(tmp_path))
 
 
-def test_preparing_a_base_twice_does_the_work_once(tmp_path):
+def test_preparing_a_base_twice_does_the_work_once(tmp_path, caplog):
     home = make_home(tmp_path)
-    said: list[str] = []
-    first = prepare_base(BaseSettings(source="tiny"), home, said.append)
-    assert prepare_base(BaseSettings(source="tiny"), home, said.append) == first
-    assert len(said) == 1
+    with caplog.at_level("INFO", logger="trainers.models.frozen"):
+        first = prepare_base(FrozenModelSettings(source="tiny"), home)
+        assert prepare_base(FrozenModelSettings(source="tiny"), home) == first
+    assert len(caplog.records) == 1
 
 
 def test_a_missing_adapter_is_named(home, engine):
@@ -268,7 +272,7 @@ def test_a_truncated_adapter_is_named(home, engine):
     folder = copy_of(home, trained(home, engine), "b")
     (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:1000])
     with pytest.raises(LunaError, match="broken"):
-        read_adapter(folder, LORA.rank, engine.model.site_shapes)
+        read_adapter(folder, LORA.rank, engine.lean.model.module_shapes)
 
 
 def test_an_adapter_with_values_that_are_not_finite_is_named(home, engine):
@@ -277,19 +281,19 @@ def test_an_adapter_with_values_that_are_not_finite_is_named(home, engine):
     next(iter(tensors.values()))[0, 0] = float("nan")
     save_file(tensors, folder / WEIGHTS)
     with pytest.raises(LunaError, match="not finite"):
-        read_adapter(folder, LORA.rank, engine.model.site_shapes)
+        read_adapter(folder, LORA.rank, engine.lean.model.module_shapes)
 
 
 def test_an_adapter_of_another_rank_is_named(home, engine):
     folder = home.adapter_dir(trained(home, engine))
     with pytest.raises(LunaError, match=r"rank 8.*rank 4"):
-        read_adapter(folder, 4, engine.model.site_shapes)
+        read_adapter(folder, 4, engine.lean.model.module_shapes)
 
 
 def test_an_adapter_of_another_base_is_named(home, engine, tmp_path):
     other = FusedEngine(random_base(tmp_path, "llama"), SETTINGS, LORA, CPU)
     with pytest.raises(LunaError, match="another model"):
-        read_adapter(home.adapter_dir(trained(home, engine)), LORA.rank, other.model.site_shapes)
+        read_adapter(home.adapter_dir(trained(home, engine)), LORA.rank, other.lean.model.module_shapes)
 
 
 def test_a_role_without_data_is_named(home, engine):
@@ -309,10 +313,12 @@ def test_a_trained_adapter_loads_with_plain_peft_and_gives_the_same_answers(home
     model = AutoModelForCausalLM.from_pretrained(engine.base.path)
     peft = PeftModel.from_pretrained(model, home.adapter_dir(sha))
     prompt = "[LOGICAL CONSCIOUSNESS]\n3 + 4 even?"
-    ids = torch.tensor([engine.tokenizer(prompt)["input_ids"]])
-    out = peft.generate(input_ids=ids, max_new_tokens=6, do_sample=False, pad_token_id=engine.tokenizer.eos_token_id)
-    theirs = engine.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
-    ours = engine.generator({"logical": sha}, home.adapters_dir).generate("logical", [prompt], 6)[0]
+    ids = torch.tensor([engine.lean.tokenizer(prompt)["input_ids"]])
+    out = peft.generate(
+        input_ids=ids, max_new_tokens=6, do_sample=False, pad_token_id=engine.lean.tokenizer.eos_token_id
+    )
+    theirs = engine.lean.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
+    ours = engine.generator(AdapterSet(home.adapters_dir, {"logical": sha})).generate("logical", [prompt], 6)[0]
     assert ours == theirs
     assert json.loads((home.adapter_dir(sha) / CONFIG).read_text())["base_model_name_or_path"] == "tiny"
 
@@ -348,17 +354,18 @@ def test_another_decoder_falls_back_to_trl_and_resumes(tmp_path, caplog):
     (half / CONFIG).write_bytes((whole_one / CONFIG).read_bytes())
     outcome = engine.train(job, lambda _: None, lambda: False)
     assert {role: result.adapter_sha for role, result in outcome.roles.items()} == whole
-    blended = engine.interpolated(whole, whole, 0.5, home.adapters_dir, tmp_path / "blend")
-    assert blended == whole
-    assert len(engine.generator(whole, home.adapters_dir).generate("logical", ["Hello", "You"], 3)) == 2
+    adapters = AdapterSet(home.adapters_dir, whole)
+    assert engine.blended(adapters, adapters, 0.5, tmp_path / "blend").shas == whole
+    assert len(engine.generator(adapters).generate("logical", ["Hello", "You"], 3)) == 2
 
 
-def test_interpolation_halfway_is_the_mean_of_parent_and_child(home, engine, tmp_path):
+def test_a_blend_halfway_is_the_mean_of_parent_and_child(home, engine, tmp_path):
     start = quietly(engine, make_job(home, steps=1, run="ip"))
     child = quietly(engine, make_job(home, steps=3, run="ic", parents=start))
-    blend = engine.interpolated(start, child, 0.5, home.adapters_dir, tmp_path)["logical"]
+    parents, children = (AdapterSet(home.adapters_dir, shas) for shas in (start, child))
+    blend = engine.blended(parents, children, 0.5, tmp_path).path("logical")
     a, b = (load_file(home.adapter_dir(shas["logical"]) / WEIGHTS) for shas in (start, child))
-    mean = load_file(tmp_path / blend / WEIGHTS)
+    mean = load_file(blend / WEIGHTS)
     for name in a:
         torch.testing.assert_close(mean[name], (a[name] + b[name]) / 2)
 
@@ -372,5 +379,5 @@ def test_each_role_learns_at_its_own_rate(home, engine):
 
 def test_settings_refuse_rows_that_leave_a_role_out():
     with pytest.raises(ValueError, match="give a number for each"):
-        TrainSettings(rows={"logical": 8})
+        TrainSettings(batch_size={"logical": 8})
     assert LoraSettings().rank == 16

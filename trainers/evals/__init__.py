@@ -1,1 +1,5 @@
-"""Measuring a model: what is asked, how answers are scored."""
+"""Measuring a generation: `plan` draws the items, `scoring` scores answers, `preferences` held-out pairs.
+
+To add a score, give `plan.plan_role` an extra set of examples under the score's name; it is stored, and judged only
+where `ledger.rules.gates` asks for it.
+"""

@@ -25,15 +25,14 @@ def plan_role(
     trained_now: Iterable[Example],
     settings: EvalSettings,
     seed: int,
-    with_base: bool,
 ) -> RolePlan:
     """The evaluation of one role.
 
     Args:
         holdout: held-out part of the new data, all roles.
-        earlier: training examples of all earlier accepted generations, all roles; None when there is none.
+        earlier: training examples of all earlier accepted generations, all roles; None when there is none, and the
+            untouched base is asked the AGL items too.
         trained_now: what this generation trained on. Replayed items are left out of recall: they were just seen.
-        with_base: ask the untouched base the AGL items too.
     """
     own, trained, before = (
         [item for item in items if item.role == role] for items in (holdout, trained_now, earlier or ())
@@ -51,14 +50,14 @@ def plan_role(
             "role_understanding": _recipe_items(role, "role_awareness", settings.extra_items),
             "tool_syntax": _recipe_items(role, "tool_syntax", settings.extra_items),
         },
-        base_extras=("agl_accuracy",) if with_base and role == "logical" else (),
+        base_extras=("agl_accuracy",) if earlier is None and role == "logical" else (),
         seed=seed,
-        known=[*own, *trained, *before],
+        distractor_pool=[*own, *trained, *before],
     )
 
 
 def agl_items(role: Role, count: int) -> list[Example]:
-    """Held-out puzzles in plain form, as many of each of the fourteen families as go evenly into `count`."""
+    """Held-out puzzles in plain form: `count` over the fourteen families, rounded down to equal shares."""
     per_family = max(1, count // len(FAMILIES))
     items: list[Example] = []
     for family in FAMILIES:

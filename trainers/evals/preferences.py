@@ -10,15 +10,16 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from curriculum.preferences.pairs import Preference
 from curriculum.render import render_prompt
 from ledger.records import EvalRecord
-from ledger.roles import Role
-from ledger.rules.intervals import wilson_interval
-from trainers.fused.engine import FusedEngine
-from trainers.lean.generator import BASE, LeanGenerator, Voice, answer_ids
+from ledger.roles import BASE, Role, Voice
+from trainers.generator import answer_ids
+from trainers.lean.base import LeanBase
+from trainers.lean.generator import LeanGenerator
+from trainers.models.adapter_set import AdapterSet
+from trainers.models.adapters import lean_generator
 
 NAME = "preference_accuracy"
 
@@ -33,27 +34,55 @@ class PairLikelihood:
     rejected_mean: float
 
 
+@dataclass(frozen=True)
+class PreferenceScores:
+    """What one role's adapter and its parent's say of the same pairs."""
+
+    role: Role
+    child: Sequence[PairLikelihood]
+    parent: Sequence[PairLikelihood]
+    beta: float
+
+    def record(self, gen_id: int) -> EvalRecord:
+        """The score and its companions as shares of the pairs; a tie does not count for the chosen answer.
+
+        The implicit reward of an answer is `beta · (log-likelihood under the child - under the parent)` (Rafailov et
+        al., 2023); `reward_margin` is its mean difference over the pairs.
+        """
+        margins = [
+            self.beta * ((c.chosen - p.chosen) - (c.rejected - p.rejected))
+            for c, p in zip(self.child, self.parent, strict=True)
+        ]
+        passed = {
+            "by_mean": [one.chosen_mean > one.rejected_mean for one in self.child],
+            "by_sum": [one.chosen > one.rejected for one in self.child],
+            "by_implicit_reward": [margin > 0 for margin in margins],
+            "parent_by_mean": [one.chosen_mean > one.rejected_mean for one in self.parent],
+            "parent_by_sum": [one.chosen > one.rejected for one in self.parent],
+        }
+        details = {
+            **{name: sum(items) / len(items) for name, items in passed.items()},
+            "reward_margin": statistics.fmean(margins),
+            "beta": self.beta,
+        }
+        return EvalRecord.of_share(gen_id, self.role, NAME, "pairs", passed["by_mean"], details)
+
+
 def measure_preferences(
-    engine: FusedEngine,
-    pairs: Mapping[Role, Sequence[Preference]],
-    adapters: Mapping[Role, str],
-    adapters_dir: Path,
-    parents: Mapping[Role, str],
-    parents_dir: Path,
-    gen_id: int,
-    beta: float,
-) -> list[EvalRecord]:
-    """One record for each role that has pairs: its adapter against its parent's, or the base where it has none."""
-    child = engine.generator(adapters, adapters_dir)
-    parent = engine.generator(parents, parents_dir)
+    lean: LeanBase, pairs: Mapping[Role, Sequence[Preference]], child: AdapterSet, parent: AdapterSet, beta: float
+) -> list[PreferenceScores]:
+    """For each role that has pairs: its adapter against its parent's, or the base where it has none."""
+    ours, theirs = lean_generator(lean, child), lean_generator(lean, parent)
     return [
-        preference_record(
-            gen_id, role, pair_likelihoods(child, role, own),
-            pair_likelihoods(parent, role if role in parents else BASE, own), beta,
+        PreferenceScores(
+            role=role,
+            child=pair_likelihoods(ours, role, own),
+            parent=pair_likelihoods(theirs, role if role in parent.shas else BASE, own),
+            beta=beta,
         )
         for role, own in pairs.items()
         if own
-    ]  # fmt: skip
+    ]
 
 
 def pair_likelihoods(generator: LeanGenerator, voice: Voice, pairs: Sequence[Preference]) -> list[PairLikelihood]:
@@ -66,32 +95,3 @@ def pair_likelihoods(generator: LeanGenerator, voice: Voice, pairs: Sequence[Pre
     means = generator.mean_log_likelihoods(voice, asked)
     sums = [mean * len(answer_ids(generator.tokenizer, text)) for mean, (_, text) in zip(means, asked, strict=True)]
     return [PairLikelihood(sums[i], sums[i + 1], means[i], means[i + 1]) for i in range(0, len(asked), 2)]
-
-
-def preference_record(
-    gen_id: int, role: Role, child: Sequence[PairLikelihood], parent: Sequence[PairLikelihood], beta: float
-) -> EvalRecord:
-    """The score and its companions as shares of the same pairs; a tie does not count for the chosen answer.
-
-    The implicit reward of an answer is `beta · (log-likelihood under the child - under the parent)` (Rafailov et al.,
-    2023); `reward_margin` is its mean difference over the pairs.
-    """
-    margins = [beta * ((c.chosen - p.chosen) - (c.rejected - p.rejected)) for c, p in zip(child, parent, strict=True)]
-    n = len(child)
-    shares = {
-        "by_mean": sum(one.chosen_mean > one.rejected_mean for one in child),
-        "by_sum": sum(one.chosen > one.rejected for one in child),
-        "by_implicit_reward": sum(margin > 0 for margin in margins),
-        "parent_by_mean": sum(one.chosen_mean > one.rejected_mean for one in parent),
-        "parent_by_sum": sum(one.chosen > one.rejected for one in parent),
-    }
-    low, high = wilson_interval(shares["by_mean"], n)
-    details = {
-        **{name: passed / n for name, passed in shares.items()},
-        "reward_margin": statistics.fmean(margins),
-        "beta": beta,
-    }
-    return EvalRecord(
-        gen_id=gen_id, role=role, eval=NAME, method="pairs", value=shares["by_mean"] / n, n=n, low=low, high=high,
-        details=details,
-    )  # fmt: skip

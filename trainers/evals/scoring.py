@@ -10,7 +10,6 @@ import random
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -19,11 +18,8 @@ from curriculum.probes import CORPORATE_PHRASES, TONE_PROBES, has_corporate_phra
 from curriculum.render import render_prompt
 from ledger.errors import LunaError
 from ledger.records import EvalMethod, EvalRecord
-from ledger.roles import Role
-from ledger.rules.intervals import wilson_interval
-
-if TYPE_CHECKING:  # imports torch, which whoever only reads settings can do without
-    from trainers.lean.generator import Generator, Voice
+from ledger.roles import BASE, Role, Voice
+from trainers.generator import Generator
 
 
 class EvalSettings(BaseModel):
@@ -58,12 +54,22 @@ class RolePlan:
     base_extras: tuple[str, ...] = ()
     """Extras that the untouched base is asked as well, stored as `base_<name>`."""
     seed: int = 0
-    known: Sequence[Example] = ()
+    distractor_pool: Sequence[Example] = ()
     """Everything the role has been given. A set with too few open answers takes its wrong ones from here."""
 
 
 @dataclass(frozen=True)
-class Marks:
+class ItemSet:
+    """Items that are scored together, and where the wrong answers to choose from are drawn."""
+
+    items: Sequence[Example]
+    seed: int
+    distractor_pool: Sequence[Example] = ()
+    """Further items whose answers are drawn where the set has too few open ones of a kind."""
+
+
+@dataclass(frozen=True)
+class SetResult:
     """The outcome of one set: which items succeeded, and the example's category beside each."""
 
     passed: tuple[bool, ...]
@@ -75,54 +81,46 @@ class Marks:
         by_category: dict[str, list[bool]] = defaultdict(list)
         for category, ok in zip(self.categories, self.passed, strict=True):
             by_category[category].append(ok)
-        return _record(
-            gen_id, role, name, self.method, sum(self.passed), len(self.passed),
-            {"by_category": {key: [sum(marks), len(marks)] for key, marks in sorted(by_category.items())}},
-        )  # fmt: skip
+        shares = {category: [sum(passed), len(passed)] for category, passed in sorted(by_category.items())}
+        return EvalRecord.of_share(gen_id, role, name, self.method, self.passed, {"by_category": shares})
 
 
 def evaluate_role(generator: Generator, plan: RolePlan, gen_id: int, settings: EvalSettings) -> list[EvalRecord]:
     """Every score of one role: the three gates' and the extras."""
     role = plan.role
+
+    def scored(name: str, items: Sequence[Example], pool: Sequence[Example], voice: Voice | None = None) -> EvalRecord:
+        result = score_set(generator, role, ItemSet(items, plan.seed, pool), settings, voice)
+        return result.record(gen_id, role, name)
+
     if plan.recall is None:
         records = [EvalRecord.recall_by_definition(gen_id, role)]
     else:
-        marks = score_set(generator, role, plan.recall, plan.seed, settings, known=plan.known)
-        records = [marks.record(gen_id, role, "recall")]
-    marks = score_set(generator, role, plan.generalization, plan.seed, settings, known=plan.known)
-    records.append(marks.record(gen_id, role, "generalization"))
+        records = [scored("recall", plan.recall, plan.distractor_pool)]
+    records.append(scored("generalization", plan.generalization, plan.distractor_pool))
     records.append(style_drift(generator, role, gen_id, settings))
     for name, items in plan.extras.items():
         if items:
-            marks = score_set(generator, role, items, plan.seed, settings)
-            records.append(marks.record(gen_id, role, name))
+            records.append(scored(name, items, ()))
             if name in plan.base_extras:
-                marks = score_set(generator, role, items, plan.seed, settings, voice="base")
-                records.append(marks.record(gen_id, role, f"base_{name}"))
+                records.append(scored(f"base_{name}", items, (), BASE))
     return records
 
 
 def score_set(
-    generator: Generator,
-    role: Role,
-    items: Sequence[Example],
-    seed: int,
-    settings: EvalSettings,
-    voice: Voice | None = None,
-    known: Sequence[Example] = (),
-) -> Marks:
-    """Score each item its own way. `voice` answers in place of the role, in the role's prompts (the bare base).
-
-    Wrong answers to choose from come from the items, or where those are too few from `known`.
-    """
+    generator: Generator, role: Role, item_set: ItemSet, settings: EvalSettings, voice: Voice | None = None
+) -> SetResult:
+    """Score each item its own way. `voice` answers in place of the role, in the role's prompts (the bare base)."""
+    items = item_set.items
     closed = [item for item in items if scoring_of(item) == "exact"]
     open_ = [item for item in items if scoring_of(item) == "choice"]
+    pool = [item for item in item_set.distractor_pool if scoring_of(item) == "choice"]
     passed = {
         **_exact(generator, voice or role, role, closed, settings.answer_tokens),
-        **_choice(generator, voice or role, role, open_, seed, [e for e in known if scoring_of(e) == "choice"]),
+        **_choice(generator, voice or role, role, ItemSet(open_, item_set.seed, pool)),
     }
     method: EvalMethod = "mixed" if closed and open_ else "exact" if closed else "choice"
-    return Marks(tuple(passed[item.id] for item in items), tuple(item.category for item in items), method)
+    return SetResult(tuple(passed[item.id] for item in items), tuple(item.category for item in items), method)
 
 
 def same_answer(found: str, wanted: str) -> bool:
@@ -140,12 +138,11 @@ def _exact(
     return {item.id: same_answer(found, item.output) for item, found in zip(items, answers, strict=True)}
 
 
-def _choice(
-    generator: Generator, voice: Voice, role: Role, items: Sequence[Example], seed: int, known: Sequence[Example]
-) -> dict[str, bool]:
+def _choice(generator: Generator, voice: Voice, role: Role, item_set: ItemSet) -> dict[str, bool]:
+    items = item_set.items
     if not items:
         return {}
-    candidates = [four_answers(item, items, seed, known) for item in items]
+    candidates = [four_answers(item, items, item_set.seed, item_set.distractor_pool) for item in items]
     pairs = [
         (render_prompt(role, item.input, item.context), answer)
         for item, answers in zip(items, candidates, strict=True)
@@ -157,16 +154,18 @@ def _choice(
     }  # fmt: skip
 
 
-def four_answers(item: Example, items: Sequence[Example], seed: int, known: Sequence[Example] = ()) -> list[str]:
+def four_answers(
+    item: Example, items: Sequence[Example], seed: int, distractor_pool: Sequence[Example] = ()
+) -> list[str]:
     """The true answer first, then three different answers to other prompts, drawn by seed and item.
 
-    They come from the item's own kind (its category up to the slash), in the set or else in `known`, where it has
+    They come from the item's own kind (its category up to the slash), in the set or else in the pool, where it has
     three: among answers of another kind the style alone would decide, for or against.
 
     Raises:
-        LunaError: if set and `known` together do not hold three others.
+        LunaError: if set and pool together do not hold three others.
     """
-    everything = [*items, *known]
+    everything = [*items, *distractor_pool]
     found = (
         _other_answers(item, [other for other in pool if any_kind or _kind(other) == _kind(item)])
         for pool, any_kind in ((items, False), (everything, False), (everything, True))
@@ -192,15 +191,5 @@ def style_drift(generator: Generator, role: Role, gen_id: int, settings: EvalSet
     """Share of the answers to the tone probes that hold a corporate phrase; the answers are kept in the details."""
     answers = generator.generate(role, [render_prompt(role, p) for p in TONE_PROBES], settings.probe_tokens)
     corporate = [has_corporate_phrase(answer, settings.corporate_phrases) for answer in answers]
-    details: dict[str, object] = {"answers": dict(zip(TONE_PROBES, answers, strict=True))}
-    return _record(gen_id, role, "style_drift", "phrases", sum(corporate), len(answers), details)
-
-
-def _record(
-    gen_id: int, role: Role, name: str, method: EvalMethod, successes: int, n: int, details: dict[str, object]
-) -> EvalRecord:
-    low, high = wilson_interval(successes, n)
-    return EvalRecord(
-        gen_id=gen_id, role=role, eval=name, method=method, value=successes / n, n=n, low=low, high=high,
-        details=details,
-    )  # fmt: skip
+    details = {"answers": dict(zip(TONE_PROBES, answers, strict=True))}
+    return EvalRecord.of_share(gen_id, role, "style_drift", "phrases", corporate, details)

@@ -1,4 +1,4 @@
-"""Losses and the learning-rate schedule, as pure functions."""
+"""The losses of both channels, as pure functions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ledger.errors import LunaError
 from trainers.lean.packing import Packed
 
 
@@ -38,26 +37,3 @@ def dpo_losses(margins: Tensor, reference: Tensor, beta: float) -> Tensor:
     2023, "Direct Preference Optimization", equation 7.)
     """
     return -F.logsigmoid(beta * (margins - reference))
-
-
-def channel_shares(w_sft: float, w_pref: float, has_sft: bool, has_pref: bool) -> tuple[float, float]:
-    """What the SFT and the preference loss are multiplied by: their weights as shares of 1.
-
-    A channel without data gives its weight to the other one; without any data both are 0.
-
-    Raises:
-        LunaError: a weight is no number of at least 0, or both are 0.
-    """
-    total = w_sft + w_pref
-    if not (w_sft >= 0 and w_pref >= 0 and 0 < total < float("inf")):
-        raise LunaError(f"channel weights are {w_sft} and {w_pref}; both must be at least 0, and one above 0.")
-    if has_sft and has_pref:
-        return w_sft / total, w_pref / total
-    return float(has_sft), float(has_pref)
-
-
-def learning_rate(step: int, steps: int, peak: float, warmup: int) -> float:
-    """Linear rise over `warmup` steps, then linear fall to 0 at `steps` (Hugging Face's `linear`). `step` from 0."""
-    if step < warmup:
-        return peak * step / max(1, warmup)
-    return peak * max(0.0, (steps - step) / max(1, steps - warmup))

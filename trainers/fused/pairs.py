@@ -18,7 +18,7 @@ from trainers.fused.losses import dpo_losses
 from trainers.lean.adapter_bank import AdapterBank
 from trainers.lean.lanes import Lanes
 from trainers.lean.model import LeanModel
-from trainers.lean.packing import Group, Packed, Row, pack, piece_of_each, shared_prefix_len
+from trainers.lean.packing import Group, Packed, Row, balanced_pieces, pack, shared_prefix_len
 
 _PAIRS_AT_ONCE = 8
 """Pairs in one forward of the reference, which keeps no states: bounds the memory of the attention's grids."""
@@ -57,7 +57,7 @@ class PackedPairs:
 def cut_pairs(pairs: Sequence[PairRows], parts: int) -> list[list[PairRows]]:
     """The pairs, each whole, in up to `parts` pieces of about equal length in tokens, none empty, in their order."""
     pieces: list[list[PairRows]] = [[] for _ in range(parts)]
-    for pair, piece in zip(pairs, piece_of_each([pair.tokens for pair in pairs], parts), strict=True):
+    for pair, piece in zip(pairs, balanced_pieces([pair.tokens for pair in pairs], parts), strict=True):
         pieces[piece].append(pair)
     return [piece for piece in pieces if piece]
 

@@ -77,7 +77,7 @@ class TrioStep:
         """
         slots, device = self.bank.slots, self.model.device
         while len(self._banks) < parts.lanes:
-            self._banks.append(self.bank.beside())
+            self._banks.append(self.bank.with_own_gradients())
         tokens, pairs = torch.zeros(slots, device=device), pair_weight(parts.pairs, slots, device)
         for batch in parts.sft:
             tokens += completion_weight(batch, slots)
@@ -100,8 +100,8 @@ class TrioStep:
             return losses
 
         losses = torch.stack(self.lanes.map(lane, range(parts.lanes))).sum(0)
-        for beside in self._banks[1 : parts.lanes]:
-            self.bank.grad.add_(beside.grad)
+        for other in self._banks[1 : parts.lanes]:
+            self.bank.grad.add_(other.grad)
         return StepLosses((losses * shares).sum(0), losses[0], losses[1], self.bank.grad.norm(dim=1))
 
     def move(self, rates: Sequence[float | None], clip: float, norms: Tensor) -> None:
@@ -113,7 +113,7 @@ class TrioStep:
                 optimizer.step()
         self.bank.round_to_compute()
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """Masters and both moments of every optimizer, by name: what a checkpoint holds."""
         tensors = {"master": self.bank.master}
         for slot, (optimizer, parameter) in enumerate(zip(self._optimizers, self._parameters, strict=True)):
@@ -121,8 +121,8 @@ class TrioStep:
                 tensors[f"{slot}.{name}"] = value
         return tensors
 
-    def restore(self, tensors: Mapping[str, Tensor], slots: Sequence[int] | None = None) -> None:
-        """Take over what :meth:`state` gave, of these slots only; none: all."""
+    def load_state_dict(self, tensors: Mapping[str, Tensor], slots: Sequence[int] | None = None) -> None:
+        """Take over what :meth:`state_dict` gave, of these slots only; none: all."""
         for slot in range(self.bank.slots) if slots is None else slots:
             with torch.no_grad():
                 self.bank.master[slot].copy_(tensors["master"][slot])

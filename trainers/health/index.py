@@ -1,7 +1,7 @@
 """The Reward Health Index: whether what is rewarded still pulls one way, steadily, everywhere (DESIGN section 7).
 
 Five components, each in [0, 1], from measured quantities, and their weighted sum. Pure: tensors in, floats out; what is
-measured on a candidate is in `health_probe`. docs/reward-health.md says why each is defined as it is.
+measured on a candidate is in `health_probe`. docs/explanation/reward-health.md says why each is defined as it is.
 
 Shapes: M answers to probe prompts, D reward dimensions, K numbers of a gradient's sketch, B micro-batches.
 """
@@ -87,7 +87,8 @@ class Components:
     gvs: float
     """Gradient variance stability: micro-batches agree on the gradient."""
     mss: float
-    """Manifold stability: the probe prompts lie to one another as they did for the parent, and the way was smooth."""
+    """Manifold stability: distances between the probe prompts' states stayed, and the loss between parent and child is
+    smooth."""
     cdrs: float
     """Cross-domain reward stability: the judge agrees with itself in every category."""
     lrps: float
@@ -197,10 +198,8 @@ def gradient_stability(batches: Tensor, noise_half: float) -> Measured:
 
 def dissimilarities(states: Tensor) -> Tensor:
     """Upper triangle of the representational dissimilarity matrix: 1 - correlation of every two states (M, width)."""
-    centred = states.double() - states.double().mean(1, keepdim=True)
-    unit = centred / centred.norm(dim=1, keepdim=True).clamp_min(1e-30)
     first, second = torch.triu_indices(len(states), len(states), 1)
-    return 1 - (unit @ unit.t())[first, second]
+    return 1 - torch.corrcoef(states.double()).nan_to_num()[first, second]
 
 
 def manifold_stability(before: Tensor, after: Tensor, losses: Sequence[Tensor], curvature_half: float) -> Measured:
@@ -320,11 +319,9 @@ def correlation(a: Tensor, b: Tensor) -> float:
     a, b = a.double(), b.double()
     if len(a) < 2 or not (torch.isfinite(a).all() and torch.isfinite(b).all()):
         return 0.0
-    a, b = a - a.mean(), b - b.mean()
-    size = math.sqrt(len(a))
-    if float(a.norm()) / size <= _FLAT**2 or float(b.norm()) / size <= _FLAT**2:
+    if min(float(one.std(correction=0)) for one in (a, b)) <= _FLAT**2:
         return 0.0
-    return max(-1.0, min(1.0, float((a @ b) / (a.norm() * b.norm()))))
+    return float(torch.corrcoef(torch.stack([a, b]))[0, 1])
 
 
 def _unit(value: float) -> float:

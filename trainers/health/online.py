@@ -1,7 +1,7 @@
 """The online gate of a dual run: every few steps the reward's own coherence decides what becomes of an update.
 
 A fixed set of the role's scored examples is asked, never the batch of the step, so that figures of different steps can
-be compared. What is decided is in `health_gate`, what is measured in `health`.
+be compared. What is decided is in `health.gate`, what is measured in `health.index`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from curriculum.example import Example
 from curriculum.reward import DIMENSIONS
 from ledger.roles import Role
 from trainers.health.gate import Action, GateState, gate_step
+from trainers.health.gradients import row_gradients
 from trainers.health.index import (
     HealthSettings,
     dimensional_coherence,
@@ -25,11 +26,9 @@ from trainers.health.index import (
     micro_batch_gradients,
     varying_dimensions,
 )
+from trainers.lean.adapter_bank import AdapterBank
+from trainers.lean.base import LeanBase
 from trainers.lean.packing import Row
-
-if TYPE_CHECKING:
-    from trainers.fused.engine import FusedEngine
-    from trainers.lean.adapter_bank import AdapterBank
 
 LEAST_ROWS = 4
 """With fewer scored examples nothing can be said of a role."""
@@ -51,8 +50,8 @@ class OnlineHealth:
     settings: HealthSettings
     probes: Mapping[Role, Probe]
     states: dict[Role, GateState] = field(default_factory=dict)
-    held: dict[Role, Counter[str]] = field(default_factory=dict)
-    """Updates that were not let through, by what was done."""
+    skipped_updates: dict[Role, Counter[str]] = field(default_factory=dict)
+    """Updates that were not made, by what was done instead."""
     before: dict[str, Tensor] | None = None
     """The trio's state before the latest update, kept where the next step is going to be measured."""
 
@@ -61,12 +60,12 @@ class OnlineHealth:
         return bool(self.probes) and step > 0 and step % self.settings.online_every == 0
 
     def decide(
-        self, engine: FusedEngine, bank: AdapterBank, step: int, roles: Sequence[Role]
+        self, lean: LeanBase, bank: AdapterBank, step: int, roles: Sequence[Role]
     ) -> tuple[dict[Role, Action], dict[Role, float]]:
         """Of the roles that take this step: (what becomes of the update where it is not simply made, DCS + GVS of those
         that were measured).
 
-        Between two measurements only a freeze holds updates back.
+        Between two measurements only a freeze keeps updates from being made.
         """
         partials: dict[Role, float] = {}
         actions: dict[Role, Action] = {}
@@ -75,33 +74,30 @@ class OnlineHealth:
             state = self.states.get(role, GateState())
             action: Action = "freeze" if state.frozen else "update"
             if self.is_due(step):
-                partials[role] = partial_health(engine, bank.state(probe.slot), probe, self.settings)
+                partials[role] = partial_health(lean, bank.state_dict(probe.slot), probe, self.settings)
                 undoable = replace(state, undoable=self.before is not None)
                 self.states[role], action = gate_step(undoable, partials[role], self.settings)
             if action != "update":
                 actions[role] = action
-                self.held.setdefault(role, Counter())[action] += 1
+                self.skipped_updates.setdefault(role, Counter())[action] += 1
         return actions, partials
 
-    def record(self) -> dict[str, Any]:
-        """What a checkpoint keeps beside the tensors."""
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps beside :attr:`before`."""
         return {
             "frozen": [role for role, state in self.states.items() if state.frozen],
-            "held": {role: dict(counts) for role, counts in self.held.items()},
+            "skipped_updates": {role: dict(counts) for role, counts in self.skipped_updates.items()},
         }
 
-    def restore(self, record: Mapping[str, Any], before: dict[str, Tensor] | None) -> None:
-        """Take over what :meth:`record` gave, and the state before the latest update if one was kept."""
-        self.states = {role: GateState(frozen=True) for role in record["frozen"]}
-        self.held = {role: Counter(counts) for role, counts in record["held"].items()}
-        self.before = before
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` gave."""
+        self.states = {role: GateState(frozen=True) for role in state["frozen"]}
+        self.skipped_updates = {role: Counter(counts) for role, counts in state["skipped_updates"].items()}
 
 
-def partial_health(engine: FusedEngine, adapter: Mapping[str, Tensor], probe: Probe, settings: HealthSettings) -> float:
+def partial_health(lean: LeanBase, adapter: Mapping[str, Tensor], probe: Probe, settings: HealthSettings) -> float:
     """DCS + GVS of one role's adapter as it is now, in [0, 2]."""
-    from trainers.health.probe import row_gradients  # which knows the engine, as the engine knows this module
-
-    gradients, _ = row_gradients(engine, adapter, probe.rows, settings)
+    gradients, _ = row_gradients(lean, adapter, probe.rows, settings)
     coherence = dimensional_coherence(gradients, probe.rewards, DIMENSIONS)
     batches = micro_batch_gradients(gradients, settings.micro_batches)
     return coherence.value + gradient_stability(batches, settings.noise_half).value

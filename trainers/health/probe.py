@@ -8,7 +8,6 @@ five numbers. No pass is needed for each reward dimension: its gradient is a sum
 
 from __future__ import annotations
 
-import copy
 import math
 import random
 import re
@@ -25,7 +24,8 @@ from curriculum.reward import DIMENSIONS, RewardOutput
 from curriculum.teacher.seed_prompts import SeedPrompt, seed_prompts
 from ledger.records import EvalRecord
 from ledger.roles import Role
-from trainers.fused.engine import FusedEngine
+from trainers.generator import prompt_ids
+from trainers.health.gradients import prompt_states, row_gradients, row_losses
 from trainers.health.index import (
     Components,
     HealthSettings,
@@ -37,21 +37,16 @@ from trainers.health.index import (
     manifold_stability,
     micro_batch_gradients,
 )
-from trainers.lean.adapter_bank import AdapterBank
-from trainers.lean.generator import LeanGenerator, prompt_ids
-from trainers.lean.lanes import Lanes
-from trainers.lean.model import LeanModel, PackedAttention
-from trainers.lean.packing import Group, Row, pack
-from trainers.models.adapters import initial_adapter, interpolate, read_adapter
+from trainers.lean.base import LeanBase
+from trainers.lean.generator import LeanGenerator
+from trainers.lean.packing import Row
+from trainers.models.adapters import blend, initial_adapter, read_adapter
 
 PARENT, MIDDLE, CHILD = 0, 1, 2
 """Slots of the bank that a probe asks."""
 
 BEGINNINGS = (1 / 3, 2 / 3)
 """Shares of an answer's words whose rewards are the local ones."""
-
-_ROWS_AT_ONCE = 4
-"""Answers whose gradients are taken in one backward, each in a slot of its own: more costs memory, fewer time."""
 
 
 class Judge(Protocol):
@@ -104,32 +99,22 @@ def _record(gen_id: int, role: Role, name: str, value: float, n: int, details: d
     )
 
 
-def why_unmeasurable(engine: Any) -> str | None:
-    """None if this engine's candidates can be measured; else the reason, for the user."""
-    if isinstance(engine, FusedEngine):
-        return None
-    return (
-        f"reward health is not measured with the {engine.name} engine: it needs the gradients and states of the fused "
-        'one ([train] engine = "auto" takes it where the model\'s family is known)'
-    )
-
-
-def measure_role(engine: FusedEngine, plan: HealthPlan, judge: Judge, settings: HealthSettings) -> RoleHealth:
+def measure_role(lean: LeanBase, plan: HealthPlan, judge: Judge, settings: HealthSettings) -> RoleHealth:
     """The five components of one role, from the child's own answers to the probe prompts."""
     probes = probe_prompts(settings.prompts, settings.seed)
-    tensors = _tensors_on_the_way(engine, plan)
-    bank = engine.bank(len(tensors), engine.lora, trainable=False)
+    tensors = _tensors_on_the_way(lean, plan)
+    bank = lean.empty_bank(len(tensors))
     for slot, values in enumerate(tensors):
-        bank.load(slot, values)
+        bank.load_state_dict(slot, values)
     prompts = [render_prompt(plan.role, probe.text) for probe in probes]
-    generator = LeanGenerator(engine.model, engine.tokenizer, bank, {plan.role: CHILD}, engine.lanes)
+    generator = LeanGenerator(lean.model, lean.tokenizer, bank, {plan.role: CHILD}, lean.lanes)
     answers = generator.generate(plan.role, prompts, settings.answer_tokens)
 
     judged = judge_answers(judge, [probe.text for probe in probes], answers)
-    rows = [answer_row(engine.tokenizer, prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
-    gradients, child_losses = row_gradients(engine, tensors[CHILD], rows, settings)
-    states = [prompt_states(engine, bank, slot, prompts, settings.layer_share) for slot in (PARENT, CHILD)]
-    losses = [row_losses(engine.model, bank, slot, rows, engine.lanes) for slot in (PARENT, MIDDLE)]
+    rows = [answer_row(lean.tokenizer, prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+    gradients, child_losses = row_gradients(lean, tensors[CHILD], rows, settings)
+    states = [prompt_states(lean, bank, slot, prompts, settings.layer_share) for slot in (PARENT, CHILD)]
+    losses = [row_losses(lean, bank, slot, rows) for slot in (PARENT, MIDDLE)]
 
     found: dict[str, Measured] = {
         "dcs": dimensional_coherence(gradients, judged.rewards, DIMENSIONS),
@@ -170,16 +155,16 @@ def probe_prompts(count: int, seed: int) -> list[SeedPrompt]:
     return [prompt for turn in zip(*drawn, strict=False) for prompt in turn]
 
 
-def _tensors_on_the_way(engine: FusedEngine, plan: HealthPlan) -> list[dict[str, Tensor]]:
+def _tensors_on_the_way(lean: LeanBase, plan: HealthPlan) -> list[dict[str, Tensor]]:
     """The adapters of the parent, half-way, and of the child; without a parent the seed's fresh adapter, which is
     the bare base in effect."""
-    shapes, rank = engine.model.site_shapes, engine.lora.rank
+    shapes, rank = lean.model.module_shapes, lean.lora.rank
     child = read_adapter(plan.child, rank, shapes)
     if plan.parent is None:
         parent = initial_adapter(shapes, rank, plan.seed, plan.role)
     else:
         parent = read_adapter(plan.parent, rank, shapes)
-    return [parent, interpolate(parent, child, 0.5), child]
+    return [parent, blend(parent, child, 0.5), child]
 
 
 # -- what the judge says -----------------------------------------------------------------------------------------
@@ -231,92 +216,3 @@ def answer_row(tokenizer: Any, prompt: str, answer: str) -> Row:
     begin = prompt_ids(tokenizer, prompt)
     own = list(tokenizer(answer, add_special_tokens=False)["input_ids"]) or [tokenizer.eos_token_id]
     return Row([*begin, *own], len(begin))
-
-
-class Sketch:
-    """Gradients of `size` numbers reduced to `width`, keeping inner products on average: signs drawn by the seed, then
-    a sum over every `width`-th place (a count sketch; Charikar et al., 2002)."""
-
-    def __init__(self, size: int, width: int, seed: int, device: torch.device):
-        generator = torch.Generator().manual_seed(seed)
-        self.width, self.size = width, size
-        self.signs = (torch.randint(0, 2, (size,), generator=generator, dtype=torch.int8) * 2 - 1).to(device)
-
-    def __call__(self, gradients: Tensor) -> Tensor:
-        """(rows, size) to (rows, width), float32 on the CPU."""
-        signed = torch.nn.functional.pad(gradients * self.signs, (0, -self.size % self.width))
-        return signed.view(len(gradients), -1, self.width).sum(1).cpu()
-
-
-def row_gradients(
-    engine: FusedEngine, adapter: Mapping[str, Tensor], rows: Sequence[Row], settings: HealthSettings
-) -> tuple[Tensor, Tensor]:
-    """Sketches (M, sketch) of the gradients of each row's mean loss by the adapter's numbers, and the losses (M,)."""
-    at_once = min(_ROWS_AT_ONCE, len(rows))
-    bank = engine.bank(at_once, engine.lora, trainable=True)
-    for slot in range(at_once):
-        bank.load(slot, adapter)
-    sketch = Sketch(bank.master.shape[1], settings.sketch, settings.seed, engine.device)
-    chunks = [rows[start : start + at_once] for start in range(0, len(rows), at_once)]
-    lanes = engine.lanes.count if len(chunks) > 1 else 1
-    banks = [bank, *(bank.beside() for _ in range(lanes - 1))]
-
-    def lane(number: int) -> list[tuple[Tensor, Tensor]]:
-        return [_chunk_gradients(engine, banks[number], chunk, sketch) for chunk in chunks[number::lanes]]
-
-    found = engine.lanes.map(lane, range(lanes))
-    in_order = [found[number % lanes][number // lanes] for number in range(len(chunks))]
-    return torch.cat([sketches for sketches, _ in in_order]), torch.cat([losses for _, losses in in_order])
-
-
-def _chunk_gradients(
-    engine: FusedEngine, bank: AdapterBank, rows: Sequence[Row], sketch: Sketch
-) -> tuple[Tensor, Tensor]:
-    """Each row in a slot of its own, with the same adapter, so that one backward keeps their gradients apart."""
-    bank.grad.zero_()
-    batch = pack([Group(slot, [row]) for slot, row in enumerate(rows)], engine.device)
-    with torch.enable_grad():
-        losses = -_row_means(engine.model.log_probs(batch, bank), batch.target_row, len(rows))
-        losses.sum().backward()
-    return sketch(bank.grad[: len(rows)]), losses.detach().cpu()
-
-
-def _row_means(log_probs: Tensor, target_row: Tensor, rows: int) -> Tensor:
-    sums = torch.zeros(rows, device=log_probs.device).index_add(0, target_row, log_probs)
-    return sums / torch.bincount(target_row, minlength=rows).clamp_min(1)
-
-
-def row_losses(model: LeanModel, bank: AdapterBank, slot: int, rows: Sequence[Row], lanes: Lanes) -> Tensor:
-    """(M,) mean negative log-likelihood of each row's answer under one adapter, nats a token."""
-
-    @torch.no_grad()
-    def part(own: Sequence[Row]) -> Tensor:
-        batch = pack([Group(slot, own)], model.device)
-        return -_row_means(model.log_probs(batch, bank), batch.target_row, len(own)).cpu()
-
-    return torch.cat(lanes.map(part, _parts(rows, lanes.count)))
-
-
-def prompt_states(
-    engine: FusedEngine, bank: AdapterBank, slot: int, prompts: Sequence[str], layer_share: float
-) -> Tensor:
-    """(M, width): each prompt's state under one adapter, the mean over its tokens after the role's shared header."""
-    shallow = copy.copy(engine.model)
-    shallow.layers = engine.model.layers[: max(1, round(len(engine.model.layers) * layer_share))]
-    ids = [prompt_ids(engine.tokenizer, prompt) for prompt in prompts]
-
-    @torch.no_grad()
-    def part(own: Sequence[list[int]]) -> Tensor:
-        batch = pack([Group(slot, [Row(tokens, len(tokens)) for tokens in own])], engine.device)
-        x = shallow.blocks(shallow.embed(batch.ids), PackedAttention(shallow, batch), bank, batch.slices).float()
-        of_row = torch.arange(len(own), device=x.device).repeat_interleave(batch.rest_lens)
-        sums = x.new_zeros(len(own), x.shape[1]).index_add_(0, of_row, x[batch.rest_at])
-        return (sums / batch.rest_lens[:, None]).cpu()
-
-    return torch.cat(engine.lanes.map(part, _parts(ids, engine.lanes.count)))
-
-
-def _parts(items: Sequence[Any], count: int) -> list[Sequence[Any]]:
-    """The items in order, in up to `count` about equal parts of at least two (which share a header)."""
-    parts, n = max(1, min(count, len(items) // 2)), len(items)
-    return [items[n * i // parts : n * (i + 1) // parts] for i in range(parts)]

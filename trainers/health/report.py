@@ -5,38 +5,47 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from ledger.errors import LunaError
 from ledger.records import EvalRecord
-from trainers.fused.engine import FusedEngine
 from trainers.health.index import HealthSettings
-from trainers.health.probe import HealthPlan, RoleHealth, measure_role, why_unmeasurable
+from trainers.health.probe import HealthPlan, RoleHealth, measure_role
+from trainers.lean.base import LeanBase
 from trainers.reward.model import RewardModel, load_reward_model
+
+UNMEASURABLE = (
+    "reward health is not measured with the trl engine: it needs the gradients and states of the fused one "
+    '([train] engine = "auto" takes it where the model\'s family is known)'
+)
 
 
 def measure_health(
-    engine: Any, plans: Sequence[HealthPlan], reward_model: Path, gen_id: int, curves: Path, settings: HealthSettings
+    lean: LeanBase | None,
+    plans: Sequence[HealthPlan],
+    reward_model: Path,
+    gen_id: int,
+    curves_dir: Path,
+    settings: HealthSettings,
 ) -> tuple[list[EvalRecord], str]:
     """Measure the planned roles with the reward model in folder `reward_model`.
 
     Args:
-        engine: of the trainer; only the fused one can be measured.
-        curves: folder of TensorBoard events, `health/<component>/<role>` at step `gen_id`.
+        lean: of the engine (`Engine.lean`).
+        curves_dir: folder of TensorBoard events, `health/<role>/<component>` at step `gen_id`.
 
     Returns:
-        Six records a role (`rhi` and its components), or none and the reason why the engine cannot be measured.
+        Six records a role (`rhi` and its components); without a lean base none, and the reason.
 
     Raises:
         LunaError: the reward model or an adapter is missing or was changed.
     """
-    if not isinstance(engine, FusedEngine):
-        return [], why_unmeasurable(engine) or ""
-    judge = _kept(reward_model, engine.device)
-    found = [measure_role(engine, plan, judge, settings) for plan in plans]
-    _write_curves(curves, gen_id, found)
+    if lean is None:
+        return [], UNMEASURABLE
+    judge = _kept(reward_model, lean.model.device)
+    found = [measure_role(lean, plan, judge, settings) for plan in plans]
+    _write_curves(curves_dir, gen_id, found)
     about = {"reward_sha": judge.metadata["sha"], "settings": settings.model_dump(mode="json")}
     return [record for health in found for record in health.records(gen_id, about)], ""
 
@@ -59,5 +68,5 @@ def _write_curves(folder: Path, gen_id: int, found: Sequence[RoleHealth]) -> Non
         raise LunaError(f"could not write the curves of reward health to {folder}: {error}.") from error
     for health in found:
         for name, value in {"rhi": health.components.rhi, **health.components.as_dict()}.items():
-            writer.add_scalar(f"health/{name}/{health.role}", value, gen_id)
+            writer.add_scalar(f"health/{health.role}/{name}", value, gen_id)
     writer.close()

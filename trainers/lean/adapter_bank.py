@@ -14,7 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-SITES = (
+from trainers.config import LoraSettings
+
+TARGET_MODULES = (
     "self_attn.q_proj",
     "self_attn.k_proj",
     "self_attn.v_proj",
@@ -25,17 +27,17 @@ SITES = (
 )
 """The linear layers of a Llama or Qwen2 block, all of which carry an adapter."""
 
-GROUPS: tuple[tuple[int, ...], ...] = ((0, 1, 2), (3,), (4, 5), (6,))
-"""Sites that share one input, so that their A matrices are one product."""
+FUSED_MODULES: tuple[tuple[int, ...], ...] = ((0, 1, 2), (3,), (4, 5), (6,))
+"""Target modules that share one input, so that their A matrices are one product."""
 
 
 @dataclass
-class SiteViews:
-    """One group of sites in one layer, as views of the flat buffers; index 0 is the slot.
+class FusedViews:
+    """One fused linear of one layer, as views of the flat buffers; index 0 is the slot.
 
-    `a[slot]` is (sites * r, in): the group's A matrices stacked. `b[slot]` is (all outs, sites * r): its B matrices on
-    a diagonal, zeros elsewhere, so that a group's adapters are two products. `rows[site]` are the rows of each.
-    `grad_b[slot][site]` is (out, r), the gradient of the master.
+    `a[slot]` is (members * r, in): its modules' A matrices stacked. `b[slot]` is (all outs, members * r): their B
+    matrices on a diagonal, zeros elsewhere, so that its adapters are two products. `rows[member]` are the rows of each.
+    `grad_b[slot][member]` is (out, r), the gradient of the master.
     """
 
     a: list[Tensor]
@@ -49,7 +51,7 @@ class AdapterBank:
     """LoRA parameters of `slots` adapters of one rank over one base.
 
     Args:
-        shapes: for each layer, (out, in) of each of the seven sites.
+        shapes: for each layer, (out, in) of each of the seven target modules.
         dtype: of the matrix products.
     """
 
@@ -57,15 +59,15 @@ class AdapterBank:
         self,
         shapes: Sequence[Sequence[tuple[int, int]]],
         slots: int,
-        rank: int,
-        alpha: float,
+        lora: LoraSettings,
         dtype: torch.dtype,
         device: torch.device,
         trainable: bool = True,
     ):
-        self.slots, self.rank, self.scale = slots, rank, alpha / rank
+        rank = lora.rank
+        self.slots, self.rank, self.scale = slots, rank, lora.alpha / rank
         self._shapes, self._layout = shapes, _layout(shapes, rank)
-        size = sum(out * rank + inn * rank for layer in shapes for out, inn in layer)
+        size = sum(out * rank + in_features * rank for layer in shapes for out, in_features in layer)
         self.master = torch.zeros(slots, size, device=device)
         self.compute = self.master if dtype == torch.float32 else torch.zeros_like(self.master, dtype=dtype)
         self.grad = torch.zeros_like(self.master) if trainable else torch.empty(0)
@@ -76,7 +78,7 @@ class AdapterBank:
         ]
         self.groups = [self._views(number) for number in range(len(self._layout))]
 
-    def _views(self, number: int) -> SiteViews:
+    def _views(self, number: int) -> FusedViews:
         place, rank = self._layout[number], self.rank
 
         def of(buffer: Tensor, offset: int, rows: int, columns: int) -> list[Tensor]:
@@ -86,15 +88,15 @@ class AdapterBank:
 
         grad_b = [of(self.grad, offset, out, rank) for offset, out in zip(place.b_offsets, place.outs, strict=True)]
         ends = list(itertools.accumulate(place.outs))
-        return SiteViews(
-            a=of(self.compute, place.a_offset, len(place.outs) * rank, place.inn),
+        return FusedViews(
+            a=of(self.compute, place.a_offset, len(place.outs) * rank, place.in_features),
             b=list(self._diagonals[number]),
             rows=[slice(end - out, end) for end, out in zip(ends, place.outs, strict=True)],
-            grad_a=of(self.grad, place.a_offset, len(place.outs) * rank, place.inn),
+            grad_a=of(self.grad, place.a_offset, len(place.outs) * rank, place.in_features),
             grad_b=[list(own) for own in zip(*grad_b, strict=True)],
         )
 
-    def beside(self) -> AdapterBank:
+    def with_own_gradients(self) -> AdapterBank:
         """Another bank over the same parameters, with gradients of its own, for work that runs at the same time."""
         other = copy.copy(self)
         other.grad = torch.zeros_like(self.grad)
@@ -110,33 +112,35 @@ class AdapterBank:
                 stacked = self.compute[:, offset : offset + out * self.rank].view(self.slots, out, self.rank)
                 diagonal[:, at, j * self.rank : (j + 1) * self.rank] = stacked
 
-    def load(self, slot: int, tensors: Mapping[str, Tensor]) -> None:
-        """Fill a slot from tensors named as in :meth:`state`."""
-        for name, view in self.state(slot).items():
+    def load_state_dict(self, slot: int, tensors: Mapping[str, Tensor]) -> None:
+        """Fill a slot from tensors named as in :meth:`state_dict`."""
+        for name, view in self.state_dict(slot).items():
             view.copy_(tensors[name])
         self.round_to_compute()
 
-    def state(self, slot: int) -> dict[str, Tensor]:
+    def state_dict(self, slot: int) -> dict[str, Tensor]:
         """fp32 views of a slot's masters under PEFT's names (`layers.0.self_attn.q_proj.lora_A`, ...)."""
         named: dict[str, Tensor] = {}
         for place in self._layout:
-            for j, site in enumerate(place.sites):
-                prefix = f"layers.{place.layer}.{SITES[site]}"
-                a_at = place.a_offset + j * self.rank * place.inn
+            for j, member in enumerate(place.members):
+                prefix = f"layers.{place.layer}.{TARGET_MODULES[member]}"
+                a_at = place.a_offset + j * self.rank * place.in_features
                 b_at, out = place.b_offsets[j], place.outs[j]
                 row = self.master[slot]
-                named[f"{prefix}.lora_A"] = row[a_at : a_at + self.rank * place.inn].view(self.rank, place.inn)
+                named[f"{prefix}.lora_A"] = row[a_at : a_at + self.rank * place.in_features].view(
+                    self.rank, place.in_features
+                )
                 named[f"{prefix}.lora_B"] = row[b_at : b_at + out * self.rank].view(out, self.rank)
         return named
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a group of sites lies in a slot's flat vector."""
+    """Where a fused linear's adapters lie in a slot's flat vector."""
 
     layer: int
-    sites: tuple[int, ...]
-    inn: int
+    members: tuple[int, ...]
+    in_features: int
     outs: tuple[int, ...]
     a_offset: int
     b_offsets: tuple[int, ...]
@@ -145,14 +149,14 @@ class _Place:
 def _layout(shapes: Sequence[Sequence[tuple[int, int]]], rank: int) -> list[_Place]:
     places, offset = [], 0
     for number, layer in enumerate(shapes):
-        for sites in GROUPS:
-            inn = layer[sites[0]][1]
-            outs = tuple(layer[site][0] for site in sites)
+        for members in FUSED_MODULES:
+            in_features = layer[members[0]][1]
+            outs = tuple(layer[member][0] for member in members)
             a_offset = offset
-            offset += len(sites) * rank * inn
+            offset += len(members) * rank * in_features
             b_offsets = []
             for out in outs:
                 b_offsets.append(offset)
                 offset += out * rank
-            places.append(_Place(number, sites, inn, outs, a_offset, tuple(b_offsets)))
+            places.append(_Place(number, members, in_features, outs, a_offset, tuple(b_offsets)))
     return places

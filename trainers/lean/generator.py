@@ -1,56 +1,28 @@
-"""What evaluation asks of a model: greedy text and log-likelihoods, whatever engine answers.
-
-`Generator` is the protocol; `LeanGenerator` answers it from the trainer's own model in memory, without a copy of the
-base. The serving engine answers the same protocol over HTTP.
-"""
+"""Greedy decoding and scoring with the trainer's own model in memory, without a copy of the base."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from ledger.roles import Role
+from ledger.roles import BASE as BASE
+from ledger.roles import Role, Voice
+from trainers.generator import answer_ids, prompt_ids
 from trainers.lean.adapter_bank import AdapterBank
 from trainers.lean.lanes import Lanes
 from trainers.lean.model import LeanModel, PackedAttention
 from trainers.lean.ops import attend
 from trainers.lean.packing import BARE, Group, Row, pack, shared_prefix_len
 
-BASE = "base"
-"""Voice name of the untouched base, beside the three roles."""
-
-Voice = Role | str
 Item = TypeVar("Item")
 
 
-class Generator(Protocol):
-    """A model with several voices: the three roles, and `base` for no adapter at all."""
-
-    def generate(self, voice: Voice, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
-        """Greedy continuation of each raw prompt up to the end-of-text token, special tokens left out."""
-        ...
-
-    def mean_log_likelihoods(self, voice: Voice, pairs: Sequence[tuple[str, str]]) -> list[float]:
-        """For each (prompt, answer): the mean log-probability of the answer's tokens and its end, in nats (<= 0)."""
-        ...
-
-
-def prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
-    """Tokens of a raw prompt, with the tokenizer's own beginning-of-text if it has one."""
-    return list(tokenizer(prompt)["input_ids"])
-
-
-def answer_ids(tokenizer: Any, answer: str) -> list[int]:
-    """Tokens of an answer and the end-of-text token, which is learned with it."""
-    return [*tokenizer(answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-
-
 class LeanGenerator:
-    """Greedy decoding and scoring with the lean forward.
+    """See :class:`trainers.generator.Generator`.
 
     Args:
         slots: which adapter slot of `bank` each role uses; a role that is missing has no adapter yet.
@@ -71,7 +43,7 @@ class LeanGenerator:
         self.slots, self.lanes, self.rows_at_once = slots, lanes or Lanes(1, model.device), rows_at_once
 
     def generate(self, voice: Voice, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
-        """See :class:`Generator`. Prompts of like length are decoded together; the order of results is kept."""
+        """Greedy continuations; prompts of like length are decoded together, results keep their order."""
         tokens = [prompt_ids(self.tokenizer, prompt) for prompt in prompts]
         order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
         batches = self._in_batches(order)
@@ -85,7 +57,7 @@ class LeanGenerator:
         return texts
 
     def mean_log_likelihoods(self, voice: Voice, pairs: Sequence[tuple[str, str]]) -> list[float]:
-        """See :class:`Generator`. Prompts share what they begin with, answers to one prompt share the whole prompt."""
+        """Scores of answers; prompts share what they begin with, answers to one prompt share the whole prompt."""
         by_prompt: dict[str, list[int]] = {}
         for i, (prompt, _) in enumerate(pairs):
             by_prompt.setdefault(prompt, []).append(i)
@@ -97,7 +69,9 @@ class LeanGenerator:
         longest = max((len(members) for members in by_prompt.values()), default=1)
         batches = self._in_batches(groups, longest)
         common = shared_prefix_len([row for group, _ in groups for row in group.rows])
-        past = self.model.read(groups[0][0].rows[0].tokens[:common], self._slot(voice), self.bank) if common else None
+        past = (
+            self.model.prefill(groups[0][0].rows[0].tokens[:common], self._slot(voice), self.bank) if common else None
+        )
         found = self.lanes.map(lambda batch: self._score([group for group, _ in batch], common, past), batches)
         scores = [0.0] * len(pairs)
         for batch, means in zip(batches, found, strict=True):
@@ -128,9 +102,11 @@ class LeanGenerator:
     def _decode(self, slot: int, prompts: list[list[int]], max_new_tokens: int) -> list[list[int]]:
         """Greedy tokens of each prompt, the end-of-text token left out."""
         batch = pack([Group(slot, [Row(ids, len(ids)) for ids in prompts])], self.model.device)
-        attention = PackedAttention(self.model, batch, keep=True)
+        attention = PackedAttention(self.model, batch, keep_kv=True)
         x = self.model.blocks(self.model.embed(batch.ids), attention, self.bank, batch.slices)
-        cache = _Cache(self.model, attention.seen or [], batch.rest_lens, batch.prefix_lens, batch.prefix_width)
+        cache = DecodeAttention(
+            self.model, attention.kv_cache or [], batch.suffix_lens, batch.prefix_lens, batch.prefix_width
+        )
         slices = [(slot, 0, len(prompts))]
         answers: list[list[int]] = [[] for _ in prompts]
         alive = [True] * len(prompts)
@@ -148,14 +124,14 @@ class LeanGenerator:
         return answers
 
 
-class _Cache:
+class DecodeAttention:
     """Attention of one new token a row over what the row has seen. Call `advance` before each token."""
 
-    def __init__(self, model: LeanModel, seen: list[Tensor], rest_lens: Tensor, prefix_lens: Tensor, prefix: int):
-        self.model, self.seen = model, seen
-        width = seen[0].shape[2]
+    def __init__(self, model: LeanModel, kv_cache: list[Tensor], suffix_lens: Tensor, prefix_lens: Tensor, prefix: int):
+        self.model, self.kv_cache = model, kv_cache
+        width = kv_cache[0].shape[2]
         at = torch.arange(width, device=model.device)
-        visible = torch.where(at < prefix, at < prefix_lens[:, None], at - prefix < rest_lens[:, None])
+        visible = torch.where(at < prefix, at < prefix_lens[:, None], at - prefix < suffix_lens[:, None])
         self.mask = torch.zeros(visible.shape, device=model.device).masked_fill_(~visible, float("-inf"))
 
     def advance(self, positions: Tensor) -> None:
@@ -166,7 +142,7 @@ class _Cache:
     def __call__(self, layer: int, qkv: Tensor) -> Tensor:
         heads, key_heads, d = self.model.heads, self.model.key_heads, self.model.head_width
         new = self.model.rotated(qkv, self.cos, self.sin)[:, :, None]
-        kv = torch.cat((self.seen[layer], new[:, heads:]), 2)
-        self.seen[layer] = kv
+        kv = torch.cat((self.kv_cache[layer], new[:, heads:]), 2)
+        self.kv_cache[layer] = kv
         out = attend(new[:, :heads], kv[:, :key_heads], kv[:, key_heads:], self.mask[:, None, None])
         return out.reshape(-1, heads * d)

@@ -24,7 +24,7 @@ _TOKENS_A_LANE = 256
 
 
 def lane_count(threads: int, device: torch.device) -> int:
-    """Lanes for so many compute threads: the most up to four that share them evenly; one on an accelerator."""
+    """Lanes for `threads` compute threads: the most up to four that share them evenly; one on an accelerator."""
     if device.type != "cpu":
         return 1
     return max(count for count in range(1, _MOST + 1) if threads % count == 0)
@@ -37,7 +37,7 @@ class Lanes:
         self.threads, self.count = threads, lane_count(threads, device)
         self._pool: ThreadPoolExecutor | None = None
 
-    def worth(self, tokens: int) -> int:
+    def lanes_for(self, tokens: int) -> int:
         """How many lanes a pass over so many tokens is worth: all, or one that uses every thread."""
         return self.count if tokens >= _TOKENS_A_LANE * self.count else 1
 

@@ -1,6 +1,6 @@
 """The log-probability of tokens among the whole vocabulary, without ever holding all logits.
 
-The vocabulary is gone through in slices with a running maximum and sum (Milakov and Gimelshein, 2018, "Online
+Goes through the vocabulary in slices with a running maximum and sum (Milakov and Gimelshein, 2018, "Online
 normalizer calculation for softmax"). As the output layer is frozen, its gradient with respect to the hidden state,
 `W[target] - E[W]` under the softmax, is one more running sum, so that a backward multiplies no logits again (the idea
 of fused linear cross-entropy: Hsu et al., 2024, "Liger Kernel").

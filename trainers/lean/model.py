@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainers.lean.adapter_bank import GROUPS, SITES, AdapterBank
+from trainers.lean.adapter_bank import FUSED_MODULES, TARGET_MODULES, AdapterBank
 from trainers.lean.logprobs import token_log_probs
-from trainers.lean.ops import FrozenGroup, Slices, attend, linear, put, rms_norm, rotate, swiglu, take
+from trainers.lean.ops import FusedLinear, Slices, attend, linear, put, rms_norm, rotate, swiglu, take
 from trainers.lean.packing import Group, Packed, Row, causal_mask, pack
 
 SUPPORTED_FAMILIES = ("llama", "qwen2")
@@ -44,8 +44,8 @@ def why_unsupported(config: Any) -> str | None:
 
 @dataclass(frozen=True)
 class LeanLayer:
-    groups: list[FrozenGroup]
-    site_shapes: list[tuple[int, int]]
+    groups: list[FusedLinear]
+    module_shapes: list[tuple[int, int]]
     attention_norm: Tensor
     mlp_norm: Tensor
 
@@ -68,9 +68,9 @@ class LeanModel:
         self.dtype, self.device = self.embedding.dtype, self.embedding.device
 
     @property
-    def site_shapes(self) -> list[list[tuple[int, int]]]:
-        """(out, in) of the seven sites of each layer, in the order of `bank.SITES`."""
-        return [layer.site_shapes for layer in self.layers]
+    def module_shapes(self) -> list[list[tuple[int, int]]]:
+        """(out, in) of the target modules of each layer, in the order of `TARGET_MODULES`."""
+        return [layer.module_shapes for layer in self.layers]
 
     def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin, each (n, 1, d / 2), for the given positions (n,)."""
@@ -82,8 +82,8 @@ class LeanModel:
         return rotate(qkv.view(len(qkv), -1, self.head_width), cos, sin, self.heads + self.key_heads)
 
     def linear(self, layer: int, group: int, x: Tensor, bank: AdapterBank | None, slices: Slices) -> Tensor:
-        """The outputs of a group of sites for x (n, in), side by side, adapters included."""
-        views = bank.groups[layer * len(GROUPS) + group] if bank is not None else None
+        """The outputs of a fused linear for x (n, in), side by side, adapters included."""
+        views = bank.groups[layer * len(FUSED_MODULES) + group] if bank is not None else None
         return linear(x, self.layers[layer].groups[group], views, slices, bank)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -106,17 +106,17 @@ class LeanModel:
         return x
 
     @torch.no_grad()
-    def read(self, ids: Sequence[int], slot: int, bank: AdapterBank | None) -> list[Tensor]:
+    def prefill(self, ids: Sequence[int], slot: int, bank: AdapterBank | None) -> list[Tensor]:
         """Each layer's keys and values (1, 2K, n, d) of the first n tokens of a prompt, for rows that go on there."""
         batch = pack([Group(slot, [Row(ids, len(ids))])], self.device)
-        attention = PackedAttention(self, batch, keep=True)
+        attention = PackedAttention(self, batch, keep_kv=True)
         self.blocks(self.embed(batch.ids), attention, bank, batch.slices)
-        return attention.seen or []
+        return attention.kv_cache or []
 
     def log_probs(self, batch: Packed, bank: AdapterBank | None, past: list[Tensor] | None = None) -> Tensor:
         """(T,) float32 log-probability of each completion token given all before it.
 
-        `past` is from :meth:`read`, for a batch that was packed with as many `past` tokens.
+        `past` is from :meth:`prefill`, for a batch that was packed with as many `past` tokens.
         """
         attention = PackedAttention(self, batch, past=past)
         x = self.blocks(self.embed(batch.ids), attention, bank, batch.slices)
@@ -129,63 +129,65 @@ Attention = Callable[[int, Tensor], Tensor]
 
 
 def _read_layer(layer: Any) -> LeanLayer:
-    modules = [layer.get_submodule(name) for name in SITES]
-    groups = [_stacked([modules[site] for site in sites]) for sites in GROUPS]
+    modules = [layer.get_submodule(name) for name in TARGET_MODULES]
+    groups = [_stacked([modules[member] for member in members]) for members in FUSED_MODULES]
     shapes = [(int(module.weight.shape[0]), int(module.weight.shape[1])) for module in modules]
     norms = layer.input_layernorm.weight.detach(), layer.post_attention_layernorm.weight.detach()
     return LeanLayer(groups, shapes, *norms)
 
 
-def _stacked(modules: Sequence[Any]) -> FrozenGroup:
+def _stacked(modules: Sequence[Any]) -> FusedLinear:
     """The modules' weights one below the other, and themselves made views of that, so that nothing is held twice."""
     weights = [module.weight.detach() for module in modules]
     weight = torch.cat(weights) if len(weights) > 1 else weights[0]
     for module, part in zip(modules, weight.split([len(own) for own in weights]), strict=True):
         module.weight.data = part
     if all(module.bias is None for module in modules):
-        return FrozenGroup(weight, None)
+        return FusedLinear(weight, None)
     zeros = [weight.new_zeros(len(module.weight)) for module in modules]
     biases = [z if m.bias is None else m.bias.detach() for m, z in zip(modules, zeros, strict=True)]
-    return FrozenGroup(weight, torch.cat(biases))
+    return FusedLinear(weight, torch.cat(biases))
 
 
 class PackedAttention:
     """Attention over a packed batch; what depends on the batch alone is computed once for all layers."""
 
-    def __init__(self, model: LeanModel, batch: Packed, keep: bool = False, past: list[Tensor] | None = None):
+    def __init__(self, model: LeanModel, batch: Packed, keep_kv: bool = False, past: list[Tensor] | None = None):
         self.model, self.batch, self.past = model, batch, past
         self.cos, self.sin = model.rotary(batch.positions)
-        self.rest_mask = batch.hidden if batch.hidden is not None else causal_mask(batch.rest_width, model.device)
+        self.suffix_mask = (
+            batch.suffix_mask if batch.suffix_mask is not None else causal_mask(batch.suffix_width, model.device)
+        )
         self.prefix_mask = F.pad(causal_mask(batch.prefix_width, model.device), (batch.past_width, 0))
-        self.seen: list[Tensor] | None = [] if keep else None
-        """With `keep`, each layer's keys and values (B, 2K, P + S, d), for decoding to go on from."""
+        self.kv_cache: list[Tensor] | None = [] if keep_kv else None
+        """With `keep_kv`, each layer's keys and values (B, 2K, P + S, d), for decoding to go on from."""
 
     def __call__(self, layer: int, qkv: Tensor) -> Tensor:
         """(N, (H + 2K) d) -> (N, H * d)."""
         model, batch = self.model, self.batch
         heads, d = model.heads, model.head_width
-        rows, width = len(batch.row_slots), batch.rest_width
+        rows, width = len(batch.row_slots), batch.suffix_width
         groups, prefix = len(batch.group_sizes), batch.prefix_width
-        cells = put(model.rotated(qkv, self.cos, self.sin), batch.unpad, rows * width + groups * prefix)
-        if batch.hidden is None:
-            rest = self._grid(cells, rows, width)
-            self._keep(rest[:, heads:])
-            out = self._attend(rest[:, :heads], rest[:, heads:], self.rest_mask)
-            return take(out.transpose(1, 2).reshape(rows * width, heads * d), batch.unpad)
-        of_rests, of_prefixes = cells.split((rows * width, groups * prefix))
-        q, kv = self._grid(of_rests, rows, width).split((heads, 2 * model.key_heads), 1)
+        cells = put(model.rotated(qkv, self.cos, self.sin), batch.grid_cell, rows * width + groups * prefix)
+        if batch.suffix_mask is None:
+            suffix = self._grid(cells, rows, width)
+            self._keep(suffix[:, heads:])
+            out = self._attend(suffix[:, :heads], suffix[:, heads:], self.suffix_mask)
+            return take(out.transpose(1, 2).reshape(rows * width, heads * d), batch.grid_cell)
+        of_suffixes, of_prefixes = cells.split((rows * width, groups * prefix))
+        q, kv = self._grid(of_suffixes, rows, width).split((heads, 2 * model.key_heads), 1)
         q_pre, kv_pre = self._grid(of_prefixes, groups, prefix).split((heads, 2 * model.key_heads), 1)
         if self.past is not None:
             kv_pre = torch.cat((self.past[layer].expand(groups, -1, -1, -1), kv_pre), 2)
         kv_all = torch.cat((self._per_row(kv_pre), kv), 2)  # (B, 2K, P + S, d)
         self._keep(kv_all)
-        out = self._attend(q, kv_all, self.rest_mask)
+        out = self._attend(q, kv_all, self.suffix_mask)
         out_pre = self._attend(q_pre, kv_pre, self.prefix_mask)
         flat = (
             out.transpose(1, 2).reshape(rows * width, heads * d),
             out_pre.transpose(1, 2).reshape(groups * prefix, heads * d),
         )
-        return take(torch.cat(flat), batch.unpad)
+        return take(torch.cat(flat), batch.grid_cell)
 
     def _attend(self, q: Tensor, kv: Tensor, mask: Tensor) -> Tensor:
         k, v = kv.chunk(2, 1)
@@ -196,8 +198,8 @@ class PackedAttention:
         return cells.view(rows, width, *cells.shape[1:]).transpose(1, 2)
 
     def _keep(self, keys_and_values: Tensor) -> None:
-        if self.seen is not None:
-            self.seen.append(keys_and_values)
+        if self.kv_cache is not None:
+            self.kv_cache.append(keys_and_values)
 
     def _per_row(self, per_group: Tensor) -> Tensor:
         """(G, heads, P, d) -> (B, heads, P, d): each row sees its group's prefix."""

@@ -14,20 +14,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainers.lean.adapter_bank import AdapterBank, SiteViews
+from trainers.lean.adapter_bank import AdapterBank, FusedViews
 
 Slices = Sequence[tuple[int, int, int]]
 
 
 @dataclass(frozen=True)
-class FrozenGroup:
-    """Frozen weights (out, in) of sites that share an input, stacked, with their biases where the family has them."""
+class FusedLinear:
+    """Frozen weights (out, in) of modules that share an input, stacked, with their biases where the family has them."""
 
     weight: Tensor
     bias: Tensor | None
 
 
-def linear(x: Tensor, frozen: FrozenGroup, views: SiteViews | None, slices: Slices, bank: AdapterBank | None) -> Tensor:
+def linear(
+    x: Tensor, frozen: FusedLinear, views: FusedViews | None, slices: Slices, bank: AdapterBank | None
+) -> Tensor:
     """(n, in) -> (n, out): y = x W^T + b, and for each slice (slot, start, end) its adapter's s (x A^T) B^T on top."""
     return cast(Tensor, _SlicedLoRA.apply(x, frozen, views, slices, bank))
 
@@ -41,36 +43,36 @@ class _SlicedLoRA(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, frozen: FrozenGroup, views: SiteViews | None, slices: Slices, bank: AdapterBank | None
+        ctx: Any, x: Tensor, frozen: FusedLinear, views: FusedViews | None, slices: Slices, bank: AdapterBank | None
     ) -> Tensor:
         y = x @ frozen.weight.t() if frozen.bias is None else torch.addmm(frozen.bias, x, frozen.weight.t())
         adapted: list[tuple[int, int, int]] = []
-        downs: list[Tensor] = []
+        xas: list[Tensor] = []
         if views is not None and bank is not None:
             adapted = [(slot, start, end) for slot, start, end in slices if slot >= 0]
             for slot, start, end in adapted:
-                downs.append(x[start:end] @ views.a[slot].t())
-                y[start:end].addmm_(downs[-1], views.b[slot].t(), alpha=bank.scale)
-        ctx.save_for_backward(x, *downs)
+                xas.append(x[start:end] @ views.a[slot].t())
+                y[start:end].addmm_(xas[-1], views.b[slot].t(), alpha=bank.scale)
+        ctx.save_for_backward(x, *xas)
         ctx.frozen, ctx.views, ctx.adapted, ctx.bank = frozen, views, adapted, bank
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (grad,), (x, *downs) = grads, ctx.saved_tensors
-        views: SiteViews = ctx.views
+        (grad,), (x, *xas) = grads, ctx.saved_tensors
+        views: FusedViews = ctx.views
         bank: AdapterBank = ctx.bank
         grad_x = grad @ ctx.frozen.weight
-        for (slot, start, end), down in zip(ctx.adapted, downs, strict=True):
+        for (slot, start, end), xa in zip(ctx.adapted, xas, strict=True):
             own = grad[start:end]
-            grad_down = own @ views.b[slot]
-            # The product gives each site's B a gradient from every site's columns; only its own exist.
-            grad_b = own.t() @ down
+            grad_xa = own @ views.b[slot]
+            # The product gives each module's B a gradient from every module's columns; only its own exist.
+            grad_b = own.t() @ xa
             for j, part in enumerate(views.grad_b[slot]):
                 at, columns = views.rows[j], slice(j * bank.rank, (j + 1) * bank.rank)
                 part.add_(grad_b[at, columns], alpha=bank.scale)
-            views.grad_a[slot].add_(grad_down.t() @ x[start:end], alpha=bank.scale)
-            grad_x[start:end].addmm_(grad_down, views.a[slot], alpha=bank.scale)
+            views.grad_a[slot].add_(grad_xa.t() @ x[start:end], alpha=bank.scale)
+            grad_x[start:end].addmm_(grad_xa, views.a[slot], alpha=bank.scale)
         return grad_x, None, None, None, None
 
 

@@ -5,7 +5,7 @@ role begins with the role's header) share that prefix: it is laid down once, and
 causal and nothing drops out, so the prefix's states are the same for every row; computing them once is exact, and the
 gradients of all rows sum through it.
 
-Layout of the packed sequence, N tokens: for each group its prefix, then the rest of each of its rows, in order.
+Layout of the packed sequence, N tokens: for each group its prefix, then the suffix of each of its rows, in order.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Packed:
-    """A packed batch: G groups, B rows, N tokens, T completion tokens, P and S the longest prefix and row rest.
+    """A packed batch: G groups, B rows, N tokens, T completion tokens, P and S the longest prefix and suffix.
 
     Index tensors are int64 on the device of the model.
     """
@@ -49,17 +49,17 @@ class Packed:
     slices: tuple[tuple[int, int, int], ...]  # (slot, start, end), covering 0..N in order
     group_sizes: tuple[int, ...]  # rows of each group, B in all
     prefix_width: int  # P; 0 when no group shares anything
-    rest_width: int  # S
-    rest_at: Tensor  # (tokens in row rests,) where they stand in the packed sequence
-    unpad: Tensor  # (N,) cell of each packed token in the (B*S + G*P) concatenation of both grids
+    suffix_width: int  # S
+    suffix_at: Tensor  # (tokens in suffixes,) where they stand in the packed sequence
+    grid_cell: Tensor  # (N,) cell of each packed token in the (B*S + G*P) concatenation of both grids
     past_width: int  # tokens before every row whose keys and values are there already
-    hidden: Tensor | None  # (B, 1, S, past + P + S) additive mask for rests; None when there is nothing before them
+    suffix_mask: Tensor | None  # (B, 1, S, past + P + S) additive mask for suffixes; None with nothing before them
     score_at: Tensor  # (T,) packed positions whose next token is a completion token
     targets: Tensor  # (T,) those next tokens
     target_row: Tensor  # (T,) the row 0..B-1 that each belongs to
     row_end: Tensor  # (B,) packed position of each row's last token
     row_lens: Tensor  # (B,) tokens in each row, its prefix included
-    rest_lens: Tensor  # (B,) tokens in each row after its group's prefix
+    suffix_lens: Tensor  # (B,) tokens in each row after its group's prefix
     prefix_lens: Tensor  # (B,) tokens in the prefix of each row's group
     row_slots: tuple[int, ...]  # adapter slot of each row
     row_weights: Tensor  # (B,) float32
@@ -104,12 +104,12 @@ def cut(groups: Sequence[Group], parts: int) -> list[list[Group]]:
     """
     rows = _own_lengths(groups)
     pieces: list[dict[int, list[Row]]] = [{} for _ in range(parts)]
-    for (slot, row, _), piece in zip(rows, piece_of_each([length for _, _, length in rows], parts), strict=True):
+    for (slot, row, _), piece in zip(rows, balanced_pieces([length for _, _, length in rows], parts), strict=True):
         pieces[piece].setdefault(slot, []).append(row)
     return [[Group(slot, own) for slot, own in piece.items()] for piece in pieces if piece]
 
 
-def piece_of_each(lengths: Sequence[int], parts: int) -> list[int]:
+def balanced_pieces(lengths: Sequence[int], parts: int) -> list[int]:
     """Which of `parts` pieces of about equal length each item goes into, in order: where most of it lies."""
     total, before, pieces = sum(lengths), 0, []
     for length in lengths:
@@ -126,70 +126,93 @@ def pack(groups: Sequence[Group], device: torch.device, share_prefix: bool = Tru
     if past:
         groups = [Group(g.slot, [Row(r.tokens[past:], r.prompt_len - past, r.weight) for r in g.rows]) for g in groups]
     prefix_lens = [shared_prefix_len(group.rows) if share_prefix else 0 for group in groups]
-    prefix_width = max(prefix_lens)
-    rest_width = max(len(row.tokens) - k for group, k in zip(groups, prefix_lens, strict=True) for row in group.rows)
+    sequence = _Sequence(groups, prefix_lens, past)
+    for number in range(len(groups)):
+        sequence.add_group(number)
+    return sequence.on(device)
 
-    ids: list[int] = []
-    positions: list[int] = []
-    slices: list[tuple[int, int, int]] = []
-    rest_at: list[int] = []
-    unpad: list[int] = []
-    score_at: list[int] = []
-    targets: list[int] = []
-    target_row: list[int] = []
-    row_slots: list[int] = []
-    row_end: list[int] = []
-    row_prefix: list[int] = []
-    weights: list[float] = []
-    rest_cells = sum(len(group.rows) for group in groups) * rest_width
-    for number, (group, k) in enumerate(zip(groups, prefix_lens, strict=True)):
-        start, prefix_cell = len(ids), rest_cells + number * prefix_width
-        unpad += range(prefix_cell, prefix_cell + k)
-        ids += group.rows[0].tokens[:k]
-        positions += range(past, past + k)
+
+class _Sequence:
+    """A packed batch in the making: one list for each index tensor of :class:`Packed`."""
+
+    def __init__(self, groups: Sequence[Group], prefix_lens: Sequence[int], past: int):
+        self.groups, self.prefix_lens, self.past = groups, prefix_lens, past
+        self.prefix_width = max(prefix_lens)
+        self.suffix_width = max(
+            len(row.tokens) - shared for group, shared in zip(groups, prefix_lens, strict=True) for row in group.rows
+        )
+        self.group_sizes = tuple(len(group.rows) for group in groups)
+        self.slices: list[tuple[int, int, int]] = []
+        self.ids: list[int] = []
+        self.positions: list[int] = []
+        self.suffix_at: list[int] = []
+        self.grid_cell: list[int] = []
+        self.score_at: list[int] = []
+        self.targets: list[int] = []
+        self.target_row: list[int] = []
+        self.row_end: list[int] = []
+        self.row_prefix: list[int] = []
+        self.row_slots: list[int] = []
+
+    def add_group(self, number: int) -> None:
+        """Lay down a group's prefix, then what each of its rows has of its own."""
+        group, shared, start = self.groups[number], self.prefix_lens[number], len(self.ids)
+        prefix_cell = sum(self.group_sizes) * self.suffix_width + number * self.prefix_width
+        self.grid_cell += range(prefix_cell, prefix_cell + shared)
+        self.ids += group.rows[0].tokens[:shared]
+        self.positions += range(self.past, self.past + shared)
         for row in group.rows:
-            begin, length, index = len(ids), len(row.tokens) - k, len(row_slots)
-            rest_at += range(begin, begin + length)
-            unpad += range(index * rest_width, index * rest_width + length)
-            ids += row.tokens[k:]
-            positions += range(past + k, past + k + length)
-            score_at += range(begin + row.prompt_len - k - 1, begin + length - 1)
-            targets += row.tokens[row.prompt_len :]
-            target_row += [index] * (len(row.tokens) - row.prompt_len)
-            row_end.append(begin + length - 1)
-            row_prefix.append(k)
-            row_slots.append(group.slot)
-            weights.append(row.weight)
-        if slices and slices[-1][0] == group.slot:
-            slices[-1] = (group.slot, slices[-1][1], len(ids))
+            self._add_row(row, shared)
+            self.row_slots.append(group.slot)
+        if self.slices and self.slices[-1][0] == group.slot:
+            self.slices[-1] = (group.slot, self.slices[-1][1], len(self.ids))
         else:
-            slices.append((group.slot, start, len(ids)))
+            self.slices.append((group.slot, start, len(self.ids)))
 
-    def tensor(values: list[int]) -> Tensor:
-        return torch.tensor(values, dtype=torch.long, device=device)
+    def _add_row(self, row: Row, shared: int) -> None:
+        begin, length, index = len(self.ids), len(row.tokens) - shared, len(self.row_end)
+        self.suffix_at += range(begin, begin + length)
+        self.grid_cell += range(index * self.suffix_width, index * self.suffix_width + length)
+        self.ids += row.tokens[shared:]
+        self.positions += range(self.past + shared, self.past + shared + length)
+        self.score_at += range(begin + row.prompt_len - shared - 1, begin + length - 1)
+        self.targets += row.tokens[row.prompt_len :]
+        self.target_row += [index] * (len(row.tokens) - row.prompt_len)
+        self.row_end.append(begin + length - 1)
+        self.row_prefix.append(shared)
 
-    sizes = tuple(len(group.rows) for group in groups)
-    return Packed(
-        ids=tensor(ids),
-        positions=tensor(positions),
-        slices=tuple(slices),
-        group_sizes=sizes,
-        prefix_width=prefix_width,
-        rest_width=rest_width,
-        rest_at=tensor(rest_at),
-        unpad=tensor(unpad),
-        past_width=past,
-        hidden=_rest_mask(past, prefix_lens, sizes, rest_width, device) if past + prefix_width else None,
-        score_at=tensor(score_at),
-        targets=tensor(targets),
-        target_row=tensor(target_row),
-        row_end=tensor(row_end),
-        row_lens=tensor([len(row.tokens) for group in groups for row in group.rows]),
-        rest_lens=tensor([len(row.tokens) for group in groups for row in group.rows]) - tensor(row_prefix),
-        prefix_lens=tensor(row_prefix),
-        row_slots=tuple(row_slots),
-        row_weights=torch.tensor(weights, dtype=torch.float32, device=device),
-    )
+    def on(self, device: torch.device) -> Packed:
+        """The batch, its tensors on `device`."""
+
+        def tensor(values: list[int]) -> Tensor:
+            return torch.tensor(values, dtype=torch.long, device=device)
+
+        rows = [row for group in self.groups for row in group.rows]
+        row_lens, row_prefix = tensor([len(row.tokens) for row in rows]), tensor(self.row_prefix)
+        suffix_mask = None
+        if self.past + self.prefix_width:
+            suffix_mask = _suffix_mask(self.past, self.prefix_lens, self.group_sizes, self.suffix_width, device)
+        return Packed(
+            ids=tensor(self.ids),
+            positions=tensor(self.positions),
+            slices=tuple(self.slices),
+            group_sizes=self.group_sizes,
+            prefix_width=self.prefix_width,
+            suffix_width=self.suffix_width,
+            suffix_at=tensor(self.suffix_at),
+            grid_cell=tensor(self.grid_cell),
+            past_width=self.past,
+            suffix_mask=suffix_mask,
+            score_at=tensor(self.score_at),
+            targets=tensor(self.targets),
+            target_row=tensor(self.target_row),
+            row_end=tensor(self.row_end),
+            row_lens=row_lens,
+            suffix_lens=row_lens - row_prefix,
+            prefix_lens=row_prefix,
+            row_slots=tuple(self.row_slots),
+            row_weights=torch.tensor([row.weight for row in rows], dtype=torch.float32, device=device),
+        )
 
 
 def causal_mask(width: int, device: torch.device) -> Tensor:
@@ -197,14 +220,14 @@ def causal_mask(width: int, device: torch.device) -> Tensor:
     return torch.full((width, width), float("-inf"), device=device).triu(1)
 
 
-def _rest_mask(
-    past: int, prefix_lens: Sequence[int], sizes: Sequence[int], rest_width: int, device: torch.device
+def _suffix_mask(
+    past: int, prefix_lens: Sequence[int], sizes: Sequence[int], suffix_width: int, device: torch.device
 ) -> Tensor:
-    """Each row's rest sees the past, its group's real prefix cells and, causally, itself: (B, 1, S, past + P + S)."""
+    """Each row's suffix sees the past, its group's real prefix cells and, causally, itself: (B, 1, S, past + P + S)."""
     lens = past + torch.tensor(prefix_lens, device=device).repeat_interleave(torch.tensor(sizes, device=device))
     before = past + max(prefix_lens)
     seen = torch.arange(before, device=device)[None] < lens[:, None]  # (B, past + P)
-    mask = torch.zeros(len(lens), 1, rest_width, before + rest_width, device=device)
+    mask = torch.zeros(len(lens), 1, suffix_width, before + suffix_width, device=device)
     mask[..., :before].masked_fill_(~seen[:, None, None], float("-inf"))
-    mask[..., before:] = causal_mask(rest_width, device)
+    mask[..., before:] = causal_mask(suffix_width, device)
     return mask

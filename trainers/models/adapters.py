@@ -16,8 +16,12 @@ from torch import Tensor
 from ledger.errors import LunaError
 from ledger.files import explain_write_errors, publish_dir, sha256_bytes, sha256_json, temporary_beside
 from ledger.metadata import CONFIG_FILE, MODEL_FILE, read_adapter_config
+from ledger.roles import ROLES
 from trainers.config import LoraSettings
-from trainers.lean.adapter_bank import SITES
+from trainers.lean.adapter_bank import TARGET_MODULES
+from trainers.lean.base import LeanBase
+from trainers.lean.generator import LeanGenerator
+from trainers.models.adapter_set import AdapterSet
 
 WEIGHTS, CONFIG = MODEL_FILE, CONFIG_FILE
 _PREFIX, _SUFFIX = "base_model.model.model.", ".weight"
@@ -31,10 +35,10 @@ def initial_adapter(shapes: Sequence[Sequence[tuple[int, int]]], rank: int, seed
     generator = torch.Generator().manual_seed(int(sha256_json([seed, role, "lora-init"])[:15], 16))
     tensors: dict[str, Tensor] = {}
     for number, layer in enumerate(shapes):
-        for site, (out, inn) in zip(SITES, layer, strict=True):
-            bound = 1 / math.sqrt(inn)
-            name = f"layers.{number}.{site}"
-            tensors[f"{name}.lora_A"] = torch.empty(rank, inn).uniform_(-bound, bound, generator=generator)
+        for module, (out, in_features) in zip(TARGET_MODULES, layer, strict=True):
+            bound = 1 / math.sqrt(in_features)
+            name = f"layers.{number}.{module}"
+            tensors[f"{name}.lora_A"] = torch.empty(rank, in_features).uniform_(-bound, bound, generator=generator)
             tensors[f"{name}.lora_B"] = torch.zeros(out, rank)
     return tensors
 
@@ -91,9 +95,9 @@ def check_rank(folder: Path, rank: int) -> None:
 def _expected_shapes(shapes: Sequence[Sequence[tuple[int, int]]], rank: int) -> dict[str, tuple[int, int]]:
     expected: dict[str, tuple[int, int]] = {}
     for number, layer in enumerate(shapes):
-        for site, (out, inn) in zip(SITES, layer, strict=True):
-            expected[f"layers.{number}.{site}.lora_A"] = (rank, inn)
-            expected[f"layers.{number}.{site}.lora_B"] = (out, rank)
+        for module, (out, in_features) in zip(TARGET_MODULES, layer, strict=True):
+            expected[f"layers.{number}.{module}.lora_A"] = (rank, in_features)
+            expected[f"layers.{number}.{module}.lora_B"] = (out, rank)
     return expected
 
 
@@ -107,7 +111,7 @@ def write_adapter(adapters_dir: Path, tensors: Mapping[str, Tensor], lora: LoraS
         lora_alpha=lora.alpha,
         lora_dropout=0.0,
         bias="none",
-        target_modules=sorted(site.rsplit(".", 1)[1] for site in SITES),
+        target_modules=sorted(module.rsplit(".", 1)[1] for module in TARGET_MODULES),
         task_type="CAUSAL_LM",
         base_model_name_or_path=base_source,
         inference_mode=True,
@@ -139,6 +143,17 @@ def _plain(value: Any) -> Any:
     return sorted(value) if isinstance(value, set) else value
 
 
-def interpolate(parent: Mapping[str, Tensor], child: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
+def blend(parent: Mapping[str, Tensor], child: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
     """parent + alpha (child - parent), tensor by tensor (DESIGN section 6)."""
     return {name: parent[name] + alpha * (child[name] - parent[name]) for name in child}
+
+
+def lean_generator(lean: LeanBase, adapters: AdapterSet) -> LeanGenerator:
+    """The base with these adapters, each checked as in :func:`read_adapter`."""
+    roles = [role for role in ROLES if role in adapters.shas]
+    bank = lean.empty_bank(len(roles)) if roles else None
+    for slot, role in enumerate(roles):
+        if bank is not None:
+            bank.load_state_dict(slot, read_adapter(adapters.path(role), lean.lora.rank, lean.model.module_shapes))
+    slots = {role: slot for slot, role in enumerate(roles)}
+    return LeanGenerator(lean.model, lean.tokenizer, bank, slots, lean.lanes)

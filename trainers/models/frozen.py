@@ -1,12 +1,13 @@
-"""The frozen base under everything: found or made once, pinned by the SHA-256 of its weights, loaded by an engine."""
+"""The frozen base: prepared once per home, pinned by the SHA-256 of its weights, loaded by an engine."""
 
 from __future__ import annotations
 
 import functools
 import importlib.util
+import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,22 +17,22 @@ from ledger.errors import LunaError
 from ledger.files import explain_write_errors, publish_dir, sha256_json, temporary_beside, write_atomic
 from ledger.home import Home
 from ledger.verification.weights import weights_sha
-from trainers.config import BaseSettings
+from trainers.config import FrozenModelSettings
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Base:
-    """A base that lies ready under the home: `path` holds weights and tokenizer, `sha` pins the weights."""
+    """A base prepared under the home: `path` holds weights and tokenizer, `sha` pins the weights."""
 
     source: str
     sha: str
     path: Path
 
 
-def prepare_base(settings: BaseSettings, home: Home, say: Say) -> Base:
-    """Make the base ready under `<home>/models/base/<sha>`, or find it there from an earlier time.
+def prepare_base(settings: FrozenModelSettings, home: Home) -> Base:
+    """Prepare the base under `<home>/models/base/<sha>`, or reuse what an earlier call put there.
 
     Raises:
         LunaError: the source is unknown, cannot be had, or is not a causal language model.
@@ -41,7 +42,7 @@ def prepare_base(settings: BaseSettings, home: Home, say: Say) -> Base:
         sha = pointer.read_text().strip()
         if home.base_dir(sha).is_dir():
             return Base(settings.source, sha, home.base_dir(sha))
-    say(f"preparing the base {settings.source} (once per home)")
+    logger.info("preparing the base %s (once per home)", settings.source)
     temporary = temporary_beside(home.bases_dir / "new")
     try:
         with explain_write_errors(home.bases_dir):
@@ -55,7 +56,7 @@ def prepare_base(settings: BaseSettings, home: Home, say: Say) -> Base:
     return Base(settings.source, sha, home.base_dir(sha))
 
 
-def _fill(settings: BaseSettings, folder: Path) -> None:
+def _fill(settings: FrozenModelSettings, folder: Path) -> None:
     _no_progress_bars()
     source = settings.source
     if source == "tiny":

@@ -1,1 +1,5 @@
-"""The engine on TRL: the reference, and the way for model families that the fused engine does not know."""
+"""The engine on TRL and PEFT: the fallback for other model families, and what the fused engine is checked against.
+
+`engine` trains one role after another, `generator` answers through Hugging Face's own forward. A model family that
+transformers loads as a causal LM needs nothing here.
+"""

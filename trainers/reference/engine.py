@@ -11,32 +11,36 @@ import io
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import TrainerCallback
 
 from curriculum.example import Example
 from ledger.errors import LunaError
 from ledger.files import publish_dir, sha256_file, sha256_json, sync, temporary_beside, write_atomic
-from ledger.roles import Role
+from ledger.roles import BASE, Role, Voice
 from trainers import runtime
 from trainers.checkpoint import fingerprint
 from trainers.config import LoraSettings, TrainSettings
 from trainers.curves import LossCurves
-from trainers.data import read_role_data
+from trainers.data import read_role_data, tokenise
 from trainers.job import EngineInfo, NonFiniteError, Paused, RoleOutcome, TrioJob, TrioOutcome, TrioProgress
-from trainers.lean.generator import Voice, answer_ids, prompt_ids
-from trainers.models.adapters import CONFIG, WEIGHTS, check_rank, interpolate, publish_tensors, read_tensors
+from trainers.models.adapter_set import AdapterSet
+from trainers.models.adapters import CONFIG, WEIGHTS, blend, check_rank, publish_tensors, read_tensors
 from trainers.models.frozen import Base, load_base
-from trainers.tokens import rows_of_step, tokenise
+from trainers.reference.generator import PeftGenerator
+from trainers.schedule import batch_of_step
 
 
 class TrlEngine:
     """See :class:`trainers.job.Engine`."""
 
     name = "trl"
+    lean = None
 
     def __init__(self, base: Base, train: TrainSettings, lora: LoraSettings, device: torch.device):
         self.base, self.lora, self.device = base, lora, device
@@ -68,115 +72,57 @@ class TrlEngine:
             )
         runtime.pin_threads(self.threads)
         start = time.perf_counter()
-        mark = fingerprint(job, self.info)
-        watch = _Watch(job, on_progress, should_stop)
+        mark, watch = fingerprint(job, self.info), _Watch(job, on_progress, should_stop)
         examples = read_role_data(job).examples
-        outcomes = {role: self._train_role(job, role, examples[role], mark, watch) for role in job.roles}
+        outcomes = {role: self._train_role(_RoleRun(job, role, examples[role], mark, watch)) for role in job.roles}
         return TrioOutcome(outcomes, time.perf_counter() - start, self.info)
 
-    def _train_role(self, job: TrioJob, role: Role, own: list[Example], mark: str, watch: _Watch) -> RoleOutcome:
-        folder = Path(job.run_dir) / role
-        record = folder / "role.json"
-        done = json.loads(record.read_text()) if record.exists() else None
-        if done is not None and done["fingerprint"] == mark:
-            watch.finished(role)
+    def _train_role(self, run: _RoleRun) -> RoleOutcome:
+        done = json.loads(run.record.read_text()) if run.record.exists() else None
+        if done is not None and done["fingerprint"] == run.fingerprint:
+            run.watch.finished(run.role)
             return RoleOutcome(**done["outcome"])
-        with self._adapted(role, job.parents[role], Path(job.adapters_dir), job.seed, trainable=True) as model:
-            losses = self._fit(model, job, role, own, folder, mark, watch)
+        job = run.job
+        with self._adapted(run.role, _parent_of(job, run.role), job.seed, trainable=True) as model:
+            losses = self._fit(model, run)
             sha = self._publish(model, Path(job.adapters_dir))
-        outcome = RoleOutcome.of(job, role, sha, len(own), losses)
-        write_atomic(record, json.dumps({"fingerprint": mark, "outcome": outcome.__dict__}))
+        outcome = RoleOutcome.of(job, run.role, sha, len(run.examples), losses)
+        write_atomic(run.record, json.dumps({"fingerprint": run.fingerprint, "outcome": outcome.__dict__}))
         return outcome
 
-    def _fit(
-        self, model: Any, job: TrioJob, role: Role, own: list[Example], folder: Path, mark: str, watch: _Watch
-    ) -> list[float]:
+    def _fit(self, model: Any, run: _RoleRun) -> list[float]:
         """Run TRL's trainer to the end; returns the loss of every step."""
         from datasets import Dataset
-        from transformers import TrainerCallback
-        from trl import SFTConfig, SFTTrainer
+        from trl import SFTTrainer
 
-        train = job.train
-        dataset = Dataset.from_list(self._batches_in_order(job, role, own))
-        checkpoints = folder / mark[:12]
-        config = SFTConfig(
-            output_dir=str(checkpoints),
-            per_device_train_batch_size=max(1, train.rows_of(role) // train.accumulation),
-            gradient_accumulation_steps=train.accumulation,
-            max_steps=train.steps_of(role),
-            learning_rate=train.lr_of(role),
-            warmup_steps=train.warmup_steps,
-            weight_decay=train.weight_decay,
-            adam_beta2=train.beta2,
-            max_grad_norm=train.clip,
-            train_sampling_strategy="sequential",
-            max_length=None,
-            logging_steps=1,
-            logging_nan_inf_filter=False,
-            save_steps=train.checkpoint_every_steps,
-            save_total_limit=2,  # The older one goes only after the newer one is marked whole.
-            use_cpu=self.device.type == "cpu",
-            bf16=False,
-            gradient_checkpointing=False,
-            report_to=[],
-            disable_tqdm=True,
-            seed=job.seed % 2**32,
-        )
-        stopped: list[int] = []
-
-        class Follow(TrainerCallback):
-            def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-                if watch.should_stop() and state.global_step < state.max_steps:
-                    stopped.append(state.global_step)
-                    control.should_save = control.should_training_stop = True
-
-            def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-                _mark_whole(checkpoints / f"checkpoint-{state.global_step}")
-
-            def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-                if logs and "loss" in logs:
-                    _stop_if_not_finite(logs, role, state.global_step, own, job)
-                    watch.step(role, state.global_step, logs["loss"])
-
+        follow = _Follow(run)
         trainer = SFTTrainer(
-            model=model, args=config, train_dataset=dataset, processing_class=self.tokenizer, callbacks=[Follow()]
+            model=model,
+            args=_sft_config(run, use_cpu=self.device.type == "cpu"),
+            train_dataset=Dataset.from_list(run.rows_in_order(self.tokenizer)),
+            processing_class=self.tokenizer,
+            callbacks=[follow],
         )
-        newest = _newest_whole(checkpoints)
+        newest = _newest_whole(run.checkpoints)
         with contextlib.redirect_stdout(io.StringIO()):
             trainer.train(resume_from_checkpoint=str(newest) if newest else None)
-        if stopped:
+        if follow.stopped_at is not None:
             raise Paused(
-                f"training of {role} stopped at step {stopped[0]} of {train.steps_of(role)}; "
+                f"training of {run.role} stopped at step {follow.stopped_at} of {run.steps}; "
                 "the next run goes on there."
             )
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-        with LossCurves(folder / "tensorboard", [role], 0) as curves:
+        with LossCurves(run.folder / "tensorboard", [run.role], 0) as curves:
             for number, loss in enumerate(losses, start=1):
-                curves.add(number, {role: loss})
+                curves.add(number, {run.role: loss})
         return losses
 
-    def _batches_in_order(self, job: TrioJob, role: Role, own: list[Example]) -> list[dict[str, list[int]]]:
-        """Every row of every step, tokenised, in the order in which it is trained."""
-        if any(example.weight != 1.0 for example in own):
-            raise LunaError(
-                f"{job.train_file} has examples of {role} with a weight other than 1, which the trl engine cannot "
-                "apply; use a Llama or Qwen2 base (the fused engine), or set their weight to 1."
-            )
-        train, ready = job.train, []
-        rows = [tokenise(self.tokenizer, example, train.max_tokens) for example in own]
-        for step in range(train.steps_of(role)):
-            for index in rows_of_step(step, train.steps_of(role), train.rows_of(role), len(own)):
-                row = rows[index]
-                labels = [-100] * row.prompt_len + list(row.tokens[row.prompt_len :])
-                ready.append({"input_ids": list(row.tokens), "labels": labels})
-        return ready
-
     @contextlib.contextmanager
-    def _adapted(self, role: Role, sha: str | None, adapters_dir: Path, seed: int, trainable: bool) -> Iterator[Any]:
-        """The base with one adapter on it; taken off again afterwards."""
+    def _adapted(self, role: Role, folder: Path | None, seed: int, trainable: bool) -> Iterator[Any]:
+        """The base with one adapter on it, a fresh one without a folder; taken off again afterwards."""
         from peft import LoraConfig, PeftModel, get_peft_model
 
-        if sha is None:
+        if folder is None:
             torch.manual_seed(int(sha256_json([seed, role])[:8], 16))
             lora = LoraConfig(
                 r=self.lora.rank,
@@ -186,12 +132,12 @@ class TrlEngine:
             )
             model = get_peft_model(self.model, lora)
         else:
-            check_rank(adapters_dir / sha, self.lora.rank)
+            check_rank(folder, self.lora.rank)
             try:
-                model = PeftModel.from_pretrained(self.model, adapters_dir / sha, is_trainable=trainable)
+                model = PeftModel.from_pretrained(self.model, folder, is_trainable=trainable)
             except Exception as error:  # PEFT and safetensors raise many kinds for one cause
                 first = str(error).splitlines()[0]
-                raise LunaError(f"the adapter {adapters_dir / sha} does not fit this base: {first}") from error
+                raise LunaError(f"the adapter {folder} does not fit this base: {first}") from error
         try:
             yield model
         finally:
@@ -211,70 +157,128 @@ class TrlEngine:
             shutil.rmtree(temporary, ignore_errors=True)
         return sha
 
-    def generator(self, adapters: Mapping[Role, str], adapters_dir: Path) -> PeftGenerator:
+    def generator(self, adapters: AdapterSet) -> PeftGenerator:
         """See :meth:`trainers.job.Engine.generator`."""
-        return PeftGenerator(self, dict(adapters), adapters_dir)
+        return PeftGenerator(lambda voice: self._voiced(voice, adapters), self.tokenizer, self.device)
 
-    def interpolated(
-        self, parents: Mapping[Role, str], children: Mapping[Role, str], alpha: float, adapters_dir: Path, into: Path
-    ) -> dict[Role, str]:
-        """See :meth:`trainers.job.Engine.interpolated`."""
+    def blended(self, parents: AdapterSet, children: AdapterSet, alpha: float, into: Path) -> AdapterSet:
+        """See :meth:`trainers.job.Engine.blended`."""
         shas: dict[Role, str] = {}
-        for role, child in children.items():
-            tensors = interpolate(read_tensors(adapters_dir / parents[role]), read_tensors(adapters_dir / child), alpha)
-            config = (adapters_dir / child / CONFIG).read_text()
-            shas[role] = publish_tensors(into, tensors, config)
-        return shas
+        for role in children.shas:
+            tensors = blend(read_tensors(parents.path(role)), read_tensors(children.path(role)), alpha)
+            shas[role] = publish_tensors(into, tensors, (children.path(role) / CONFIG).read_text())
+        return AdapterSet(into, shas)
 
     @contextlib.contextmanager
-    def voiced(self, voice: Voice, adapters: Mapping[Role, str], adapters_dir: Path) -> Iterator[Any]:
+    def _voiced(self, voice: Voice, adapters: AdapterSet) -> Iterator[Any]:
         """The model that speaks as `voice`: the base with that role's adapter, or bare."""
-        sha = next((sha for role, sha in adapters.items() if role == voice), None)
-        if sha is None:
+        if voice == BASE or voice not in adapters.shas:
             yield self.model
             return
-        with self._adapted(voice, sha, adapters_dir, 0, trainable=False) as model:  # type: ignore[arg-type]
+        with self._adapted(voice, adapters.path(voice), 0, trainable=False) as model:
             yield model.eval()
 
 
-class PeftGenerator:
-    """See :class:`trainers.lean.generator.Generator`; plain Hugging Face calls, one adapter at a time."""
+def _parent_of(job: TrioJob, role: Role) -> Path | None:
+    parent = job.parents[role]
+    return None if parent is None else Path(job.adapters_dir) / parent
 
-    def __init__(self, engine: TrlEngine, adapters: dict[Role, str], adapters_dir: Path, rows_at_once: int = 16):
-        self.engine, self.adapters, self.adapters_dir, self.rows_at_once = engine, adapters, adapters_dir, rows_at_once
 
-    @torch.no_grad()
-    def generate(self, voice: Voice, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
-        """Greedy continuations, left-padded batches."""
-        tokenizer, texts = self.engine.tokenizer, []
-        with self.engine.voiced(voice, self.adapters, self.adapters_dir) as model:
-            for start in range(0, len(prompts), self.rows_at_once):
-                rows = [prompt_ids(tokenizer, prompt) for prompt in prompts[start : start + self.rows_at_once]]
-                width = max(map(len, rows))
-                ids = torch.tensor([[tokenizer.eos_token_id] * (width - len(r)) + r for r in rows])
-                mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in rows])
-                out = model.generate(
-                    input_ids=ids.to(self.engine.device),
-                    attention_mask=mask.to(self.engine.device),
-                    max_new_tokens=max_new_tokens,
-                    do_sample=False,
-                    pad_token_id=tokenizer.eos_token_id,
-                )
-                texts += [tokenizer.decode(row[width:], skip_special_tokens=True) for row in out]
-        return texts
+@dataclass(frozen=True)
+class _RoleRun:
+    """One role of a job: what it trains on, and where its record, checkpoints and curves lie."""
 
-    @torch.no_grad()
-    def mean_log_likelihoods(self, voice: Voice, pairs: Sequence[tuple[str, str]]) -> list[float]:
-        """One forward a pair."""
-        scores = []
-        with self.engine.voiced(voice, self.adapters, self.adapters_dir) as model:
-            for prompt, answer in pairs:
-                ids, target = prompt_ids(self.engine.tokenizer, prompt), answer_ids(self.engine.tokenizer, answer)
-                tokens = torch.tensor([[*ids, *target]], device=self.engine.device)
-                logits = model(input_ids=tokens).logits[0, len(ids) - 1 : -1].float()
-                wanted = torch.tensor(target, device=self.engine.device)[:, None]
-                scores.append(float(logits.log_softmax(-1).gather(1, wanted).mean()))
-        return scores
+    job: TrioJob
+    role: Role
+    examples: list[Example]
+    fingerprint: str
+    watch: _Watch
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.job.run_dir) / self.role
+
+    @property
+    def record(self) -> Path:
+        """Written when the role is done."""
+        return self.folder / "role.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / self.fingerprint[:12]
+
+    @property
+    def steps(self) -> int:
+        return self.job.train.steps_of(self.role)
+
+    def batch(self, step: int) -> list[Example]:
+        """The examples of one step (0-based)."""
+        return batch_of_step(self.examples, step, self.steps, self.job.train.batch_size_of(self.role))
+
+    def rows_in_order(self, tokenizer: Any) -> list[dict[str, list[int]]]:
+        """Every row of every step, tokenised, in the order in which it is trained."""
+        if any(example.weight != 1.0 for example in self.examples):
+            raise LunaError(
+                f"{self.job.train_file} has examples of {self.role} with a weight other than 1, which the trl engine "
+                "cannot apply; use a Llama or Qwen2 base (the fused engine), or set their weight to 1."
+            )
+        rows: dict[str, dict[str, list[int]]] = {}
+        for example in self.examples:
+            row = tokenise(tokenizer, example, self.job.train.max_tokens)
+            labels = [-100] * row.prompt_len + list(row.tokens[row.prompt_len :])
+            rows[example.id] = {"input_ids": list(row.tokens), "labels": labels}
+        return [rows[example.id] for step in range(self.steps) for example in self.batch(step)]
+
+
+def _sft_config(run: _RoleRun, use_cpu: bool) -> Any:
+    """The job's settings as TRL names them."""
+    from trl import SFTConfig
+
+    train = run.job.train
+    return SFTConfig(
+        output_dir=str(run.checkpoints),
+        per_device_train_batch_size=max(1, train.batch_size_of(run.role) // train.gradient_accumulation_steps),
+        gradient_accumulation_steps=train.gradient_accumulation_steps,
+        max_steps=run.steps,
+        learning_rate=train.lr_of(run.role),
+        warmup_steps=train.warmup_steps,
+        weight_decay=train.weight_decay,
+        adam_beta2=train.adam_beta2,
+        max_grad_norm=train.max_grad_norm,
+        train_sampling_strategy="sequential",
+        max_length=None,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_steps=train.checkpoint_every_steps,
+        save_total_limit=2,  # The older one goes only after the newer one is marked whole.
+        use_cpu=use_cpu,
+        bf16=False,
+        gradient_checkpointing=False,
+        report_to=[],
+        disable_tqdm=True,
+        seed=run.job.seed % 2**32,
+    )
+
+
+class _Follow(TrainerCallback):
+    """Watches one role's training: stops it when asked to or when a loss is not finite, marks checkpoints as whole."""
+
+    def __init__(self, run: _RoleRun):
+        self.run = run
+        self.stopped_at: int | None = None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.run.watch.should_stop() and state.global_step < state.max_steps:
+            self.stopped_at = state.global_step
+            control.should_save = control.should_training_stop = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        _mark_whole(self.run.checkpoints / f"checkpoint-{state.global_step}")
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if logs and "loss" in logs:
+            _stop_if_not_finite(logs, self.run, state.global_step)
+            self.run.watch.step(self.run.role, state.global_step, logs["loss"])
 
 
 _WHOLE = "whole"
@@ -321,7 +325,7 @@ class _Watch:
                 step=self.job.steps * taken // whole,
                 steps=self.job.steps,
                 losses=dict(self.losses),
-                examples_per_s=self.done * train.rows_of(role) / seconds,
+                examples_per_s=self.done * train.batch_size_of(role) / seconds,
                 seconds_left=seconds / self.done * (whole - taken),
                 role_steps=dict(self.role_steps),
                 role_totals=totals,
@@ -329,12 +333,11 @@ class _Watch:
         )
 
 
-def _stop_if_not_finite(logs: Mapping[str, float], role: Role, step: int, own: list[Example], job: TrioJob) -> None:
+def _stop_if_not_finite(logs: Mapping[str, float], run: _RoleRun, step: int) -> None:
     values = (logs["loss"], logs.get("grad_norm", 0.0))
     if all(abs(value) < float("inf") for value in values):
         return
-    rows = rows_of_step(step - 1, job.train.steps_of(role), job.train.rows_of(role), len(own))
     raise NonFiniteError(
-        f"the loss of {role} is {values[0]} (gradient norm {values[1]}) at step {step} in the batch of examples "
-        f"{', '.join(own[i].id[:12] for i in rows)}. Look at these examples, or lower [train] lr."
+        f"the loss of {run.role} is {values[0]} (gradient norm {values[1]}) at step {step} in the batch of examples "
+        f"{', '.join(example.id[:12] for example in run.batch(step - 1))}. Look at these examples, or lower [train] lr."
     )

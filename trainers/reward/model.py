@@ -32,11 +32,11 @@ HEADS_FILE = "heads.safetensors"
 CONFIG_FILE = "reward_config.json"
 ENCODER_FOLDER = "encoder"
 
-FAR = 4.0
+CLIP_SIGMA = 4.0
 """Inputs further from the middle than this many standard deviations count as this far: beyond lies what training never
 saw, and a straight line drawn on would say anything there."""
 
-TILT = 0.02
+MIN_SLOPE = 0.02
 """Slope added to every calibration, so that two scores never become one value."""
 
 
@@ -62,7 +62,7 @@ class Heads(torch.nn.Module):
 
     def forward(self, inputs: Tensor, input_dropout: float = 0.0, dropout: float = 0.0) -> Tensor:
         """(answers, inputs) to (members, answers, heads); dropout only where asked for."""
-        scaled = ((inputs - self.centre) / self.spread).clamp(-FAR, FAR) * self.size
+        scaled = ((inputs - self.centre) / self.spread).clamp(-CLIP_SIGMA, CLIP_SIGMA) * self.size
         scaled = scaled.expand(len(self.hidden_weight), -1, -1)
         if input_dropout:
             scaled = torch.nn.functional.dropout(scaled, input_dropout)
@@ -119,16 +119,16 @@ def model_inputs(encoder: Encoder, prompts: Sequence[str], responses: Sequence[s
 
 
 def calibrate(scores: Tensor, knots: Tensor) -> Tensor:
-    """Scores to values: linear between the knots (n, 2), level outside them, plus the tilt. Strictly increasing."""
+    """Scores to values: linear between the knots (n, 2), level outside them, plus `MIN_SLOPE`. Strictly increasing."""
     x, y = knots[:, 0].contiguous(), knots[:, 1]
     right = torch.searchsorted(x, scores.contiguous()).clamp(1, len(x) - 1)
     left = right - 1
     share = ((scores - x[left]) / (x[right] - x[left])).clamp(0, 1)
-    return y[left] + share * (y[right] - y[left]) + TILT * scores
+    return y[left] + share * (y[right] - y[left]) + MIN_SLOPE * scores
 
 
 def output_of(row: Sequence[float]) -> RewardOutput:
-    """Calibrated values as a judgement; what the tilt takes past a range's end is put back."""
+    """Calibrated values as a judgement; what `MIN_SLOPE` takes past a range's end is put back."""
     return RewardOutput(
         **{name: min(RANGES[name][1], max(RANGES[name][0], value)) for name, value in zip(HEADS, row, strict=True)}
     )

@@ -6,19 +6,21 @@ RBF kernel on the encoder's frozen sentence embeddings. Intervals are 95 % boots
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from scipy.stats import rankdata
+from sklearn.svm import SVR as SupportVectors
 from torch import Tensor
 
 from curriculum.reward import VALUES
 from ledger.errors import LunaError
 from trainers.reward.encoder import Encoder
 from trainers.reward.model import HEADS, RewardModel, model_inputs
-from trainers.reward.train import RewardRows, prompt_key
+from trainers.reward.rows import RewardRows, prompt_key
 
 MODEL = "reward model"
 MEAN = "mean predictor"
@@ -27,16 +29,10 @@ RESAMPLES = 1000
 N_VALUES = len(VALUES)
 
 
-def average_ranks(columns: Tensor) -> Tensor:
-    """(n, columns) to each column's ranks from 0, ties sharing their mean."""
-    below = (columns[:, None] > columns[None]).sum(1)
-    equal = (columns[:, None] == columns[None]).sum(1)
-    return below + (equal - 1) / 2
-
-
 def spearman(predicted: Tensor, true: Tensor) -> Tensor:
     """Rank correlation of each column, in [-1, 1]; 0 where a column does not vary. (n, columns) twice."""
-    a, b = (ranks - ranks.mean(0) for ranks in (average_ranks(predicted), average_ranks(true)))
+    ranks = (torch.from_numpy(rankdata(columns.numpy(), axis=0)) for columns in (predicted, true))
+    a, b = (column - column.mean(0) for column in ranks)
     norm = a.norm(dim=0) * b.norm(dim=0)
     return torch.where(norm > 0, (a * b).sum(0) / norm.clamp(min=1e-12), torch.zeros(()))
 
@@ -112,59 +108,93 @@ def report(
         predicted |= _support_vectors(load_baseline(), rows, train, unseen)
     place = {row: i for i, row in enumerate(unseen)}
     pairs = torch.tensor([[place[a], place[b]] for a, b in rows.pairs.tolist() if a in place], dtype=torch.long)
+    pairs = pairs.reshape(-1, 2)
+    compared = _Compared.of(predicted, rows.targets[test], pairs)
+    groups = [rows.groups[i] for i in unseen]
+    samples = bootstrap_over_groups(
+        compared.figures, groups[: len(test)], [groups[better] for better in pairs[:, 0].tolist()], resamples, seed
+    )
     return {
         "rows": len(test),
         "prompts": len({rows.groups[i] for i in test}),
         "pairs": len(pairs),
         "trained_rows_in_file": len(train),
-        **_figures(predicted, rows.targets[test], [rows.groups[i] for i in unseen], pairs, resamples, seed),
+        **_figures(compared, samples),
     }
 
 
-def _figures(
-    predicted: dict[str, Tensor], true: Tensor, groups: Sequence[str], pairs: Tensor, resamples: int, seed: int
-) -> dict[str, Any]:
-    """The report's figures with their intervals. `predicted` and `groups` may hold rows without labels at the end."""
-    n = len(true)
-    names = list(predicted)
-    values = torch.stack([predicted[name][:n, :N_VALUES] for name in names], dim=1).flatten(1)  # (n, names · 9)
-    truth = true[:, None, :N_VALUES].expand(-1, len(names), -1).flatten(1)
-    right = (
-        torch.stack([pair_accuracy(predicted[name][:, -1], pairs) for name in names], dim=1)
-        if len(pairs)
-        else torch.zeros(0, len(names), dtype=torch.float64)
-    )
-    errors = (values - truth).abs()
+@dataclass(frozen=True)
+class _Compared:
+    """Predictors side by side on the same rows and pairs."""
 
-    def at(row_numbers: Tensor, pair_numbers: Tensor) -> Tensor:
-        """(3, names): mean rank correlation, error, share of pairs, over these rows and pairs, repeats counted."""
-        correlation = spearman(values[row_numbers], truth[row_numbers]).reshape(len(names), N_VALUES).mean(1)
-        error = errors[row_numbers].mean(0).reshape(len(names), N_VALUES).mean(1)
-        return torch.stack([correlation, error, right[pair_numbers].mean(0)])
+    names: list[str]
+    values: Tensor  # (n, names · 9) predicted
+    truth: Tensor  # (n, names · 9) the same nine for every predictor
+    right: Tensor  # (pairs, names): 1 where the better answer is scored higher
 
-    order = sorted(set(groups))
-    rows_of = [torch.tensor([i for i in range(n) if groups[i] == group], dtype=torch.long) for group in order]
-    pair_groups = [groups[first] for first in pairs[:, 0].tolist()] if len(pairs) else []
-    pairs_of = [
-        torch.tensor([i for i, name in enumerate(pair_groups) if name == group], dtype=torch.long) for group in order
-    ]
+    @classmethod
+    def of(cls, predicted: Mapping[str, Tensor], true: Tensor, pairs: Tensor) -> _Compared:
+        """`predicted` may hold rows without labels at the end; `pairs` are row numbers, the better first."""
+        names, n = list(predicted), len(true)
+        right = [pair_accuracy(column[:, -1], pairs) for column in predicted.values()] if len(pairs) else []
+        return cls(
+            names=names,
+            values=torch.stack([predicted[name][:n, :N_VALUES] for name in names], dim=1).flatten(1),
+            truth=true[:, None, :N_VALUES].expand(-1, len(names), -1).flatten(1),
+            right=torch.stack(right, dim=1) if right else torch.zeros(0, len(names), dtype=torch.float64),
+        )
+
+    def by_value(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Rank correlation and mean absolute error over these rows, repeats counted: (names, 9) each."""
+        values, truth = self.values[rows], self.truth[rows]
+        shape = (len(self.names), N_VALUES)
+        return spearman(values, truth).reshape(shape), (values - truth).abs().mean(0).reshape(shape)
+
+    def figures(self, rows: Tensor, pairs: Tensor) -> Tensor:
+        """(3, names): mean rank correlation, error, share of pairs, over these rows and pairs."""
+        correlation, error = self.by_value(rows)
+        return torch.stack([correlation.mean(1), error.mean(1), self.right[pairs].mean(0)])
+
+
+def bootstrap_over_groups(
+    statistic: Callable[[Tensor, Tensor], Tensor],
+    row_groups: Sequence[str],
+    pair_groups: Sequence[str],
+    resamples: int,
+    seed: int,
+) -> Tensor:
+    """`statistic(rows, pairs)` over groups drawn with replacement, each with all of its rows and pairs."""
+    order = sorted({*row_groups, *pair_groups})
+
+    def members(groups: Sequence[str]) -> list[Tensor]:
+        found: dict[str, list[int]] = {name: [] for name in order}
+        for i, name in enumerate(groups):
+            found[name].append(i)
+        return [torch.tensor(found[name], dtype=torch.long) for name in order]
+
+    rows_of, pairs_of = members(row_groups), members(pair_groups)
     generator = torch.Generator().manual_seed(seed)
     drawn = [torch.randint(len(order), (len(order),), generator=generator).tolist() for _ in range(resamples)]
-    samples = torch.stack([at(torch.cat([rows_of[g] for g in d]), torch.cat([pairs_of[g] for g in d])) for d in drawn])
-    whole = at(torch.arange(n), torch.arange(len(right)))
-    per_value = spearman(values, truth).reshape(len(names), N_VALUES)
-    mae = errors.mean(0).reshape(len(names), N_VALUES)
+    return torch.stack(
+        [statistic(torch.cat([rows_of[g] for g in d]), torch.cat([pairs_of[g] for g in d])) for d in drawn]
+    )
+
+
+def _figures(compared: _Compared, samples: Tensor) -> dict[str, Any]:
+    """The report's figures by name, with their intervals."""
+    names, rows = compared.names, torch.arange(len(compared.values))
+    whole = compared.figures(rows, torch.arange(len(compared.right)))
+    correlation, error = compared.by_value(rows)
     found: dict[str, Any] = {
-        "mean_spearman": {name: _figure(whole[0, i], samples[:, 0, i]) for i, name in enumerate(names)},
-        "mae": {name: _figure(whole[1, i], samples[:, 1, i]) for i, name in enumerate(names)},
-        "preference_accuracy": {name: _figure(whole[2, i], samples[:, 2, i]) for i, name in enumerate(names)},
-        "values": {
-            value: {
-                "spearman": {name: float(per_value[i, v]) for i, name in enumerate(names)},
-                "mae": {name: float(mae[i, v]) for i, name in enumerate(names)},
-            }
-            for v, value in enumerate(VALUES)
-        },
+        figure: {name: _figure(whole[f, i], samples[:, f, i]) for i, name in enumerate(names)}
+        for f, figure in enumerate(("mean_spearman", "mae", "preference_accuracy"))
+    }
+    found["values"] = {
+        value: {
+            "spearman": {name: float(correlation[i, v]) for i, name in enumerate(names)},
+            "mae": {name: float(error[i, v]) for i, name in enumerate(names)},
+        }
+        for v, value in enumerate(VALUES)
     }
     if MEAN in names:
         m = names.index(MEAN)
@@ -182,14 +212,14 @@ def _figures(
 
 
 def _figure(value: Tensor, samples: Tensor) -> dict[str, float]:
-    """A figure and its 95 % interval; NaN where there was nothing to measure (no pairs, say)."""
+    """A figure and its 95 % interval; empty where there was nothing to measure (no pairs, say)."""
     known = samples[~samples.isnan()]
     low, high = known.quantile(torch.tensor([0.025, 0.975], dtype=known.dtype)).tolist() if len(known) else (0.0, 0.0)
     return {"value": float(value), "low": low, "high": high} if not value.isnan() else {}
 
 
 def _support_vectors(encoder: Encoder, rows: RewardRows, train: list[int], unseen: list[int]) -> dict[str, Tensor]:
-    """Predictions of both baselines for rows `unseen`: (rows, heads) each."""
+    """Predictions of both baselines, scikit-learn's as they come, for rows `unseen`: (rows, heads) each."""
     chosen = [*train, *unseen]
     answers = encoder.embeddings([rows.responses[i] for i in chosen]).double().numpy()
     distinct = sorted({rows.prompts[i] for i in chosen})
@@ -197,46 +227,8 @@ def _support_vectors(encoder: Encoder, rows: RewardRows, train: list[int], unsee
     prompts = np.stack([of_prompt[rows.prompts[i]] for i in chosen])
     targets = rows.targets[train].numpy()
     inputs = {SVR["answer"]: answers, SVR["both"]: np.concatenate([prompts, answers], axis=1)}
-    return {
-        name: torch.from_numpy(support_vector_predictions(x[: len(train)], targets, x[len(train) :]))
-        for name, x in inputs.items()
-    }
-
-
-def support_vector_predictions(
-    train: NDArray[np.float64], targets: NDArray[np.float64], test: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """ε-SVR with an RBF kernel for each column of `targets`.
-
-    The usual defaults: C = 1, ε = 0.1, γ = 1 / (inputs · variance). The kernel carries a constant instead of an offset.
-    """
-    gamma = 1.0 / (train.shape[1] * train.var())
-    within, across = (rbf_kernel(train, train, gamma) + 1.0, rbf_kernel(test, train, gamma) + 1.0)
-    return np.stack([across @ support_vectors(within, column) for column in targets.T], axis=1)
-
-
-def rbf_kernel(a: NDArray[np.float64], b: NDArray[np.float64], gamma: float) -> NDArray[np.float64]:
-    """exp(-γ |a - b|²) for all rows of `a` and `b`."""
-    square = (a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T
-    kernel: NDArray[np.float64] = np.exp(-gamma * np.maximum(square, 0))
-    return kernel
-
-
-def support_vectors(
-    kernel: NDArray[np.float64], y: NDArray[np.float64], c: float = 1.0, epsilon: float = 0.1, sweeps: int = 400
-) -> NDArray[np.float64]:
-    """Coefficients β that minimise ½ βᵀKβ - yᵀβ + ε|β|₁ with |β| ≤ c, by exact steps along each coordinate."""
-    beta, fitted, diagonal = np.zeros(len(y)), np.zeros(len(y)), kernel.diagonal()
-    for _ in range(sweeps):
-        largest = 0.0
-        for i in range(len(y)):
-            pull = y[i] - (fitted[i] - diagonal[i] * beta[i])
-            best = np.clip(np.sign(pull) * max(abs(pull) - epsilon, 0.0) / diagonal[i], -c, c)
-            change = best - beta[i]
-            if change:
-                fitted += kernel[i] * change
-                beta[i] = best
-                largest = max(largest, abs(change))
-        if largest < 1e-4:
-            break
-    return beta
+    found = {}
+    for name, x in inputs.items():
+        columns = [SupportVectors().fit(x[: len(train)], column).predict(x[len(train) :]) for column in targets.T]
+        found[name] = torch.from_numpy(np.stack(columns, axis=1))
+    return found

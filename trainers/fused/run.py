@@ -1,0 +1,217 @@
+"""One training job of the fused engine in progress: adapters, optimizers, step count, losses so far."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from curriculum.example import Example
+from curriculum.preferences.pairs import Preference
+from curriculum.reward.scores import read_scores
+from ledger.roles import Role
+from trainers.checkpoint import fingerprint
+from trainers.data import RoleData, tokenise, tokenise_pair
+from trainers.fused.pairs import PairRows, cut_pairs, pack_pairs, reference_margins
+from trainers.fused.step import StepLosses, StepParts, TrioStep
+from trainers.health.gate import Action
+from trainers.health.online import OnlineHealth, Probe, scored_examples
+from trainers.job import Channel, EngineInfo, NonFiniteError, TrioJob, TrioProgress
+from trainers.lean.adapter_bank import AdapterBank
+from trainers.lean.base import LeanBase
+from trainers.lean.packing import Group, Row, cut, pack, token_count
+from trainers.schedule import batch_of_step, learning_rate
+
+_BEFORE = "before."
+"""Prefix, in a checkpoint, of the state before the latest update."""
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one step found by role, for roles that took it."""
+
+    total: dict[Role, float]
+    channels: dict[Channel, dict[Role, float]]
+    """With two channels the loss of each, for roles that learn from it."""
+    partials: dict[Role, float]
+    """DCS + GVS of the roles that the online health gate measured."""
+
+
+class FusedRun:
+    """The state of one training job.
+
+    Made with the parents' adapters in the bank: the reference of the preference channel is measured here, before a
+    checkpoint may put later ones in their place.
+    """
+
+    def __init__(self, lean: LeanBase, job: TrioJob, bank: AdapterBank, data: RoleData, info: EngineInfo):
+        self.lean, self.job, self.bank, self.data = lean, job, bank, data
+        self.trio = TrioStep(lean.model, bank, lean.lanes, job.train.weight_decay, job.train.adam_beta2)
+        self.step = 0
+        self.losses: dict[Role, list[float]] = {role: [] for role in job.roles}
+        self.fingerprint = fingerprint(job, info)
+        self._channels: dict[Channel, dict[Role, float]] = {}
+        self._rows: dict[str, Row] = {}
+        self._shares = torch.tensor([data.shares[role] for role in job.roles], device=lean.model.device).t()
+        self._pairs = self._pairs_with_reference()
+        self.health = self._online_health()
+
+    def advance(self) -> StepReport:
+        """One optimizer step of every role that has steps left."""
+        found = self.trio.channel_gradients(self._parts())
+        self._stop_if_not_finite(found)
+        actions, partials = self.health.decide(self.lean, self.bank, self.step, self._active_roles())
+        self._move(found, actions)
+        return self._count(found, partials)
+
+    def _move(self, found: StepLosses, actions: Mapping[Role, Action]) -> None:
+        """Make the updates that the health gate lets through, and take back those that it wants undone."""
+        if undone := [slot for slot, role in enumerate(self.job.roles) if actions.get(role) == "roll_back"]:
+            self.trio.load_state_dict(self.health.before or {}, undone)
+        due = self.health.is_due(self.step + 1)
+        self.health.before = {name: value.clone() for name, value in self.trio.state_dict().items()} if due else None
+        rates = [None if role in actions else self._rate(role) for role in self.job.roles]
+        self.trio.move(rates, self.job.train.max_grad_norm, found.norms)
+
+    def _count(self, found: StepLosses, partials: dict[Role, float]) -> StepReport:
+        """Note the losses of the roles that took this step, and go on to the next."""
+        active, shares = self._active_roles(), self.data.shares
+
+        def of(losses: Tensor, roles: Sequence[Role]) -> dict[Role, float]:
+            by_role = dict(zip(self.job.roles, losses.tolist(), strict=True))
+            return {role: by_role[role] for role in roles}
+
+        channels: dict[Channel, dict[Role, float]] = {}
+        if self._pairs:
+            channels["sft"] = of(found.sft, [role for role in active if shares[role][0]])
+            channels["dpo"] = of(found.dpo, [role for role in active if shares[role][1]])
+        report = StepReport(of(found.total, active), channels, partials)
+        for role, loss in report.total.items():
+            self.losses[role].append(loss)
+        for channel, own in channels.items():
+            self._channels[channel] = {**self._channels.get(channel, {}), **own}
+        self.step += 1
+        return report
+
+    def _active_roles(self) -> list[Role]:
+        """The roles that take the present step."""
+        return [role for role in self.job.roles if self.step < self.job.train.steps_of(role)]
+
+    def _rate(self, role: Role) -> float | None:
+        """The learning rate of the role's present step; None when it has taken all of its steps."""
+        train, steps = self.job.train, self.job.train.steps_of(role)
+        return learning_rate(self.step, steps, train.lr_of(role), train.warmup_steps) if self.step < steps else None
+
+    def _parts(self) -> StepParts:
+        """The step's rows and pairs of every role, packed, in as many parts as micro-batches and lanes ask for."""
+        chosen = [[self._row(e) for e in self._batch_examples(role, self.step)] for role in self.job.roles]
+        groups = [Group(slot, rows) for slot, rows in enumerate(chosen) if rows]
+        pairs = [self._pairs[pair.id] for role in self.job.roles for pair in self._batch_pairs(role, self.step)]
+        parts, device = self.job.train.gradient_accumulation_steps, self.lean.model.device
+        lanes = self.lean.lanes.lanes_for((token_count(groups) + sum(pair.tokens for pair in pairs)) // parts)
+        return StepParts(
+            sft=[pack(part, device) for part in cut(groups, parts * lanes)],
+            pairs=[pack_pairs(part, device) for part in cut_pairs(pairs, parts * lanes)],
+            shares=self._shares,
+            beta=self.job.channels.beta,
+            lanes=lanes,
+        )
+
+    def _batch_examples(self, role: Role, step: int) -> list[Example]:
+        """The role's examples of a step; none when it has taken all of its steps."""
+        train = self.job.train
+        return batch_of_step(self.data.examples[role], step, train.steps_of(role), train.batch_size_of(role))
+
+    def _batch_pairs(self, role: Role, step: int) -> list[Preference]:
+        """The role's pairs of a step, chosen like its examples."""
+        steps = self.job.train.steps_of(role)
+        return batch_of_step(self.data.pairs[role], step, steps, self.job.channels.pairs_of(role))
+
+    def _row(self, example: Example) -> Row:
+        if example.id not in self._rows:
+            self._rows[example.id] = tokenise(self.lean.tokenizer, example, self.job.train.max_tokens)
+        return self._rows[example.id]
+
+    def _pairs_with_reference(self) -> dict[str, PairRows]:
+        """By id every pair that the run takes, tokenised, with the parent's margin."""
+        job, lean = self.job, self.lean
+        scheduled = {
+            pair.id: (slot, pair)
+            for slot, role in enumerate(job.roles)
+            for step in range(job.train.steps_of(role))
+            for pair in self._batch_pairs(role, step)
+        }
+        found = [
+            PairRows(slot, *tokenise_pair(lean.tokenizer, pair, job.train.max_tokens), pair.weight)
+            for slot, pair in scheduled.values()
+        ]
+        margins = reference_margins(lean.model, self.bank, lean.lanes, found)
+        return {
+            name: dataclasses.replace(pair, reference=margin)
+            for name, pair, margin in zip(scheduled, found, margins, strict=True)
+        }
+
+    def _online_health(self) -> OnlineHealth:
+        """The gate over the roles' scored examples; one over nothing without a reward model's scores."""
+        job, probes = self.job, dict[Role, Probe]()
+        if job.channels.mode == "dual" and job.rewards_file and job.health.online_every:
+            scores = read_scores(job.rewards_file)
+            for slot, role in enumerate(job.roles):
+                found = scored_examples(self.data.examples[role], scores, job.health.online_rows)
+                if found is not None:
+                    probes[role] = Probe(slot, [self._row(example) for example in found[0]], found[1])
+        return OnlineHealth(job.health, probes)
+
+    def _stop_if_not_finite(self, found: StepLosses) -> None:
+        for slot, role in enumerate(self.job.roles):
+            if not (torch.isfinite(found.total[slot]) and torch.isfinite(found.norms[slot])):
+                named = [
+                    *_named("examples", self._batch_examples(role, self.step)),
+                    *_named("preference pairs", self._batch_pairs(role, self.step)),
+                ]
+                raise NonFiniteError(
+                    f"the loss of {role} is {found.total[slot].item()} (gradient norm {found.norms[slot].item()}) at "
+                    f"step {self.step + 1} in the batch of {' and '.join(named)}; the adapters were not changed by "
+                    "this step. Look at these, or lower [train] lr."
+                )
+
+    def progress(self, first: int, seconds: float) -> TrioProgress:
+        """Where the run stands, `seconds` after it was at step `first`."""
+        job, train = self.job, self.job.train
+        done = job.examples_after(self.step) - job.examples_after(first)
+        left = job.examples_after(job.steps) - job.examples_after(self.step)
+        return TrioProgress(
+            step=self.step,
+            steps=job.steps,
+            losses={role: losses[-1] for role, losses in self.losses.items()},
+            channels=dict(self._channels),
+            examples_per_s=done / seconds,
+            seconds_left=seconds / done * left,
+            role_steps={role: min(self.step, train.steps_of(role)) for role in job.roles},
+            role_totals={role: train.steps_of(role) for role in job.roles},
+        )
+
+    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What a checkpoint holds: masters and both Adam moments; losses and what the health gate remembers."""
+        before = {f"{_BEFORE}{name}": value for name, value in (self.health.before or {}).items()}
+        record = {"fingerprint": self.fingerprint, "losses": self.losses, "health": self.health.state_dict()}
+        return {**self.trio.state_dict(), **before}, record
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` gave and a checkpoint kept."""
+        self.trio.load_state_dict(tensors)
+        self.health.load_state_dict(record["health"])
+        self.health.before = {
+            name.removeprefix(_BEFORE): value for name, value in tensors.items() if name.startswith(_BEFORE)
+        } or None
+        self.step = record["step"]
+        self.losses = {role: record["losses"][role] for role in self.job.roles}
+
+
+def _named(what: str, items: Sequence[Example] | Sequence[Preference]) -> list[str]:
+    """`examples a, b`, by the first characters of their ids; nothing if there are none."""
+    return [f"{what} {', '.join(item.id[:12] for item in items)}"] if items else []

@@ -1,0 +1,58 @@
+"""Answers through Hugging Face's and PEFT's own calls, one adapter at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+
+from ledger.roles import Voice
+from trainers.generator import answer_ids, prompt_ids
+
+_ROWS_AT_ONCE = 16
+
+
+class PeftGenerator:
+    """See :class:`trainers.generator.Generator`.
+
+    Args:
+        voiced: gives the model that speaks as a voice, for as long as its context is open.
+    """
+
+    def __init__(self, voiced: Callable[[Voice], AbstractContextManager[Any]], tokenizer: Any, device: torch.device):
+        self.voiced, self.tokenizer, self.device = voiced, tokenizer, device
+
+    @torch.no_grad()
+    def generate(self, voice: Voice, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+        """Greedy continuations, left-padded batches."""
+        tokenizer, texts = self.tokenizer, []
+        with self.voiced(voice) as model:
+            for start in range(0, len(prompts), _ROWS_AT_ONCE):
+                rows = [prompt_ids(tokenizer, prompt) for prompt in prompts[start : start + _ROWS_AT_ONCE]]
+                width = max(map(len, rows))
+                ids = torch.tensor([[tokenizer.eos_token_id] * (width - len(r)) + r for r in rows])
+                mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in rows])
+                out = model.generate(
+                    input_ids=ids.to(self.device),
+                    attention_mask=mask.to(self.device),
+                    max_new_tokens=max_new_tokens,
+                    do_sample=False,
+                    pad_token_id=tokenizer.eos_token_id,
+                )
+                texts += [tokenizer.decode(row[width:], skip_special_tokens=True) for row in out]
+        return texts
+
+    @torch.no_grad()
+    def mean_log_likelihoods(self, voice: Voice, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """One forward a pair."""
+        scores = []
+        with self.voiced(voice) as model:
+            for prompt, answer in pairs:
+                ids, target = prompt_ids(self.tokenizer, prompt), answer_ids(self.tokenizer, answer)
+                tokens = torch.tensor([[*ids, *target]], device=self.device)
+                logits = model(input_ids=tokens).logits[0, len(ids) - 1 : -1].float()
+                wanted = torch.tensor(target, device=self.device)[:, None]
+                scores.append(float(logits.log_softmax(-1).gather(1, wanted).mean()))
+        return scores
