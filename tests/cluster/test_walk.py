@@ -73,7 +73,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 @pytest.fixture(scope="module")
 def base(home: Home) -> Base:
-    return prepare_base(load_settings(home.settings_file).base, home, print)
+    return prepare_base(load_settings(home.settings_file).base, home)
 
 
 @pytest.fixture(scope="module")
@@ -132,10 +132,8 @@ def test_a_run_goes_on_at_the_first_step_without_a_result(
     home: Home, base: Base, stores: Stores, pool: OneProcess, watcher: Watcher, steps: list[Step]
 ) -> None:
     class Broken(OneProcess):
-        actor, opened = pool.actor, True
-
         def __init__(self) -> None:
-            pass
+            self.actor, self.opened, self.settings = pool.actor, True, None
 
         def evaluate(self, plans: Any, adapters: Any, gen_id: int) -> Any:
             raise RuntimeError("cut off")
