@@ -1,0 +1,159 @@
+"""A generation from its data to its verdict in this process, without Ray: recorded step by step, and resumed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.generation import GenerationRun, Watcher
+from cluster.placement import Placement
+from cluster.request import GenerationRequest, PinnedBase, RunSpec
+from cluster.run_log import run_log
+from cluster.settings import load_settings
+from cluster.steps.records import Judged, Trained
+from cluster.trainer_actor import TrainerActor
+from curriculum.parquet import write_examples
+from ledger.home import Home
+from ledger.journal import STEPS, Step
+from ledger.roles import ROLES
+from ledger.store import Stores
+from ledger.verification.ledger import verify
+from serving import app
+from tests.cluster.builders import even_numbers
+from tests.cluster.test_generations import LENIENT
+from trainers.models.frozen import Base, prepare_base
+
+pytestmark = pytest.mark.slow
+
+
+class OneProcess:
+    """Stands for the pool and its session: one trainer in this process."""
+
+    placements = (Placement(ROLES, 0),)
+
+    def __init__(self) -> None:
+        self.actor = TrainerActor()
+        self.opened = False
+        self.settings: Any = None
+
+    def open(self, base: Base, settings: Any) -> OneProcess:
+        if not self.opened:
+            self.actor.open(base, settings.train, settings.lora)
+        self.opened, self.settings = True, settings
+        return self
+
+    def train(self, jobs: Any, on_progress: Any, stop: Any) -> Any:
+        return {place: self.actor.train(job) for place, job in jobs.items()}
+
+    def evaluate(self, plans: Any, adapters: Any, gen_id: int) -> Any:
+        return self.actor.evaluate(plans, adapters, gen_id, self.settings.eval)
+
+    def measure_preferences(self, pairs: Any, child: Any, parent: Any, gen_id: int) -> Any:
+        return self.actor.measure_preferences(pairs, child, parent, gen_id, self.settings.channels.beta)
+
+    def blend(self, parents: Any, children: Any, alpha: float, into: Path) -> Any:
+        return self.actor.blend(parents, children, alpha, into)
+
+
+@pytest.fixture(scope="module")
+def pool() -> OneProcess:
+    return OneProcess()
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    made = Home(tmp_path_factory.mktemp("walk") / "home").create()
+    made.settings_file.write_text(LENIENT)
+    return made
+
+
+@pytest.fixture(scope="module")
+def base(home: Home) -> Base:
+    return prepare_base(load_settings(home.settings_file).base, home)
+
+
+@pytest.fixture(scope="module")
+def stores(home: Home, base: Base) -> Iterator[Stores]:
+    with Stores.create(home) as opened:
+        opened.ledger.create_lineage("main", base.sha)
+        yield opened
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "running", lambda: None)
+
+
+@pytest.fixture
+def steps() -> list[Step]:
+    return []
+
+
+@pytest.fixture
+def watcher(steps: list[Step]) -> Watcher:
+    return Watcher(steps.append, lambda progress: None, threading.Event())
+
+
+def a_run(home: Home, stores: Stores, base: Base, first: int, **overrides: Any) -> RunSpec:
+    settings = load_settings(home.settings_file, overrides)
+    sha = write_examples(home.inbox_dir, even_numbers(first, 150))
+    request = GenerationRequest(settings=settings, base=PinnedBase(source=base.source, sha=base.sha), data=(sha,))
+    gen_id = stores.ledger.next_gen_id("main")
+    run = stores.journal.create_run(f"run-{gen_id}", "main", gen_id, request.model_dump(mode="json"))
+    return RunSpec.of(home, run)
+
+
+def walk(spec: RunSpec, stores: Stores, pool: Any, watcher: Watcher, lines: list[str]) -> Judged:
+    with run_log(spec.folder, spec.gen_id, lines.append):
+        verdict = GenerationRun(spec, stores, pool, watcher).run()
+    stores.journal.finish_run(spec.run_id, "done", verdict.reason)
+    return verdict
+
+
+def test_a_generation_is_accepted_and_its_step_records_are_kept(
+    home: Home, base: Base, stores: Stores, pool: OneProcess, watcher: Watcher, steps: list[Step]
+) -> None:
+    lines: list[str] = []
+    spec = a_run(home, stores, base, 0)
+    verdict = walk(spec, stores, pool, watcher, lines)
+    assert (verdict.verdict, verdict.alpha, stores.ledger.head()) == ("accepted", 1.0, 0)
+    assert tuple(steps) == STEPS
+    assert any("new examples" in line for line in lines)
+    trained = Trained.model_validate(stores.journal.step_result(spec.run_id, "train"))
+    assert {row.role: row.child_sha for row in stores.ledger.generation(0)} == trained.shas
+    assert verify(home) == []
+
+
+def test_a_run_goes_on_at_the_first_step_without_a_result(
+    home: Home, base: Base, stores: Stores, pool: OneProcess, watcher: Watcher, steps: list[Step]
+) -> None:
+    class Broken(OneProcess):
+        def __init__(self) -> None:
+            self.actor, self.opened, self.settings = pool.actor, True, None
+
+        def evaluate(self, plans: Any, adapters: Any, gen_id: int) -> Any:
+            raise RuntimeError("cut off")
+
+    spec = a_run(home, stores, base, 1000)
+    with pytest.raises(RuntimeError):
+        walk(spec, stores, Broken(), watcher, [])
+    assert walk(spec, stores, pool, watcher, []).verdict == "accepted"
+    assert steps == ["collect", "plan", "train", "measure", "measure", "judge", "deploy"]
+    row = stores.ledger.generation(spec.gen_id)[0]
+    assert (row.parent_gen, row.n_replay > 0) == (0, True)
+
+
+def test_where_the_child_fails_blends_are_tried_and_the_head_stays(
+    home: Home, base: Base, stores: Stores, pool: OneProcess, watcher: Watcher
+) -> None:
+    lines: list[str] = []
+    head, before = stores.ledger.head(), len(list(home.adapters_dir.iterdir()))
+    spec = a_run(home, stores, base, 2000, gates={"generalization_min": 1.0})
+    verdict = walk(spec, stores, pool, watcher, lines)
+    assert (verdict.verdict, stores.ledger.head()) == ("rejected", head)
+    assert [f"parent + {alpha} " in " ".join(lines) for alpha in ("0.75", "0.5", "0.25")] == [True] * 3
+    assert len(list(home.adapters_dir.iterdir())) == before + 3, "blends that failed are not kept"
