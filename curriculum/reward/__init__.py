@@ -1,11 +1,9 @@
 """What an answer is judged by, and a judge's labels.
 
 `manifold` has the nine values, their ranges and what they weigh, `labels` the records and files of judges, `scores`
-what a reward model gave to a generation's examples, `points` all of it as places in a picture.
-
-To add a value: name it in `manifold`, in `ledger.scores.Score` (with a migration) and in
-docs/explanation/reward-manifold.md, write the schemas again with `python -m curriculum.reward.labels`, then label and
-train anew.
+what a reward model gave to a generation's examples, `points` all of it as places in a picture. To add a value: name it
+in `manifold`, in `ledger.scores.Score` (with a migration) and in docs/explanation/reward-manifold.md, write the schemas
+again with `python -m curriculum.reward.labels`, and label and train anew.
 """
 
 from curriculum.reward.labels import OutOfRange as OutOfRange

@@ -130,7 +130,8 @@ def read_labels(path: Path, *, out_of_range: OutOfRangeRule) -> LabelReport:
     """Read a JSONL file of labels. Lines that are no label are reported and left out.
 
     Raises:
-        LunaError: the file is missing or holds no label; with `refuse`, a value is out of range.
+        LunaError: the file is missing, or has lines and no label; with `refuse`, a value is out of range. An empty
+            file, which a failed request may leave, has no labels and does no harm.
     """
     labels: list[TeacherLabel] = []
     outside: list[OutOfRange] = []
@@ -146,7 +147,7 @@ def read_labels(path: Path, *, out_of_range: OutOfRangeRule) -> LabelReport:
             labels.append(label)
     if outside and out_of_range == "refuse":
         raise LunaError(f"{_some(outside)}. Correct the file, or let such values be clamped or their rows dropped.")
-    if not labels:
+    if not labels and (bad or outside):
         raise nothing_usable(path, "label", bad)
     return LabelReport(tuple(labels), tuple(outside), tuple(bad))
 

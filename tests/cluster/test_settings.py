@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from functools import reduce
-from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -12,7 +11,7 @@ import tomli_w
 from pydantic import BaseModel
 
 import cluster.settings
-from cluster.request import GenerationRequest
+from cluster.request import GenerationRequest, PinnedBase
 from cluster.settings import (
     CONFIGS,
     Settings,
@@ -26,7 +25,6 @@ from ledger.errors import LunaError
 from ledger.files import sha256_json
 from ledger.home import Home
 from tests.repository import ROOT
-from trainers.models.frozen import Base
 
 
 def home_with(tmp_path, text):
@@ -122,8 +120,7 @@ def test_recorded_settings_are_upgraded_and_keep_the_hash_of_their_record(monkey
     assert Settings.model_validate(upgrade_recorded(recorded)) == now
     assert sha256_json(recorded) == as_recorded, "the record itself is not touched"
     assert recorded_sha(recorded) != now.sha(), "made over the old names"
-    base = Base("tiny", "a" * 64, Path("base"))
-    request = GenerationRequest(settings=now, base=base, data=())
+    request = GenerationRequest(settings=now, base=PinnedBase(source="tiny", sha="a" * 64), data=())
     assert GenerationRequest.from_record({**request.model_dump(mode="json"), "settings": recorded}) == request
 
 
