@@ -76,7 +76,7 @@ class GenerationRow(Record):
     train_sha: Sha256
     """SHA-256 of the frozen training set: replay and delta, in training order."""
     alpha: float = Field(default=1.0, gt=0.0, le=1.0)
-    """Interpolation between parent (0) and trained adapter (1); 1.0 means not interpolated."""
+    """Blend of parent (0) and trained adapter (1); 1.0 means the adapter as trained."""
     n_delta: int = Field(ge=0)
     """Examples of this role in the training file that came from the delta; a short training does not reach them all."""
     n_replay: int = Field(ge=0)
@@ -96,7 +96,7 @@ class GenerationRow(Record):
     run_id: str
     """Run that trained it; its folder may have been deleted."""
     trained_sha: Sha256
-    """SHA-256 of the adapter as trained, before interpolation."""
+    """SHA-256 of the adapter as trained, before any blend."""
     pref_sha: Sha256 | Literal[""] = ""
     """SHA-256 of the frozen preference pairs it was trained on; empty if it learned from examples alone."""
     pref_holdout_sha: Sha256 | Literal[""] = ""

@@ -65,7 +65,7 @@ def run(
         if seed is not None:
             overrides["seed"] = seed
         if not interpolation:
-            overrides["interpolation"] = {"enabled": False}
+            overrides["blends"] = {"enabled": False}
         if channels is not None:
             overrides["channels"] = {"mode": channels}
         chosen = tuple(data) if data else None
