@@ -57,7 +57,7 @@ def with_model(tmp_path_factory):
             )  # fmt: skip
     settings = RewardSettings(encoder=str(folder), blocks=(1,), steps=40, hidden_size=16, threads=1)
     rows = reward_rows(labels, pairs_of_labels(labels))
-    make_current(home, train_reward_model(rows, settings, 1, home.rewards_dir, home.run_dir("r"), {}, lambda _: None))
+    make_current(home, train_reward_model(rows, settings, 1, home.rewards_dir, home.run_dir("r"), {}))
     return home
 
 
