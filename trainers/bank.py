@@ -45,6 +45,17 @@ class SiteViews:
     grad_b: list[list[Tensor]]
 
 
+@dataclass(frozen=True)
+class BatchedViews:
+    """One group of sites in one layer, the adapters of all slots as one batch; see :class:`SiteViews`."""
+
+    a: Tensor  # (slots, sites * r, in)
+    b: Tensor  # (slots, all outs, sites * r)
+    rows: list[slice]
+    grad_a: Tensor  # (slots, sites * r, in)
+    grad_b: list[Tensor]  # of each site (slots, out, r)
+
+
 class AdapterBank:
     """LoRA parameters of `slots` adapters of one rank over one base.
 
@@ -93,6 +104,19 @@ class AdapterBank:
             grad_a=of(self.grad, place.a_offset, len(place.outs) * rank, place.inn),
             grad_b=[list(own) for own in zip(*grad_b, strict=True)],
         )
+
+    def batched(self) -> list[BatchedViews]:
+        """The groups in the order of `groups`, as views of the same buffers."""
+
+        def of(buffer: Tensor, offset: int, rows: int, columns: int) -> Tensor:
+            return buffer[:, offset : offset + rows * columns].view(self.slots, rows, columns)
+
+        rank, found = self.rank, []
+        for place, diagonal, views in zip(self._layout, self._diagonals, self.groups, strict=True):
+            stacked = place.a_offset, len(place.outs) * rank, place.inn
+            to_b = [of(self.grad, at, out, rank) for at, out in zip(place.b_offsets, place.outs, strict=True)]
+            found.append(BatchedViews(of(self.compute, *stacked), diagonal, views.rows, of(self.grad, *stacked), to_b))
+        return found
 
     def beside(self) -> AdapterBank:
         """Another bank over the same parameters, with gradients of its own, for work that runs at the same time."""

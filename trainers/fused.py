@@ -32,13 +32,14 @@ from trainers.curves import LossCurves
 from trainers.data import RoleData, read_role_data
 from trainers.dual import PairRows, cut_pairs, pack_pairs, reference_margins
 from trainers.generator import LeanGenerator
+from trainers.graph import step_on
 from trainers.health_gate import Action
 from trainers.lanes import Lanes
 from trainers.lean import LeanModel
 from trainers.objective import learning_rate
 from trainers.online_health import OnlineHealth, Probe, scored_examples
-from trainers.packing import Group, Row, cut, pack, token_count
-from trainers.step import StepLosses, StepParts, TrioStep
+from trainers.packing import Group, Row, cut, token_count
+from trainers.step import StepLosses, StepParts
 from trainers.tokens import rows_of_step, tokenise, tokenise_pair
 from trainers.trio import Channel, NonFiniteError, Paused, RoleOutcome, TrioJob, TrioOutcome, TrioProgress
 
@@ -154,7 +155,7 @@ class _Run:
 
     def __init__(self, engine: FusedEngine, job: TrioJob, bank: AdapterBank, data: RoleData):
         self.engine, self.job, self.bank, self.data = engine, job, bank, data
-        self.trio = TrioStep(engine.model, bank, engine.lanes, job.train.weight_decay, job.train.beta2)
+        self.trio = step_on(engine.device)(engine.model, bank, engine.lanes, job.train.weight_decay, job.train.beta2)
         self.step = 0
         self.losses: dict[Role, list[float]] = {role: [] for role in job.roles}
         self.channels: dict[Channel, dict[Role, float]] = {}
@@ -164,14 +165,26 @@ class _Run:
         self.health = self._online_health()
         self.partials: dict[Role, float] = {}
         self.fingerprint = fingerprint(job, engine.facts)
+        self.ahead: tuple[int, StepParts] | None = None
+        """A step and its parts, packed while the device was busy with the one before."""
 
     def advance(self) -> _Latest:
         """One optimizer step of every role that has steps left; returns their losses."""
-        found = self.trio.channel_gradients(self._parts())
-        self._stop_if_not_finite(found)
+        parts = self.ahead[1] if self.ahead and self.ahead[0] == self.step else self._parts(self.step)
+        found = self.trio.channel_gradients(parts)
+        # A guarded update skips itself, so that its losses can be read while the next step is packed; but what the
+        # health gate may undo is undone for good.
+        waits = not self.trio.guarded or bool(self.health.probes)
+        if waits:
+            self._stop_if_not_finite(found.on_host())
         actions, self.partials = self.health.decide(self.engine, self.bank, self.step, self._alive())
         self._move(found, actions)
-        return self._count(found)
+        if not waits:
+            self.ahead = self.step + 1, self._parts(self.step + 1)
+        read = found.on_host()
+        if not waits:
+            self._stop_if_not_finite(read)
+        return self._count(read)
 
     def _move(self, found: StepLosses, actions: Mapping[Role, Action]) -> None:
         """Make the updates that the health gate lets through, and take back those that it wants undone."""
@@ -212,28 +225,29 @@ class _Run:
         train, steps = self.job.train, self.job.train.steps_of(role)
         return learning_rate(self.step, steps, train.lr_of(role), train.warmup_steps) if self.step < steps else None
 
-    def _parts(self) -> StepParts:
-        """The step's rows and pairs of every role, packed, in as many parts as micro-batches and lanes ask for."""
-        chosen = [[self._row(e) for e in self.batch_examples(role)] for role in self.job.roles]
+    def _parts(self, step: int) -> StepParts:
+        """A step's rows and pairs of every role, packed, in as many parts as micro-batches and lanes ask for."""
+        chosen = [[self._row(e) for e in self._examples(role, step)] for role in self.job.roles]
         groups = [Group(slot, rows) for slot, rows in enumerate(chosen) if rows]
-        pairs = [self.pairs[pair.id] for role in self.job.roles for pair in self.batch_pairs(role)]
-        parts, device = self.job.train.accumulation, self.engine.device
+        pairs = [self.pairs[pair.id] for role in self.job.roles for pair in self._pairs(role, step)]
+        device = self.engine.device
+        parts = self.trio.parts(token_count(groups), self.job.train.accumulation)
         lanes = self.engine.lanes.worth((token_count(groups) + sum(pair.tokens for pair in pairs)) // parts)
         return StepParts(
-            sft=[pack(part, device) for part in cut(groups, parts * lanes)],
+            sft=self.trio.pack(cut(groups, parts * lanes)),
             pairs=[pack_pairs(part, device) for part in cut_pairs(pairs, parts * lanes)],
             shares=self.shares,
             beta=self.job.channels.beta,
             lanes=lanes,
         )
 
-    def batch_examples(self, role: Role) -> list[Example]:
-        """The role's examples of the present step; none when it has taken all of its steps."""
-        return self._of_step(self.data.examples[role], role, self.job.train.rows_of(role), self.step)
+    def _examples(self, role: Role, step: int) -> list[Example]:
+        """The role's examples of a step; none when it has taken all of its steps."""
+        return self._of_step(self.data.examples[role], role, self.job.train.rows_of(role), step)
 
-    def batch_pairs(self, role: Role) -> list[Preference]:
-        """The role's pairs of the present step, chosen like its examples."""
-        return self._of_step(self.data.pairs[role], role, self.job.channels.pairs_of(role), self.step)
+    def _pairs(self, role: Role, step: int) -> list[Preference]:
+        """The role's pairs of a step, chosen like its examples."""
+        return self._of_step(self.data.pairs[role], role, self.job.channels.pairs_of(role), step)
 
     def _of_step(self, own: Sequence[Item], role: Role, count: int, step: int) -> list[Item]:
         steps = self.job.train.steps_of(role)
@@ -276,8 +290,8 @@ class _Run:
     def _stop_if_not_finite(self, found: StepLosses) -> None:
         for slot, role in enumerate(self.job.roles):
             if not (torch.isfinite(found.total[slot]) and torch.isfinite(found.norms[slot])):
-                named = _named("examples", self.batch_examples(role)) + _named(
-                    "preference pairs", self.batch_pairs(role)
+                named = _named("examples", self._examples(role, self.step)) + _named(
+                    "preference pairs", self._pairs(role, self.step)
                 )
                 raise NonFiniteError(
                     f"the loss of {role} is {found.total[slot].item()} (gradient norm {found.norms[slot].item()}) at "
