@@ -26,13 +26,13 @@ from bench.gpu_loops import (
     HEADER_TOKENS,
     RANK,
     ROLES_TRAINED,
-    ROWS_A_STEP,
     WARM_UP_STEPS,
     Measured,
     Setting,
     Work,
     random_rows,
-    run_fused,
+    run_graph,
+    run_lean,
     run_peft_bfloat16,
     run_peft_master,
 )
@@ -80,10 +80,11 @@ PEAK_TFLOPS = {
 
 
 SETTINGS = [
-    Setting(name, batch, ROWS_A_STEP // batch, run)
-    for batch in (4, 8)
+    Setting(name, batch, accumulation, run)
+    for batch, accumulation in ((4, 2), (8, 1), (64, 1))
     for name, run in (
-        ("Luna, fused", run_fused),
+        ("Luna, fused", run_graph),
+        ("Luna, fused, without segments and graphs", run_lean),
         ("3 PEFT loops, float32 adapters, autocast", run_peft_master),
         ("3 PEFT loops, bfloat16 adapters", run_peft_bfloat16),
     )
@@ -108,7 +109,7 @@ def main() -> None:
     results: dict[Setting, list[Measured]] = {setting: [] for setting in SETTINGS}
     for number in range(arguments.rounds):
         for setting in SETTINGS if number % 2 == 0 else SETTINGS[::-1]:
-            rows = random_rows(WARM_UP_STEPS + arguments.steps, model.config.vocab_size)
+            rows = random_rows(WARM_UP_STEPS + arguments.steps, model.config.vocab_size, setting.rows)
             done = setting.run(model, rows, setting, arguments.steps)
             results[setting].append(done)
             print(
@@ -133,8 +134,9 @@ def random_model(shape: dict[str, Any], device: torch.device) -> Any:
 
 def _check_losses_agree(results: dict[Setting, list[Measured]]) -> None:
     """Before the first update every variant has the base's loss on the same rows, to bfloat16's accuracy."""
-    wanted = results[SETTINGS[0]][0].first_losses
     for setting, runs in results.items():
+        first = next(other for other in results if other.rows == setting.rows)
+        wanted = results[first][0].first_losses
         for found in runs[0].first_losses, runs[-1].first_losses:
             if any(abs(a - b) > 0.02 * abs(a) for a, b in zip(wanted, found, strict=True)):
                 raise SystemExit(f"{setting.name} computes another loss: {found}, expected {wanted}.")
@@ -182,7 +184,9 @@ def report(results: dict[Setting, list[Measured]], config: Any, arguments: argpa
     peak = peak_tflops(torch.cuda.get_device_name(0)) if on_gpu else None
     rows = []
     for setting, runs in results.items():
-        rivals = [speed[other] for other in speed if other.shape == setting.shape and other.run is not run_fused]
+        rivals = [
+            speed[other] for other in speed if other.shape == setting.shape and other.run not in (run_graph, run_lean)
+        ]
         work, examples = runs[0].work, runs[0].examples
         rate = flops(work, config) / examples * speed[setting] / 1e12
         rows.append(

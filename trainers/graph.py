@@ -87,6 +87,10 @@ class GraphStep(TrioStep):
         self._found = torch.zeros(4, slots, device=device)  # as in StepLosses
         self._orders = torch.zeros(2, slots + 1, device=device)  # learning rates and clip; 1 for slots that stay
 
+    def without_graphs(self) -> None:
+        """Launch every operation from now on, as a graph's first run does."""
+        self.captures, self._update = False, Graphed(self._updated, captures=False)
+
     def parts(self, tokens: int, most: int) -> int:
         """In how many parts a step of so many tokens is taken: as few as memory needs, and no more than `most`.
 
