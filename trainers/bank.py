@@ -118,6 +118,16 @@ class AdapterBank:
             found.append(BatchedViews(of(self.compute, *stacked), diagonal, views.rows, of(self.grad, *stacked), to_b))
         return found
 
+    def diagonal_table(self) -> list[list[int]]:
+        """Of each site where its B lies and goes: offset and length in `compute`, address of its first element on the
+        diagonal, and elements from one row and from one slot there to the next."""
+        rows = []
+        for place, diagonal, views in zip(self._layout, self._diagonals, self.groups, strict=True):
+            for j, (offset, out, at) in enumerate(zip(place.b_offsets, place.outs, views.rows, strict=True)):
+                first = diagonal[0, at.start, j * self.rank :].data_ptr()
+                rows.append([offset, out * self.rank, first, diagonal.stride(1), diagonal.stride(0)])
+        return rows
+
     def beside(self) -> AdapterBank:
         """Another bank over the same parameters, with gradients of its own, for work that runs at the same time."""
         other = copy.copy(self)

@@ -13,15 +13,19 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from torch import Tensor, empty, empty_like, float32
+from torch import Tensor, empty, empty_like, float32, int64, tensor
 
-from trainers.gpu_ops import Places
+from trainers.bank import AdapterBank
+from trainers.gpu_ops import Adapter, Places
 
 _SEEN = 64
 """Tokens of a block of queries and of keys in attention."""
 
 _COLUMNS = 4096
 """Logits at a time; 8 KiB in bfloat16."""
+
+_TILE = (32, 128)
+"""Tokens and columns of a tile of the gated layer."""
 
 
 class TritonOps:
@@ -93,18 +97,25 @@ class TritonOps:
         )  # fmt: skip
         return to_qkv
 
-    def swiglu(self, gate_up: Tensor) -> Tensor:
+    def swiglu(self, gate_up: Tensor, adapter: Adapter) -> Tensor:
         """See :meth:`trainers.gpu_ops.Ops.swiglu`."""
         rows, inner = len(gate_up), gate_up.shape[1] // 2
         out = empty(rows, inner, dtype=gate_up.dtype, device=gate_up.device)
-        _swiglu[(rows, triton.cdiv(inner, 1024))](gate_up, out, inner, BLOCK=1024)
+        segments, length, rank = *adapter.low.shape[:2], adapter.low.shape[2] // 2
+        _swiglu[_tiles(inner, length, segments)](
+            gate_up, adapter.low, adapter.high, out, length, inner, rank, adapter.high.stride(0), adapter.scale,
+            ROWS=_TILE[0], COLUMNS=_TILE[1], RANK=max(16, triton.next_power_of_2(rank)),
+        )  # fmt: skip
         return out
 
-    def swiglu_backward(self, grad: Tensor, gate_up: Tensor) -> Tensor:
+    def swiglu_backward(self, grad: Tensor, adapter: Adapter, gate_up: Tensor) -> Tensor:
         """See :meth:`trainers.gpu_ops.Ops.swiglu_backward`."""
-        rows, inner = grad.shape
-        out = empty_like(gate_up)
-        _swiglu_backward[(rows, triton.cdiv(inner, 1024))](grad, gate_up, out, inner, BLOCK=1024)
+        inner, out = grad.shape[1], empty_like(gate_up)
+        segments, length, rank = adapter.low.shape
+        _swiglu_backward[_tiles(inner, length, segments)](
+            grad, adapter.low, adapter.high, gate_up, out, length, inner, rank, adapter.high.stride(0), adapter.scale,
+            ROWS=_TILE[0], COLUMNS=_TILE[1], RANK=max(16, triton.next_power_of_2(rank)),
+        )  # fmt: skip
         return out
 
     def token_losses_(self, logits: Tensor, targets: Tensor, coefficients: Tensor) -> Tensor:
@@ -115,6 +126,40 @@ class TritonOps:
         grid = (rows, triton.cdiv(vocabulary, _COLUMNS))
         _token_slopes[grid](logits, targets, lse, coefficients, vocabulary, BLOCK=_COLUMNS)
         return losses
+
+
+def _tiles(columns: int, rows: int, segments: int) -> tuple[int, int, int]:
+    return triton.cdiv(columns, _TILE[1]), triton.cdiv(rows, _TILE[0]), segments
+
+
+class Rounding:
+    """`AdapterBank.round_to_compute` in two launches, where it has one for each site of each layer."""
+
+    def __init__(self, bank: AdapterBank):
+        self.bank, self.table = bank, tensor(bank.diagonal_table(), dtype=int64, device=bank.master.device)
+        self.longest = int(self.table[:, 1].max())
+
+    def __call__(self) -> None:
+        """Refresh the copies that the products use."""
+        bank = self.bank
+        if bank.compute is not bank.master:
+            bank.compute.copy_(bank.master)
+        grid = (len(self.table), triton.cdiv(self.longest, _COLUMNS), bank.slots)
+        _spread[grid](bank.compute, self.table, bank.compute.stride(0), bank.rank, BLOCK=_COLUMNS)
+
+
+@triton.jit
+def _spread(source, table, size, rank, BLOCK: tl.constexpr):
+    """Copy a site's B matrix of one slot to its place on the diagonal of its group."""
+    site, slot = table + tl.program_id(0) * 5, tl.program_id(2).to(tl.int64)
+    offset, count, to, step, slot_step = (
+        tl.load(site), tl.load(site + 1), tl.load(site + 2), tl.load(site + 3), tl.load(site + 4),
+    )  # fmt: skip
+    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < count
+    value = tl.load(source + slot * size + offset + at, mask=inside, other=0.0)
+    target = to.to(tl.pointer_type(source.dtype.element_ty))
+    tl.store(target + slot * slot_step + (at // rank) * step + at % rank, value, mask=inside)
 
 
 def _head_constants(places: Places) -> dict[str, int]:
@@ -379,31 +424,65 @@ def _attend_to_kv(
 
 
 @triton.jit
-def _swiglu(gate_up, out, inner, BLOCK: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
-    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = at < inner
-    gate = tl.load(gate_up + row * 2 * inner + at, mask=inside, other=0.0)
-    up = tl.load(gate_up + row * 2 * inner + inner + at, mask=inside, other=0.0)
+def _swiglu(
+    gate_up, low, high, out, length, inner, rank, high_stride, scale,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, RANK: tl.constexpr,
+):  # fmt: skip
+    """Add the adapters of gate and up, low (R, L, 2 rank) times the two blocks of high (R, 2 I, 2 rank), then gate."""
+    segment = tl.program_id(2).to(tl.int64)
+    row, column = tl.program_id(1) * ROWS + tl.arange(0, ROWS), tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    at = tl.arange(0, RANK)
+    in_rows, in_columns, in_rank = row < length, column < inner, at < rank
+    rows = segment * length + row
+    from_low = low + rows[:, None] * 2 * rank + at[None, :]
+    low_mask = in_rows[:, None] & in_rank[None, :]
+    from_high = high + segment * high_stride + column[:, None] * 2 * rank + at[None, :]
+    high_mask = in_columns[:, None] & in_rank[None, :]
+    here, inside = rows[:, None] * 2 * inner + column[None, :], in_rows[:, None] & in_columns[None, :]
+    low_gate = tl.load(from_low, mask=low_mask, other=0.0)
+    high_gate = tl.load(from_high, mask=high_mask, other=0.0)
+    gate = tl.load(gate_up + here, mask=inside, other=0.0)
+    kind = gate.dtype
+    gate = (gate.to(tl.float32) + tl.dot(low_gate, tl.trans(high_gate), input_precision="ieee") * scale).to(kind)
+    tl.store(gate_up + here, gate, mask=inside)
+    low_up = tl.load(from_low + rank, mask=low_mask, other=0.0)
+    high_up = tl.load(from_high + inner * 2 * rank + rank, mask=high_mask, other=0.0)
+    up = tl.load(gate_up + here + inner, mask=inside, other=0.0)
+    up = (up.to(tl.float32) + tl.dot(low_up, tl.trans(high_up), input_precision="ieee") * scale).to(kind)
+    tl.store(gate_up + here + inner, up, mask=inside)
     wide = gate.to(tl.float32)
-    active = (wide / (1.0 + tl.exp(-wide))).to(gate.dtype)
-    tl.store(out + row * inner + at, active * up, mask=inside)
+    active = (wide / (1.0 + tl.exp(-wide))).to(kind)
+    tl.store(out + rows[:, None] * inner + column[None, :], active * up, mask=inside)
 
 
 @triton.jit
-def _swiglu_backward(grad, gate_up, out, inner, BLOCK: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
-    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = at < inner
-    own = tl.load(grad + row * inner + at, mask=inside, other=0.0)
+def _swiglu_backward(
+    grad, low, high, gate_up, out, length, inner, rank, high_stride, scale,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, RANK: tl.constexpr,
+):  # fmt: skip
+    """Add the adapter of down, low (R, L, rank) times high (R, rank, I), to the gradient, then through the gate."""
+    segment = tl.program_id(2).to(tl.int64)
+    row, column = tl.program_id(1) * ROWS + tl.arange(0, ROWS), tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    at = tl.arange(0, RANK)
+    in_rows, in_columns, in_rank = row < length, column < inner, at < rank
+    rows = segment * length + row
+    left = tl.load(low + rows[:, None] * rank + at[None, :], mask=in_rows[:, None] & in_rank[None, :], other=0.0)
+    right = tl.load(
+        high + segment * high_stride + at[:, None] * inner + column[None, :],
+        mask=in_rank[:, None] & in_columns[None, :],
+        other=0.0,
+    )
+    inside = in_rows[:, None] & in_columns[None, :]
+    own = tl.load(grad + rows[:, None] * inner + column[None, :], mask=inside, other=0.0)
     kind = own.dtype
-    own = own.to(tl.float32)
-    gate = tl.load(gate_up + row * 2 * inner + at, mask=inside, other=0.0).to(tl.float32)
-    up = tl.load(gate_up + row * 2 * inner + inner + at, mask=inside, other=0.0).to(tl.float32)
+    own = own.to(tl.float32) + tl.dot(left, right, input_precision="ieee") * scale
+    here = rows[:, None] * 2 * inner + column[None, :]
+    gate = tl.load(gate_up + here, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(gate_up + here + inner, mask=inside, other=0.0).to(tl.float32)
     sigmoid = 1.0 / (1.0 + tl.exp(-gate))
     to_gate = own * up * sigmoid * (1.0 + gate * (1.0 - sigmoid))
-    tl.store(out + row * 2 * inner + at, to_gate.to(kind), mask=inside)
-    tl.store(out + row * 2 * inner + inner + at, (own * gate * sigmoid).to(kind), mask=inside)
+    tl.store(out + here, to_gate.to(kind), mask=inside)
+    tl.store(out + here + inner, (own * gate * sigmoid).to(kind), mask=inside)
 
 
 # -- loss ------------------------------------------------------------------------------------------------------------

@@ -44,6 +44,15 @@ class Places:
     sin: Tensor  # (positions, d / 2)
 
 
+@dataclass(frozen=True)
+class Adapter:
+    """The last product of an adapter that is still to be added: scale * low @ high a slot."""
+
+    low: Tensor  # (R, L, S r)
+    high: Tensor  # `views.b` of the gated layer, (R, 2 I, 2 r), or `views.a` of the one after it, (R, r, I)
+    scale: float
+
+
 class Ops(Protocol):
     """The steps of a decoder block that are no matrix products with weights, each with its backward."""
 
@@ -67,12 +76,12 @@ class Ops(Protocol):
         """Gradient of :meth:`attend`'s output (N, H d) -> of queries, keys, values (N, (H + 2K) d) unrotated."""
         ...
 
-    def swiglu(self, gate_up: Tensor) -> Tensor:
-        """silu(gate) * up of (n, 2 I), gates first -> (n, I)."""
+    def swiglu(self, gate_up: Tensor, adapter: Adapter) -> Tensor:
+        """silu(gate) * up of (n, 2 I), gates first, once low @ high^T is added to it in place -> (n, I)."""
         ...
 
-    def swiglu_backward(self, grad: Tensor, gate_up: Tensor) -> Tensor:
-        """Gradient (n, I) of :meth:`swiglu`'s output -> (n, 2 I)."""
+    def swiglu_backward(self, grad: Tensor, adapter: Adapter, gate_up: Tensor) -> Tensor:
+        """Gradient (n, I) of :meth:`swiglu`'s output, once low @ high is added to it -> (n, 2 I)."""
         ...
 
     def token_losses_(self, logits: Tensor, targets: Tensor, coefficients: Tensor) -> Tensor:
@@ -130,13 +139,17 @@ class PlainOps:
         _turn_(to_qkv.view(len(qkv), -1, shape.width)[:, : shape.heads + shape.key_heads], places, -1)
         return to_qkv
 
-    def swiglu(self, gate_up: Tensor) -> Tensor:
+    def swiglu(self, gate_up: Tensor, adapter: Adapter) -> Tensor:
         """See :meth:`Ops.swiglu`."""
+        by_slot = gate_up.view(len(adapter.low), -1, gate_up.shape[1])
+        by_slot.baddbmm_(adapter.low, adapter.high.transpose(1, 2), alpha=adapter.scale)
         gate, up = gate_up.chunk(2, -1)
         return F.silu(gate) * up
 
-    def swiglu_backward(self, grad: Tensor, gate_up: Tensor) -> Tensor:
+    def swiglu_backward(self, grad: Tensor, adapter: Adapter, gate_up: Tensor) -> Tensor:
         """See :meth:`Ops.swiglu_backward`."""
+        by_slot = grad.view(len(adapter.low), -1, grad.shape[1])
+        grad = torch.baddbmm(by_slot, adapter.low, adapter.high, alpha=adapter.scale).view(grad.shape)
         gate, up = gate_up.chunk(2, -1)
         return torch.cat((torch.ops.aten.silu_backward(grad * up, gate), grad * F.silu(gate)), -1)
 

@@ -37,8 +37,9 @@ _BETA1, _EPS = 0.9, 1e-8
 class Graphed:
     """A function of buffers that stay where they are: run as it is the first time, then captured, then replayed."""
 
-    def __init__(self, function: Callable[[], Tensor], captures: bool):
-        self._function, self._captures = function, captures
+    def __init__(self, function: Callable[[], Tensor], pool: tuple[int, int] | None):
+        """`pool` is the memory that the graph shares with others; none: it is never captured."""
+        self._function, self._pool = function, pool
         self._graph: torch.cuda.CUDAGraph | None = None
         self._result: Tensor | None = None
 
@@ -48,9 +49,9 @@ class Graphed:
             self._graph.replay()
             return self._result
         found = self._function()
-        if self._captures:
+        if self._pool is not None:
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=_pool()):
+            with torch.cuda.graph(graph, pool=self._pool):
                 self._result = self._function()
             self._graph = graph
         return found
@@ -72,8 +73,10 @@ class GraphStep(TrioStep):
     ):
         super().__init__(model, bank, lanes, weight_decay, beta2)
         slots, device = bank.slots, model.device
-        self.captures = device.type == "cuda"
-        self._memory = torch.cuda.get_device_properties(device).total_memory if self.captures else 1 << 34
+        self._on_gpu = device.type == "cuda"
+        # All graphs of a step share their memory: no two run at once, and their results are read in between.
+        self._pool = torch.cuda.graph_pool_handle() if self._on_gpu else None
+        self._memory = torch.cuda.get_device_properties(device).total_memory if self._on_gpu else 1 << 34
         self._weight_decay, self._beta2 = weight_decay, beta2
         self._moments = torch.zeros(2, *bank.master.shape, device=device)
         self._steps = [torch.zeros((), device=device) for _ in range(slots)]
@@ -82,14 +85,15 @@ class GraphStep(TrioStep):
             optimizer.state[parameter] = {"step": self._steps[slot], "exp_avg": mean, "exp_avg_sq": square}
         self._pass = SegmentPass.over(model, bank, ops or best_ops(device), _POSITIONS)
         self._passes: dict[tuple[Bucket, bool], tuple[Tensor, Graphed]] = {}
-        self._update = Graphed(self._updated, self.captures)
+        self._update = Graphed(self._updated, self._pool)
+        self._round = rounding(bank)
         self._shares = torch.ones(2, slots, device=device)
         self._found = torch.zeros(4, slots, device=device)  # as in StepLosses
         self._orders = torch.zeros(2, slots + 1, device=device)  # learning rates and clip; 1 for slots that stay
 
     def without_graphs(self) -> None:
         """Launch every operation from now on, as a graph's first run does."""
-        self.captures, self._update = False, Graphed(self._updated, captures=False)
+        self._pool, self._update = None, Graphed(self._updated, None)
 
     def parts(self, tokens: int, most: int) -> int:
         """In how many parts a step of so many tokens is taken: as few as memory needs, and no more than `most`.
@@ -105,7 +109,7 @@ class GraphStep(TrioStep):
         if longest > _POSITIONS:
             raise ValueError(f"a row has {longest} tokens; on a GPU the most is {_POSITIONS}")
         weights = slot_weights(parts, self.bank.slots)
-        return [lay_out(part, self.bank.slots, weights, self.captures) for part in parts]
+        return [lay_out(part, self.bank.slots, weights, self._on_gpu) for part in parts]
 
     def channel_gradients(self, parts: StepParts) -> StepLosses:
         """See :meth:`TrioStep.channel_gradients`. What it returns is valid until the next call."""
@@ -151,7 +155,7 @@ class GraphStep(TrioStep):
         def run() -> Tensor:
             return self._pass(views, bucket, self._shares[0], fresh)
 
-        return buffer, Graphed(run, self.captures)
+        return buffer, Graphed(run, self._pool)
 
     def move(self, rates: Sequence[float | None], clip: float, norms: Tensor) -> None:
         """See :meth:`TrioStep.move`; nothing moves if a loss or a norm of the step is not finite.
@@ -159,7 +163,7 @@ class GraphStep(TrioStep):
         `norms` are those of the latest :meth:`channel_gradients`.
         """
         orders = [[*(rate or 0.0 for rate in rates), clip], [*(float(rate is None) for rate in rates), 0.0]]
-        self._orders.copy_(torch.tensor(orders, pin_memory=self.captures), non_blocking=True)
+        self._orders.copy_(torch.tensor(orders, pin_memory=self._on_gpu), non_blocking=True)
         self._update()
 
     @torch.no_grad()
@@ -178,7 +182,7 @@ class GraphStep(TrioStep):
                 lr=rates[slot], beta1=_BETA1, beta2=self._beta2, weight_decay=self._weight_decay, eps=_EPS,
                 amsgrad=False, maximize=False, grad_scale=scales[slot], found_inf=skipped[slot],
             )  # fmt: skip
-        self.bank.round_to_compute()
+        self._round()
         return skipped
 
     def restore(self, tensors: Mapping[str, Tensor], slots: Sequence[int] | None = None) -> None:
@@ -205,6 +209,15 @@ def bytes_a_token(model: LeanModel, rank: int) -> int:
     return 2 * len(model.layers) * states * model.embedding.element_size()
 
 
+def rounding(bank: AdapterBank) -> Callable[[], None]:
+    """What refreshes the bank's copies for the products."""
+    if bank.master.device.type != "cuda":
+        return bank.round_to_compute
+    from trainers.gpu_kernels import Rounding
+
+    return Rounding(bank)
+
+
 def best_ops(device: torch.device) -> Ops:
     """Triton's kernels where they can run, else plain operations."""
     if device.type != "cuda":
@@ -212,14 +225,3 @@ def best_ops(device: torch.device) -> Ops:
     from trainers.gpu_kernels import TritonOps
 
     return TritonOps()
-
-
-def _pool() -> tuple[int, int]:
-    """The memory that all graphs of the process share: no two run at once."""
-    global _shared_pool
-    if _shared_pool is None:
-        _shared_pool = torch.cuda.graph_pool_handle()
-    return _shared_pool
-
-
-_shared_pool: tuple[int, int] | None = None

@@ -21,7 +21,7 @@ from trainers.adapters import initial_adapter
 from trainers.bank import AdapterBank
 from trainers.base import load_base
 from trainers.gpu_ops import PlainOps
-from trainers.gpu_pass import SegmentPass
+from trainers.gpu_pass import SegmentPass, deep_mm, parts_of_sum
 from trainers.graph import GraphStep
 from trainers.lanes import Lanes
 from trainers.lean import LeanModel
@@ -141,11 +141,11 @@ class Silent:
         self.kernels += 3
         return torch.empty_like(qkv)
 
-    def swiglu(self, gate_up):
+    def swiglu(self, gate_up, adapter):
         self.kernels += 1
         return torch.empty(len(gate_up), gate_up.shape[1] // 2)
 
-    def swiglu_backward(self, grad, gate_up):
+    def swiglu_backward(self, grad, adapter, gate_up):
         self.kernels += 1
         return torch.empty_like(gate_up)
 
@@ -225,17 +225,41 @@ def test_restored_state_goes_on_as_if_nothing_had_happened(loaded):
     assert torch.equal(lean.bank.master, kept["master"])
 
 
+def short_groups(tokenizer):
+    """Few tokens, for the interpreter takes a millisecond an operation: two rows that share a prefix, and one alone."""
+    rows = [tokenise(tokenizer, example, 56) for example in sums("logical", 3)]
+    return [Group(0, rows[:2]), Group(2, [Row(rows[2].tokens[40:], rows[2].prompt_len - 40, 0.5)])]
+
+
 def test_kernels_give_the_plain_operations_losses_and_gradients(loaded):
     model, tokenizer = loaded
     triton = pytest.importorskip("triton")
     if not triton.knobs.runtime.interpret:
         pytest.skip("Triton must be imported with TRITON_INTERPRET=1: the test below runs this one so")
-    from trainers.gpu_kernels import TritonOps
+    from trainers.gpu_kernels import Rounding, TritonOps
 
-    bank, groups = filled_bank(model), groups_of(tokenizer)
+    bank, groups = filled_bank(model), short_groups(tokenizer)
+    assert lay_out(groups, 3, [1.0] * 3, pinned=False).bucket.length == 128, "two blocks of attention"
     expected = found_by_pass(model, bank, [groups])
     for found, wanted in zip(found_by_pass(model, bank, [groups], TritonOps()), expected, strict=True):
         assert_close(found, wanted)
+    wanted = [diagonal.clone() for diagonal in bank._diagonals]
+    for diagonal in bank._diagonals:
+        diagonal.mul_(2.0)
+    Rounding(bank)()
+    assert all(torch.equal(a, b) for a, b in zip(bank._diagonals, wanted, strict=True))
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_a_sum_cut_in_parts_is_the_same_product(parts):
+    a, b = torch.randn(5, 64), torch.randn(64, 7)
+    torch.testing.assert_close(deep_mm(a, b, parts), a @ b)
+
+
+def test_deep_products_of_few_rows_are_cut_and_others_are_not():
+    assert parts_of_sum(768, 9728, 896) == 4
+    assert parts_of_sum(768, 896, 1152) == 1
+    assert parts_of_sum(4992, 9728, 896) == 1
 
 
 def test_kernels_in_the_interpreter():
