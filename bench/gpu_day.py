@@ -30,6 +30,7 @@ import torch
 from bench.gpu import QWEN2_HALF_BILLION, SETTINGS, SMALL, flops, random_model
 from bench.gpu_loops import WARM_UP_STEPS, Measured, Setting, random_rows, run_graph, run_lean, stepper
 from bench.gpu_probe import card_facts, ceilings, kernel_times, numbers_agree, peak_memory, profiled, same_bytes_twice
+from bench.gpu_variants import variants
 
 
 @dataclass(frozen=True)
@@ -73,22 +74,12 @@ def main() -> None:
         found.setdefault("seconds", {})[name] = round(time.perf_counter() - began, 1)
         kept.write_text(json.dumps(found, indent=1))
         print(f"== {name} ({found['seconds'][name]} s): {json.dumps(found[name])[:1500]}", flush=True)
-        if arguments.only[at + 1 :] and _broken(day.device):
+        if arguments.only[at + 1 :] and "failed" in found[name]:  # a fault may have left this process without its GPU
             rest = [*sys.argv[1 : sys.argv.index("--only") if "--only" in sys.argv else None], "--more", "--only"]
             raise SystemExit(subprocess.call([sys.executable, "-m", "bench.gpu_day", *rest, *arguments.only[at + 1 :]]))
         gc.collect()
         if day.device.type == "cuda":
             torch.cuda.empty_cache()
-
-
-def _broken(device: torch.device) -> bool:
-    """Whether a kernel's fault has left this process without its GPU: the other sections then need a new one."""
-    try:
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-    except Exception:
-        return True
-    return False
 
 
 def tests(day: Day) -> dict[str, Any]:
@@ -110,12 +101,12 @@ def speed(day: Day) -> list[dict[str, Any]]:
         for at in order if number % 2 == 0 else order[::-1]:
             setting = day.settings[at]
             rows = random_rows(WARM_UP_STEPS + day.steps, model.config.vocab_size, setting.rows)
+            if at in failures:
+                continue
             try:
                 runs.setdefault(at, []).append(setting.run(model, rows, setting, day.steps))
             except Exception:
                 failures[at] = traceback.format_exc()[-2000:]
-                if _broken(day.device):
-                    raise
             table = [_line(day.settings[i], runs.get(i, []), failures.get(i), model.config) for i in order]
             (day.out / "speed.json").write_text(json.dumps(table, indent=1))
     return table
@@ -147,12 +138,12 @@ def three_processes(day: Day) -> dict[str, Any]:
 def profiles(day: Day) -> dict[str, Any]:
     """Launches, waits and idle share of a step, both ways, at the recipe's size and at 64 rows a role."""
     model = _model(day)
-    found = {}
+    found, last = {}, WARM_UP_STEPS + 6
     for rows in (8, 10 if day.small else 64):
         for name, run in (("segments and graphs", run_graph), ("part by part", run_lean)):
             setting = Setting(name, rows, 1, run)
-            drawn = random_rows(WARM_UP_STEPS + 6, model.config.vocab_size, rows)
-            found[f"{name}, {rows} rows"] = profiled(stepper(model, drawn, setting), day.device)
+            drawn = random_rows(last, model.config.vocab_size, rows)
+            found[f"{name}, {rows} rows"] = profiled(stepper(model, drawn, setting, last), day.device)
     return found
 
 
@@ -172,13 +163,14 @@ SECTIONS: dict[str, Callable[[Day], Any]] = {
     "ceilings": lambda day: ceilings(day.device, day.small),
     "numbers": lambda day: numbers_agree(_model(day)),
     "bytes": lambda day: same_bytes_twice(_model(day), 4 if day.small else 30),
+    "tests": tests,
     "speed": speed,
     "profiles": profiles,
+    "variants": lambda day: variants(_model(day), day.small),
     "kernels": lambda day: kernel_times(_model(day), day.small),
-    "tests": tests,
-    "memory": lambda day: peak_memory(_model(day), day.small),
     "engine": engine,
     "three": three_processes,
+    "memory": lambda day: peak_memory(_model(day), day.small),
 }
 
 

@@ -21,6 +21,7 @@ from trainers.graph import GraphStep
 from trainers.lanes import Lanes
 from trainers.lean import LeanModel
 from trainers.packing import Group, Packed, Row, pack
+from trainers.segments import Segments
 from trainers.step import StepLosses, StepParts, TrioStep
 
 ROLES_TRAINED, RANK, ALPHA, LR = 3, 32, 64, 2e-4
@@ -127,9 +128,7 @@ def run_graph(hf: Any, rows: list[list[Row]], setting: Setting, steps: int) -> M
     _begin(device)
     trio, losses, began, last = new_step(hf, GraphStep), [], 0.0, WARM_UP_STEPS + steps
     whole = Setting(setting.name, setting.rows, 1, setting.run)  # as few parts as memory needs
-    kinds = {batch.bucket: batch for at in range(last) for batch in trio.pack(step_groups(rows, at, whole))}
-    for batch in kinds.values():
-        trio.channel_gradients(StepParts([batch]))
+    warm_up(trio, [batch for at in range(last) for batch in trio.pack(step_groups(rows, at, whole))])
     ready = trio.pack(step_groups(rows, 0, whole))
     for step in range(last):
         if step == WARM_UP_STEPS:
@@ -141,25 +140,30 @@ def run_graph(hf: Any, rows: list[list[Row]], setting: Setting, steps: int) -> M
     return _end(device, began, setting, steps, fused_work(rows, whole, steps), losses[0])
 
 
-def stepper(hf: Any, rows: list[list[Row]], setting: Setting) -> Callable[[int], None]:
-    """One step of :func:`run_graph` or :func:`run_lean`, by its number, for a profiler."""
+def stepper(hf: Any, rows: list[list[Row]], setting: Setting, last: int) -> Callable[[int], None]:
+    """One step of :func:`run_graph` or :func:`run_lean`, by its number below `last`, with all graphs made."""
     graphed = setting.run is run_graph
     trio = new_step(hf, GraphStep if graphed else TrioStep)
-    packed: dict[int, StepParts] = {}
-
-    def parts(step: int) -> StepParts:
-        return StepParts(trio.pack(step_groups(rows, step, setting)))
+    parts = [StepParts(trio.pack(step_groups(rows, step, setting))) for step in range(last)]
+    if isinstance(trio, GraphStep):
+        warm_up(trio, [batch for part in parts for batch in part.sft])
 
     def take(step: int) -> None:
-        found = trio.channel_gradients(packed.pop(step, None) or parts(step))
+        found = trio.channel_gradients(parts[step])
         if not graphed:
             _checked(found)
         trio.move([LR] * ROLES_TRAINED, 1.0, found.norms)
+        trio.pack(step_groups(rows, (step + 1) % last, setting))  # as if for the next step
         if graphed:
-            packed[step + 1] = parts(step + 1)
             _checked(found)
 
     return take
+
+
+def warm_up(trio: GraphStep, batches: Sequence[Packed | Segments]) -> None:
+    """Make the graphs of all shapes."""
+    for batch in {batch.bucket: batch for batch in batches if isinstance(batch, Segments)}.values():
+        trio.channel_gradients(StepParts([batch]))
 
 
 Step = TypeVar("Step", bound=TrioStep)

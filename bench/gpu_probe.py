@@ -27,7 +27,8 @@ from bench.gpu_loops import (
     run_lean,
     step_groups,
 )
-from trainers.gpu_ops import Places, PlainOps, Shape
+from trainers.gpu_ops import Adapter, Places, PlainOps, Shape
+from trainers.gpu_pass import narrow_mm
 from trainers.graph import GraphStep, best_ops
 from trainers.segments import SegmentViews
 from trainers.step import StepParts, TrioStep
@@ -145,10 +146,16 @@ def _one_step(
     torch.manual_seed(4)
     trio.bank.master.add_(torch.randn_like(trio.bank.master), alpha=0.01)
     trio.bank.round_to_compute()
-    if isinstance(trio, GraphStep):
+    if isinstance(trio, GraphStep) and ops is not None:
         trio._pass = type(trio._pass).over(trio.model, trio.bank, ops, 8192)
     found = trio.channel_gradients(StepParts(trio.pack(step_groups(rows, 0, setting))))
     return found.total.cpu().clone(), trio.bank.grad.cpu().clone()
+
+
+def gradients_of(hf: Any, rows_a_step: int) -> Tensor:
+    """The gradients of one step by `GraphStep`, on the host."""
+    rows = random_rows(1, hf.config.vocab_size, rows_a_step)
+    return _one_step(hf, rows, Setting("", rows_a_step, 1, run_graph), GraphStep, None)[1]
 
 
 def _apart(found: Tensor, wanted: Tensor) -> float:
@@ -194,8 +201,8 @@ def profiled(step: Callable[[int], None], device: torch.device) -> dict[str, Any
         step(number)
     torch.cuda.synchronize()
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
-        for _ in range(5):
-            step(WARM_UP_STEPS)
+        for number in range(WARM_UP_STEPS + 1, WARM_UP_STEPS + 6):
+            step(number)
         torch.cuda.synchronize()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"
@@ -279,16 +286,23 @@ def _linear_times(trio: GraphStep, tokens: int) -> dict[str, float]:
         parts: dict[str, Callable[[], Any]] = {
             "base": lambda x=x, w=frozen.weight: x @ w.t(),
             "base backward": lambda g=grad, w=frozen.weight: g @ w,
+            "base in parts": lambda x=x, w=frozen.weight: narrow_mm(x, w.t()),
+            "base backward in parts": lambda g=grad, w=frozen.weight: narrow_mm(g, w),
             "down": lambda x=by_slot, v=views: torch.bmm(x, v.a.transpose(1, 2)),
             "up": lambda y=of_grad.clone(), d=down, v=views: y.baddbmm_(d, v.b.transpose(1, 2), alpha=2.0),
             "on down": lambda g=of_grad, v=views: torch.bmm(g, v.b),
             "on x": lambda y=by_slot.clone(), d=down, v=views: y.baddbmm_(d, v.a, alpha=2.0),
             "whole forward": lambda g=group, x=x: trio._pass._linear(0, g, x),
-            "whole backward": lambda g=group, y=grad, k=(x, down): trio._pass._linear_backward(0, g, y, k, True),
+            "whole backward": lambda g=group, y=grad, k=(x, down): _backward_alone(trio, g, y, k),
         }
         for name, work in parts.items():
             times[f"group {group} {name}"] = graphed_seconds(work, device) * 1e6
     return times
+
+
+def _backward_alone(trio: GraphStep, group: int, grad: Tensor, kept: tuple[Tensor, Tensor]) -> None:
+    trio._pass._linear_backward(0, group, grad, kept, True)
+    trio._pass.far.finish()
 
 
 def _op_times(trio: GraphStep, batch: Any) -> dict[str, float]:
@@ -304,12 +318,15 @@ def _op_times(trio: GraphStep, batch: Any) -> dict[str, float]:
     x, qkv, gate_up = (
         random(bucket.tokens, w) for w in (len(model.final_norm), *(len(frozen[g].weight) for g in (0, 2)))
     )
-    norm, act = model.final_norm, ops.swiglu(gate_up)
+    low = random(bucket.tokens, 3 * RANK).view(ROLES_TRAINED, -1, 3 * RANK)
+    up = Adapter(low[..., RANK:].contiguous(), run.views[2].b, 2.0)
+    after = Adapter(low[..., :RANK].contiguous(), run.views[3].a, 2.0)
+    norm, act = model.final_norm, ops.swiglu(gate_up, up)
     total, _, scale = ops.norm(x, x, norm, model.eps)
     mixed, lse = ops.attend(qkv, places)
     hidden, logits = random(bucket.scored, len(norm)), random(bucket.scored, len(model.output))
     coefficients = torch.ones(bucket.scored, device=device)
-    from trainers.gpu_pass import wide_mm
+    from trainers.gpu_pass import deep_mm, parts_of_sum, wide_mm
 
     works: dict[str, Callable[[], Any]] = {
         "norm": lambda: ops.norm(x, x, norm, model.eps),
@@ -317,11 +334,12 @@ def _op_times(trio: GraphStep, batch: Any) -> dict[str, float]:
         "rotate": lambda: ops.rotate_(qkv, places),
         "attend": lambda: ops.attend(qkv, places),
         "attend backward": lambda: ops.attend_backward(mixed, qkv, mixed, lse, places),
-        "swiglu": lambda: ops.swiglu(gate_up),
-        "swiglu backward": lambda: ops.swiglu_backward(act, gate_up),
+        "swiglu": lambda: ops.swiglu(gate_up, up),
+        "swiglu backward": lambda: ops.swiglu_backward(act, after, gate_up),
         "logits": lambda: hidden @ model.output.t(),
         "token losses": lambda: ops.token_losses_(logits, views.targets, coefficients),
         "on hidden": lambda: wide_mm(logits, model.output),
+        "on hidden in parts": lambda: deep_mm(logits, model.output, parts_of_sum(len(logits), logits.shape[1], 896)),
     }
     return {name: graphed_seconds(work, device, 10) * 1e6 for name, work in works.items()}
 
@@ -331,6 +349,7 @@ def _update_times(trio: GraphStep) -> dict[str, float]:
     works: dict[str, Callable[[], Any]] = {
         "gradient norms": lambda: torch.linalg.vector_norm(trio.bank.grad, dim=1),
         "round to compute": trio.bank.round_to_compute,
+        "round to compute, two launches": trio._round,
         "update": trio._updated,
     }
     return {name: graphed_seconds(work, device, 4) * 1e6 for name, work in works.items()}

@@ -228,7 +228,7 @@ def test_restored_state_goes_on_as_if_nothing_had_happened(loaded):
 def short_groups(tokenizer):
     """Few tokens, for the interpreter takes a millisecond an operation: two rows that share a prefix, and one alone."""
     rows = [tokenise(tokenizer, example, 56) for example in sums("logical", 3)]
-    return [Group(0, rows[:2]), Group(2, [Row(rows[2].tokens[40:], rows[2].prompt_len - 40, 0.5)])]
+    return [Group(0, rows[:2]), Group(1, [Row(rows[2].tokens[40:], rows[2].prompt_len - 40, 0.5)])]
 
 
 def test_kernels_give_the_plain_operations_losses_and_gradients(loaded):
@@ -238,8 +238,9 @@ def test_kernels_give_the_plain_operations_losses_and_gradients(loaded):
         pytest.skip("Triton must be imported with TRITON_INTERPRET=1: the test below runs this one so")
     from trainers.gpu_kernels import Rounding, TritonOps
 
-    bank, groups = filled_bank(model), short_groups(tokenizer)
-    assert lay_out(groups, 3, [1.0] * 3, pinned=False).bucket.length == 128, "two blocks of attention"
+    model.layers = model.layers[:1]
+    bank, groups = filled_bank(model, slots=2), short_groups(tokenizer)
+    assert lay_out(groups, 2, [1.0] * 2, pinned=False).bucket.length == 128, "two blocks of attention"
     expected = found_by_pass(model, bank, [groups])
     for found, wanted in zip(found_by_pass(model, bank, [groups], TritonOps()), expected, strict=True):
         assert_close(found, wanted)
@@ -262,11 +263,22 @@ def test_deep_products_of_few_rows_are_cut_and_others_are_not():
     assert parts_of_sum(4992, 9728, 896) == 1
 
 
+@pytest.mark.slow
 def test_kernels_in_the_interpreter():
     pytest.importorskip("triton")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "plain_operations"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        __file__,
+        "-k",
+        "plain_operations and qwen2",
+    ]
     done = subprocess.run(
         command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout[-3000:]
-    assert "2 passed" in done.stdout
+    assert "1 passed" in done.stdout
