@@ -30,7 +30,7 @@ import torch
 from bench.gpu import QWEN2_HALF_BILLION, SETTINGS, SMALL, flops, random_model
 from bench.gpu_loops import WARM_UP_STEPS, Measured, Setting, random_rows, run_graph, run_lean, stepper
 from bench.gpu_probe import card_facts, ceilings, kernel_times, numbers_agree, peak_memory, profiled, same_bytes_twice
-from bench.gpu_variants import variants
+from bench.gpu_variants import LEVELS, apply, variants
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,10 @@ def main() -> None:
     )  # fmt: skip
     kept = day.out / "gpu_day.json"
     found: dict[str, Any] = json.loads(kept.read_text()) if arguments.more else {}
+    if day.device.type == "cuda":
+        if "level" not in found:
+            found["level"], found["preflight"] = _level()
+        apply(LEVELS[found["level"]])
     for at, name in enumerate(arguments.only):
         began = time.perf_counter()
         try:
@@ -73,13 +77,28 @@ def main() -> None:
             found[name] = {"failed": traceback.format_exc()[-6000:]}
         found.setdefault("seconds", {})[name] = round(time.perf_counter() - began, 1)
         kept.write_text(json.dumps(found, indent=1))
-        print(f"== {name} ({found['seconds'][name]} s): {json.dumps(found[name])[:1500]}", flush=True)
+        print(
+            f"== {found.get('level', '')} {name} ({found['seconds'][name]} s): {json.dumps(found[name])[:1500]}",
+            flush=True,
+        )
         if arguments.only[at + 1 :] and "failed" in found[name]:  # a fault may have left this process without its GPU
             rest = [*sys.argv[1 : sys.argv.index("--only") if "--only" in sys.argv else None], "--more", "--only"]
             raise SystemExit(subprocess.call([sys.executable, "-m", "bench.gpu_day", *rest, *arguments.only[at + 1 :]]))
         gc.collect()
         if day.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _level() -> tuple[int, str]:
+    """The first of `LEVELS` that a toy gets through here, and what the ones before it said."""
+    said = ""
+    for level in range(len(LEVELS)):
+        command = [sys.executable, "-m", "bench.gpu_variants", str(level)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+        if done.returncode == 0:
+            return level, said
+        said += done.stderr[-2500:]
+    return len(LEVELS) - 1, said
 
 
 def tests(day: Day) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import statistics
+import sys
 import time
 import traceback
 from collections.abc import Iterator
@@ -53,6 +54,30 @@ def variants(hf: Any, small: bool) -> dict[str, Any]:
     return found
 
 
+LEVELS: list[dict[str, Any]] = [{}, {"streams": False}, {"streams": False, "graphs": False}]
+"""From all that the step does to what is left when a driver cannot do it."""
+
+
+def preflight(level: int) -> None:
+    """Take three steps of a toy model by a level of :data:`LEVELS`; raises if that cannot be done."""
+    from bench.gpu import SMALL, random_model
+
+    apply(LEVELS[level])
+    model = random_model(SMALL, torch.device("cuda", 0))
+    take = stepper(model, random_rows(3, model.config.vocab_size, 4), Setting("", 4, 1, run_graph), 3)
+    for number in range(3):
+        take(number)
+    torch.randn(3, device="cuda").sum().item()
+
+
+def apply(choice: dict[str, Any]) -> None:
+    """As :func:`chosen`, for the rest of the process."""
+    if choice.get("streams") is False:
+        trainers.gpu_pass.Beside.__init__ = _on_one_stream  # type: ignore[method-assign]
+    if choice.get("graphs") is False:
+        torch.cuda.graph_pool_handle = lambda: None  # type: ignore[assignment, return-value]
+
+
 def _step_ms(hf: Any, rows: int) -> float:
     setting, last = Setting("", rows, 1, run_graph), 4 if hf.device.type == "cpu" else 25
     take = stepper(hf, random_rows(last, hf.config.vocab_size, rows), setting, last)
@@ -98,3 +123,7 @@ def _patches() -> Iterator[Any]:
     finally:
         for where, name, value in reversed(before):
             setattr(where, name, value)
+
+
+if __name__ == "__main__":
+    preflight(int(sys.argv[1]))

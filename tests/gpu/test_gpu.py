@@ -181,7 +181,7 @@ def test_a_loss_that_is_not_finite_is_named_and_changes_nothing(home, engine):
     norm = engine.model.final_norm.clone()
     try:
         engine.model.final_norm.fill_(float("nan"))
-        with pytest.raises(NonFiniteError, match="the loss of creative is nan .* at step 2"):
+        with pytest.raises(NonFiniteError, match=r"the loss of creative is nan .* at step 2"):
             run.advance()
     finally:
         engine.model.final_norm.copy_(norm)
