@@ -9,6 +9,7 @@ import statistics
 import subprocess
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,7 @@ from bench.gpu_loops import (
     step_groups,
 )
 from trainers.gpu_ops import Adapter, Places, PlainOps, Shape
-from trainers.gpu_pass import narrow_mm
-from trainers.graph import GraphStep, best_ops
+from trainers.graph import GraphStep, best_ops, no_collection
 from trainers.segments import SegmentViews
 from trainers.step import StepParts, TrioStep
 
@@ -103,7 +103,7 @@ def graphed_seconds(work: Callable[[], Any], device: torch.device, calls: int = 
     work()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with no_collection(), torch.cuda.graph(graph):
         for _ in range(calls):
             work()
     return seconds_of(graph.replay, device, 5) / calls
@@ -283,17 +283,16 @@ def _linear_times(trio: GraphStep, tokens: int) -> dict[str, float]:
         x, grad = (torch.randn(tokens, width, device=device).to(dtype) for width in (inn, out))
         down = torch.randn(ROLES_TRAINED, tokens // ROLES_TRAINED, views.a.shape[1], device=device).to(dtype)
         by_slot, of_grad = x.view(ROLES_TRAINED, -1, inn), grad.view(ROLES_TRAINED, -1, out)
+        y, on_x, transposed = grad.clone().view(of_grad.shape), x.clone().view(by_slot.shape), views.b.transpose(1, 2)
         parts: dict[str, Callable[[], Any]] = {
-            "base": lambda x=x, w=frozen.weight: x @ w.t(),
-            "base backward": lambda g=grad, w=frozen.weight: g @ w,
-            "base in parts": lambda x=x, w=frozen.weight: narrow_mm(x, w.t()),
-            "base backward in parts": lambda g=grad, w=frozen.weight: narrow_mm(g, w),
-            "down": lambda x=by_slot, v=views: torch.bmm(x, v.a.transpose(1, 2)),
-            "up": lambda y=of_grad.clone(), d=down, v=views: y.baddbmm_(d, v.b.transpose(1, 2), alpha=2.0),
-            "on down": lambda g=of_grad, v=views: torch.bmm(g, v.b),
-            "on x": lambda y=by_slot.clone(), d=down, v=views: y.baddbmm_(d, v.a, alpha=2.0),
-            "whole forward": lambda g=group, x=x: trio._pass._linear(0, g, x),
-            "whole backward": lambda g=group, y=grad, k=(x, down): _backward_alone(trio, g, y, k),
+            "base": partial(torch.mm, x, frozen.weight.t()),
+            "base backward": partial(torch.mm, grad, frozen.weight),
+            "down": partial(torch.bmm, by_slot, views.a.transpose(1, 2)),
+            "up": partial(y.baddbmm_, down, transposed, alpha=2.0),
+            "on down": partial(torch.bmm, of_grad, views.b),
+            "on x": partial(on_x.baddbmm_, down, views.a, alpha=2.0),
+            "whole forward": partial(trio._pass._linear, 0, group, x),
+            "whole backward": partial(_backward_alone, trio, group, grad, (x, down)),
         }
         for name, work in parts.items():
             times[f"group {group} {name}"] = graphed_seconds(work, device) * 1e6
@@ -326,7 +325,7 @@ def _op_times(trio: GraphStep, batch: Any) -> dict[str, float]:
     mixed, lse = ops.attend(qkv, places)
     hidden, logits = random(bucket.scored, len(norm)), random(bucket.scored, len(model.output))
     coefficients = torch.ones(bucket.scored, device=device)
-    from trainers.gpu_pass import deep_mm, parts_of_sum, wide_mm
+    from trainers.gpu_pass import wide_mm
 
     works: dict[str, Callable[[], Any]] = {
         "norm": lambda: ops.norm(x, x, norm, model.eps),
@@ -339,7 +338,6 @@ def _op_times(trio: GraphStep, batch: Any) -> dict[str, float]:
         "logits": lambda: hidden @ model.output.t(),
         "token losses": lambda: ops.token_losses_(logits, views.targets, coefficients),
         "on hidden": lambda: wide_mm(logits, model.output),
-        "on hidden in parts": lambda: deep_mm(logits, model.output, parts_of_sum(len(logits), logits.shape[1], 896)),
     }
     return {name: graphed_seconds(work, device, 10) * 1e6 for name, work in works.items()}
 

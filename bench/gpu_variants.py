@@ -22,8 +22,6 @@ from trainers.gpu_ops import PlainOps
 VARIANTS: dict[str, dict[str, Any]] = {
     "as it is": {},
     "one stream": {"streams": False},
-    "sums whole": {"parts": lambda rows, depth, columns: 1},
-    "one stream, sums whole": {"streams": False, "parts": lambda rows, depth, columns: 1},
     "attention by 32": {"_SEEN": 32},
     "attention by 128": {"_SEEN": 128},
     "gate by 64 x 64": {"_TILE": (64, 64)},
@@ -93,15 +91,13 @@ def _step_ms(hf: Any, rows: int) -> float:
 def chosen(choice: dict[str, Any]) -> Iterator[None]:
     """The GPU step with one thing done differently."""
     with _patches() as patch:
-        if "parts" in choice:
-            patch(trainers.gpu_pass, "parts_of_sum", choice["parts"])
         if "streams" in choice:
             patch(trainers.gpu_pass.Beside, "__init__", _on_one_stream)
         if "ops" in choice:
             patch(trainers.graph, "best_ops", lambda _: choice["ops"])
         for name in ("_SEEN", "_TILE"):
             if name in choice and torch.cuda.is_available():
-                patch(importlib.import_module("trainers.gpu_kernels"), name, choice[name])
+                patch(importlib.import_module("trainers.triton_ops"), name, choice[name])
         yield
 
 

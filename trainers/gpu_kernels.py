@@ -9,175 +9,19 @@ gated layer, T scored positions, V vocabulary. Tensors are contiguous. No kernel
 equal bytes.
 """
 
+# mypy: disable-error-code="no-untyped-def"
+# Their parameters are pointers and numbers on the device, for which there are no types.
+
 from __future__ import annotations
 
 import triton
 import triton.language as tl
-from torch import Tensor, empty, empty_like, float32, int64, tensor
-
-from trainers.bank import AdapterBank
-from trainers.gpu_ops import Adapter, Places
-
-_SEEN = 64
-"""Tokens of a block of queries and of keys in attention."""
-
-_COLUMNS = 4096
-"""Logits at a time; 8 KiB in bfloat16."""
-
-_TILE = (32, 128)
-"""Tokens and columns of a tile of the gated layer."""
-
-
-class TritonOps:
-    """See :class:`trainers.gpu_ops.Ops`."""
-
-    def norm(self, x: Tensor, onto: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        """See :meth:`trainers.gpu_ops.Ops.norm`."""
-        rows, width = x.shape
-        total = x if onto is None else empty_like(x)
-        normed, scale = empty_like(x), empty(rows, dtype=float32, device=x.device)
-        other = x if onto is None else onto
-        block = triton.next_power_of_2(width)
-        _norm[(rows,)](x, other, total, weight, normed, scale, width, eps, ADDS=onto is not None, BLOCK=block)
-        return total, normed, scale
-
-    def norm_backward(self, grad: Tensor, x: Tensor, scale: Tensor, weight: Tensor, residual: Tensor | None) -> Tensor:
-        """See :meth:`trainers.gpu_ops.Ops.norm_backward`."""
-        rows, width = x.shape
-        out = empty_like(grad)
-        other = grad if residual is None else residual
-        block = triton.next_power_of_2(width)
-        _norm_backward[(rows,)](
-            grad, x, scale, weight, other, out, width, ADDS=residual is not None, BLOCK=block
-        )  # fmt: skip
-        return out
-
-    def rotate_(self, qkv: Tensor, places: Places) -> None:
-        """See :meth:`trainers.gpu_ops.Ops.rotate_`."""
-        shape = places.shape
-        half, turned = shape.width // 2, shape.heads + shape.key_heads
-        _rotate[(len(qkv),)](
-            qkv, places.cos, places.sin, places.positions, qkv.shape[1], turned, half,
-            HEADS=triton.next_power_of_2(turned), HALF=triton.next_power_of_2(half),
-        )  # fmt: skip
-
-    def attend(self, qkv: Tensor, places: Places) -> tuple[Tensor, Tensor]:
-        """See :meth:`trainers.gpu_ops.Ops.attend`."""
-        shape, tokens = places.shape, len(qkv)
-        out = empty(tokens, shape.heads * shape.width, dtype=qkv.dtype, device=qkv.device)
-        lse = empty(shape.heads, tokens, dtype=float32, device=qkv.device)
-        grid = (triton.cdiv(shape.length, _SEEN), shape.heads, shape.segments)
-        _attend[grid](
-            qkv, out, lse, places.start, places.prefix, shape.length, tokens, qkv.shape[1], shape.width**-0.5,
-            **_head_constants(places),
-        )  # fmt: skip
-        return out, lse
-
-    def attend_backward(self, grad: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, places: Places) -> Tensor:
-        """See :meth:`trainers.gpu_ops.Ops.attend_backward`."""
-        shape, tokens = places.shape, len(qkv)
-        delta, to_q = empty_like(lse), empty_like(out)
-        to_k, to_v = empty(2, *out.shape, dtype=float32, device=out.device)
-        grid = (triton.cdiv(shape.length, _SEEN), shape.heads, shape.segments)
-        scale, constants = shape.width**-0.5, _head_constants(places)
-        _attend_to_q[grid](
-            qkv, grad, out, lse, delta, to_q, places.start, places.prefix, shape.length, tokens, qkv.shape[1], scale,
-            **constants,
-        )  # fmt: skip
-        _attend_to_kv[grid](
-            qkv, grad, lse, delta, to_k, to_v, places.start, places.stop, places.prefix, shape.length, tokens,
-            qkv.shape[1], scale, **constants,
-        )  # fmt: skip
-        to_qkv = empty_like(qkv)
-        half = shape.width // 2
-        _gather_heads[(tokens,)](
-            to_q, to_k, to_v, to_qkv, places.cos, places.sin, places.positions, shape.heads, shape.key_heads, half,
-            GROUP=shape.heads // shape.key_heads, HEADS=triton.next_power_of_2(shape.heads),
-            KEYS=triton.next_power_of_2(shape.key_heads), HALF=triton.next_power_of_2(half),
-        )  # fmt: skip
-        return to_qkv
-
-    def swiglu(self, gate_up: Tensor, adapter: Adapter) -> Tensor:
-        """See :meth:`trainers.gpu_ops.Ops.swiglu`."""
-        rows, inner = len(gate_up), gate_up.shape[1] // 2
-        out = empty(rows, inner, dtype=gate_up.dtype, device=gate_up.device)
-        segments, length, rank = *adapter.low.shape[:2], adapter.low.shape[2] // 2
-        _swiglu[_tiles(inner, length, segments)](
-            gate_up, adapter.low, adapter.high, out, length, inner, rank, adapter.high.stride(0), adapter.scale,
-            ROWS=_TILE[0], COLUMNS=_TILE[1], RANK=max(16, triton.next_power_of_2(rank)),
-        )  # fmt: skip
-        return out
-
-    def swiglu_backward(self, grad: Tensor, adapter: Adapter, gate_up: Tensor) -> Tensor:
-        """See :meth:`trainers.gpu_ops.Ops.swiglu_backward`."""
-        inner, out = grad.shape[1], empty_like(gate_up)
-        segments, length, rank = adapter.low.shape
-        _swiglu_backward[_tiles(inner, length, segments)](
-            grad, adapter.low, adapter.high, gate_up, out, length, inner, rank, adapter.high.stride(0), adapter.scale,
-            ROWS=_TILE[0], COLUMNS=_TILE[1], RANK=max(16, triton.next_power_of_2(rank)),
-        )  # fmt: skip
-        return out
-
-    def token_losses_(self, logits: Tensor, targets: Tensor, coefficients: Tensor) -> Tensor:
-        """See :meth:`trainers.gpu_ops.Ops.token_losses_`."""
-        rows, vocabulary = logits.shape
-        losses, lse = empty(2, rows, dtype=float32, device=logits.device)
-        _token_losses[(rows,)](logits, targets, losses, lse, vocabulary, BLOCK=_COLUMNS, num_warps=8)
-        grid = (rows, triton.cdiv(vocabulary, _COLUMNS))
-        _token_slopes[grid](logits, targets, lse, coefficients, vocabulary, BLOCK=_COLUMNS)
-        return losses
-
-
-def _tiles(columns: int, rows: int, segments: int) -> tuple[int, int, int]:
-    return triton.cdiv(columns, _TILE[1]), triton.cdiv(rows, _TILE[0]), segments
-
-
-class Rounding:
-    """`AdapterBank.round_to_compute` in two launches, where it has one for each site of each layer."""
-
-    def __init__(self, bank: AdapterBank):
-        self.bank, self.table = bank, tensor(bank.diagonal_table(), dtype=int64, device=bank.master.device)
-        self.longest = int(self.table[:, 1].max())
-
-    def __call__(self) -> None:
-        """Refresh the copies that the products use."""
-        bank = self.bank
-        if bank.compute is not bank.master:
-            bank.compute.copy_(bank.master)
-        grid = (len(self.table), triton.cdiv(self.longest, _COLUMNS), bank.slots)
-        _spread[grid](bank.compute, self.table, bank.compute.stride(0), bank.rank, BLOCK=_COLUMNS)
-
-
-@triton.jit
-def _spread(source, table, size, rank, BLOCK: tl.constexpr):
-    """Copy a site's B matrix of one slot to its place on the diagonal of its group."""
-    site, slot = table + tl.program_id(0) * 5, tl.program_id(2).to(tl.int64)
-    offset, count, to, step, slot_step = (
-        tl.load(site), tl.load(site + 1), tl.load(site + 2), tl.load(site + 3), tl.load(site + 4),
-    )  # fmt: skip
-    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = at < count
-    value = tl.load(source + slot * size + offset + at, mask=inside, other=0.0)
-    target = to.to(tl.pointer_type(source.dtype.element_ty))
-    tl.store(target + slot * slot_step + (at // rank) * step + at % rank, value, mask=inside)
-
-
-def _head_constants(places: Places) -> dict[str, int]:
-    shape = places.shape
-    return {
-        "GROUP": shape.heads // shape.key_heads,
-        "KEYS": shape.key_heads,
-        "WIDTH": shape.width,
-        "BLOCK": _SEEN,
-        "WIDE": max(16, triton.next_power_of_2(shape.width)),
-    }
-
 
 # -- norms -----------------------------------------------------------------------------------------------------------
 
 
 @triton.jit
-def _norm(x, onto, total, weight, normed, scale, width, eps, ADDS: tl.constexpr, BLOCK: tl.constexpr):
+def norm(x, onto, total, weight, normed, scale, width, eps, ADDS: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
     inside = at < width
@@ -194,7 +38,7 @@ def _norm(x, onto, total, weight, normed, scale, width, eps, ADDS: tl.constexpr,
 
 
 @triton.jit
-def _norm_backward(grad, x, scale, weight, residual, out, width, ADDS: tl.constexpr, BLOCK: tl.constexpr):
+def norm_backward(grad, x, scale, weight, residual, out, width, ADDS: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
     inside = at < width
@@ -214,7 +58,7 @@ def _norm_backward(grad, x, scale, weight, residual, out, width, ADDS: tl.conste
 
 
 @triton.jit
-def _rotate(qkv, cos, sin, positions, stride, heads, half, HEADS: tl.constexpr, HALF: tl.constexpr):
+def rotate(qkv, cos, sin, positions, stride, heads, half, HEADS: tl.constexpr, HALF: tl.constexpr):
     """Turn the first `heads` heads of each token in place."""
     token = tl.program_id(0).to(tl.int64)
     head, at = tl.arange(0, HEADS)[:, None], tl.arange(0, HALF)[None, :]
@@ -232,7 +76,7 @@ def _rotate(qkv, cos, sin, positions, stride, heads, half, HEADS: tl.constexpr, 
 
 
 @triton.jit
-def _gather_heads(
+def gather_heads(
     to_q, to_k, to_v, out, cos, sin, positions, heads, key_heads, half,
     GROUP: tl.constexpr, HEADS: tl.constexpr, KEYS: tl.constexpr, HALF: tl.constexpr,
 ):  # fmt: skip
@@ -280,7 +124,7 @@ def _gather_heads(
 
 
 @triton.jit
-def _heads_of(base, rows, inside, stride, column, WIDTH: tl.constexpr, WIDE: tl.constexpr):
+def heads_of(base, rows, inside, stride, column, WIDTH: tl.constexpr, WIDE: tl.constexpr):
     """(BLOCK, WIDE) of some tokens' head that begins at `column`; zeros outside."""
     at = tl.arange(0, WIDE)
     return tl.load(
@@ -291,7 +135,7 @@ def _heads_of(base, rows, inside, stride, column, WIDTH: tl.constexpr, WIDE: tl.
 
 
 @triton.jit
-def _seen(q_at, k_at, begin, shared, length):
+def seen(q_at, k_at, begin, shared, length):
     """(queries, keys): whether each query sees each key."""
     before = k_at[None, :] <= q_at[:, None]
     own = (k_at[None, :] < shared) | (k_at[None, :] >= begin[:, None])
@@ -299,7 +143,7 @@ def _seen(q_at, k_at, begin, shared, length):
 
 
 @triton.jit
-def _attend(
+def attend(
     qkv, out, lse, start, prefix, length, tokens, stride, scale,
     GROUP: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
@@ -308,7 +152,7 @@ def _attend(
     first = segment.to(tl.int64) * length
     q_at = block * BLOCK + tl.arange(0, BLOCK)
     q_in, rows = q_at < length, first + q_at
-    q = _heads_of(qkv, rows, q_in, stride, head * WIDTH, WIDTH, WIDE)
+    q = heads_of(qkv, rows, q_in, stride, head * WIDTH, WIDTH, WIDE)
     begin = tl.load(start + rows, mask=q_in, other=0)
     shared = tl.load(prefix + segment)
     end = tl.minimum((block + 1) * BLOCK, length)
@@ -322,10 +166,10 @@ def _attend(
         k_block = tl.where(number < prefix_blocks, number, number + skipped)
         k_at = k_block * BLOCK + tl.arange(0, BLOCK)
         k_in = k_at < length
-        k = _heads_of(qkv, first + k_at, k_in, stride, (heads + head // GROUP) * WIDTH, WIDTH, WIDE)
-        v = _heads_of(qkv, first + k_at, k_in, stride, (heads + KEYS + head // GROUP) * WIDTH, WIDTH, WIDE)
+        k = heads_of(qkv, first + k_at, k_in, stride, (heads + head // GROUP) * WIDTH, WIDTH, WIDE)
+        v = heads_of(qkv, first + k_at, k_in, stride, (heads + KEYS + head // GROUP) * WIDTH, WIDTH, WIDE)
         scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
-        scores = tl.where(_seen(q_at, k_at, begin, shared, length), scores, float("-inf"))
+        scores = tl.where(seen(q_at, k_at, begin, shared, length), scores, float("-inf"))
         higher = tl.maximum(highest, tl.max(scores, 1))
         shares, rescale = tl.exp(scores - higher[:, None]), tl.exp(highest - higher)
         total = total * rescale + tl.sum(shares, 1)
@@ -339,19 +183,19 @@ def _attend(
 
 
 @triton.jit
-def _attend_to_q(
+def attend_to_q(
     qkv, grad, out, lse, delta, to_q, start, prefix, length, tokens, stride, scale,
     GROUP: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """The queries' gradient, and of each query the sum of gradient times output, which `_attend_to_kv` needs too."""
+    """The queries' gradient, and of each query the sum of gradient times output, which `attend_to_kv` needs too."""
     block, head, segment = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     heads: tl.constexpr = GROUP * KEYS
     first = segment.to(tl.int64) * length
     q_at = block * BLOCK + tl.arange(0, BLOCK)
     q_in, rows = q_at < length, first + q_at
-    q = _heads_of(qkv, rows, q_in, stride, head * WIDTH, WIDTH, WIDE)
-    own = _heads_of(grad, rows, q_in, heads * WIDTH, head * WIDTH, WIDTH, WIDE)
-    result = _heads_of(out, rows, q_in, heads * WIDTH, head * WIDTH, WIDTH, WIDE)
+    q = heads_of(qkv, rows, q_in, stride, head * WIDTH, WIDTH, WIDE)
+    own = heads_of(grad, rows, q_in, heads * WIDTH, head * WIDTH, WIDTH, WIDE)
+    result = heads_of(out, rows, q_in, heads * WIDTH, head * WIDTH, WIDTH, WIDE)
     along = tl.sum(own.to(tl.float32) * result.to(tl.float32), 1)
     here = head.to(tl.int64) * tokens + rows
     tl.store(delta + here, along, mask=q_in)
@@ -367,10 +211,10 @@ def _attend_to_q(
         k_block = tl.where(number < prefix_blocks, number, number + skipped)
         k_at = k_block * BLOCK + tl.arange(0, BLOCK)
         k_in = k_at < length
-        k = _heads_of(qkv, first + k_at, k_in, stride, (heads + head // GROUP) * WIDTH, WIDTH, WIDE)
-        v = _heads_of(qkv, first + k_at, k_in, stride, (heads + KEYS + head // GROUP) * WIDTH, WIDTH, WIDE)
+        k = heads_of(qkv, first + k_at, k_in, stride, (heads + head // GROUP) * WIDTH, WIDTH, WIDE)
+        v = heads_of(qkv, first + k_at, k_in, stride, (heads + KEYS + head // GROUP) * WIDTH, WIDTH, WIDE)
         scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
-        shares = tl.exp(tl.where(_seen(q_at, k_at, begin, shared, length), scores - sums[:, None], float("-inf")))
+        shares = tl.exp(tl.where(seen(q_at, k_at, begin, shared, length), scores - sums[:, None], float("-inf")))
         on_shares = tl.dot(own, tl.trans(v), input_precision="ieee")
         on_scores = shares * (on_shares - along[:, None]) * scale
         slope += tl.dot(on_scores.to(k.dtype), k, input_precision="ieee")
@@ -380,18 +224,18 @@ def _attend_to_q(
 
 
 @triton.jit
-def _attend_to_kv(
+def attend_to_kv(
     qkv, grad, lse, delta, to_k, to_v, start, stop, prefix, length, tokens, stride, scale,
     GROUP: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of keys and values from one query head each; `_gather_heads` adds up the heads that share a key."""
+    """The gradient of keys and values from one query head each; `gather_heads` adds up the heads that share a key."""
     block, head, segment = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     heads: tl.constexpr = GROUP * KEYS
     first = segment.to(tl.int64) * length
     k_at = block * BLOCK + tl.arange(0, BLOCK)
     k_in, rows = k_at < length, first + k_at
-    k = _heads_of(qkv, rows, k_in, stride, (heads + head // GROUP) * WIDTH, WIDTH, WIDE)
-    v = _heads_of(qkv, rows, k_in, stride, (heads + KEYS + head // GROUP) * WIDTH, WIDTH, WIDE)
+    k = heads_of(qkv, rows, k_in, stride, (heads + head // GROUP) * WIDTH, WIDTH, WIDE)
+    v = heads_of(qkv, rows, k_in, stride, (heads + KEYS + head // GROUP) * WIDTH, WIDTH, WIDE)
     shared = tl.load(prefix + segment)
     last = tl.minimum((block + 1) * BLOCK, length) - 1
     # A key of the prefix is seen to the segment's end, one of a row to the row's: `stop` rises within what follows.
@@ -401,14 +245,14 @@ def _attend_to_kv(
     for q_block in range(block, tl.cdiv(end, BLOCK)):
         q_at = q_block * BLOCK + tl.arange(0, BLOCK)
         q_in, q_rows = q_at < length, first + q_at
-        q = _heads_of(qkv, q_rows, q_in, stride, head * WIDTH, WIDTH, WIDE)
-        own = _heads_of(grad, q_rows, q_in, heads * WIDTH, head * WIDTH, WIDTH, WIDE)
+        q = heads_of(qkv, q_rows, q_in, stride, head * WIDTH, WIDTH, WIDE)
+        own = heads_of(grad, q_rows, q_in, heads * WIDTH, head * WIDTH, WIDTH, WIDE)
         here = head.to(tl.int64) * tokens + q_rows
         sums = tl.load(lse + here, mask=q_in, other=0.0)
         along = tl.load(delta + here, mask=q_in, other=0.0)
         begin = tl.load(start + q_rows, mask=q_in, other=0)
         scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
-        shares = tl.exp(tl.where(_seen(q_at, k_at, begin, shared, length), scores - sums[:, None], float("-inf")))
+        shares = tl.exp(tl.where(seen(q_at, k_at, begin, shared, length), scores - sums[:, None], float("-inf")))
         on_v += tl.dot(tl.trans(shares.to(own.dtype)), own, input_precision="ieee")
         on_shares = tl.dot(own, tl.trans(v), input_precision="ieee")
         on_scores = shares * (on_shares - along[:, None]) * scale
@@ -424,7 +268,7 @@ def _attend_to_kv(
 
 
 @triton.jit
-def _swiglu(
+def swiglu(
     gate_up, low, high, out, length, inner, rank, high_stride, scale,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, RANK: tl.constexpr,
 ):  # fmt: skip
@@ -456,7 +300,7 @@ def _swiglu(
 
 
 @triton.jit
-def _swiglu_backward(
+def swiglu_backward(
     grad, low, high, gate_up, out, length, inner, rank, high_stride, scale,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, RANK: tl.constexpr,
 ):  # fmt: skip
@@ -489,7 +333,7 @@ def _swiglu_backward(
 
 
 @triton.jit
-def _token_losses(logits, targets, losses, lse, vocabulary, BLOCK: tl.constexpr):
+def token_losses(logits, targets, losses, lse, vocabulary, BLOCK: tl.constexpr):
     """-log softmax(logits)[target] of one position, with a running maximum and sum over blocks of the vocabulary."""
     row = tl.program_id(0)
     start = logits + row.to(tl.int64) * vocabulary
@@ -508,7 +352,7 @@ def _token_losses(logits, targets, losses, lse, vocabulary, BLOCK: tl.constexpr)
 
 
 @triton.jit
-def _token_slopes(logits, targets, lse, coefficients, vocabulary, BLOCK: tl.constexpr):
+def token_slopes(logits, targets, lse, coefficients, vocabulary, BLOCK: tl.constexpr):
     """The logits of one position become the gradient of its loss times its coefficient, in place."""
     row = tl.program_id(0)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -517,3 +361,20 @@ def _token_slopes(logits, targets, lse, coefficients, vocabulary, BLOCK: tl.cons
     shares = tl.exp(own.to(tl.float32) - tl.load(lse + row))
     slope = (shares - tl.where(at == tl.load(targets + row), 1.0, 0.0)) * tl.load(coefficients + row)
     tl.store(here, slope.to(own.dtype), mask=at < vocabulary)
+
+
+# -- adapters ---------------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def spread(source, table, size, rank, BLOCK: tl.constexpr):
+    """Copy a site's B matrix of one slot to its place on the diagonal of its group."""
+    site, slot = table + tl.program_id(0) * 5, tl.program_id(2).to(tl.int64)
+    offset, count, to, step, slot_step = (
+        tl.load(site), tl.load(site + 1), tl.load(site + 2), tl.load(site + 3), tl.load(site + 4),
+    )  # fmt: skip
+    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < count
+    value = tl.load(source + slot * size + offset + at, mask=inside, other=0.0)
+    target = to.to(tl.pointer_type(source.dtype.element_ty))
+    tl.store(target + slot * slot_step + (at // rank) * step + at % rank, value, mask=inside)

@@ -172,8 +172,7 @@ class SegmentPass:
         logits = hidden @ model.output.t()
         coefficients = (batch.shares * channel_shares[:, None]).sum(0)
         losses = (batch.shares * ops.token_losses_(logits, batch.targets, coefficients)).sum(1)
-        parts = parts_of_sum(len(logits), logits.shape[1], x.shape[1])
-        on_hidden = deep_mm(logits, model.output, parts).to(x.dtype)
+        on_hidden = wide_mm(logits, model.output).to(x.dtype)
         on_scored = ops.norm_backward(on_hidden, scored, scale, model.final_norm, None)
         # A position that is not scored takes the gradient of the last one here, which is padding's: zero.
         return losses, on_scored.index_select(0, batch.scored_of)
@@ -183,7 +182,7 @@ class SegmentPass:
         frozen: FrozenGroup = self.model.layers[number].groups[group]
         a = self.views[number * len(GROUPS) + group].a
         down = self.near(lambda: torch.bmm(x.view(self.bank.slots, -1, x.shape[1]), a.transpose(1, 2)))
-        y = narrow_mm(x, frozen.weight.t()) if frozen.bias is None else torch.addmm(frozen.bias, x, frozen.weight.t())
+        y = x @ frozen.weight.t() if frozen.bias is None else torch.addmm(frozen.bias, x, frozen.weight.t())
         self.near.join()
         return y, down
 
@@ -202,7 +201,7 @@ class SegmentPass:
         views, (x, down) = self.views[number * len(GROUPS) + group], kept
         by_slot = grad.view(self.bank.slots, -1, grad.shape[1])
         on_down = self.near(lambda: torch.bmm(by_slot, views.b))
-        on_x = narrow_mm(grad, self.model.layers[number].groups[group].weight)
+        on_x = grad @ self.model.layers[number].groups[group].weight
         self.near.join()
 
         def adapters() -> Tensor:
@@ -238,36 +237,7 @@ def wide_baddbmm_(to: Tensor, a: Tensor, b: Tensor, alpha: float, fresh: bool) -
 
 
 def wide_mm(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b in float32, also of narrower factors."""
+    """a @ b in float32, also of narrower factors: a sum over the vocabulary is too long to be rounded on its way."""
     if a.dtype == torch.float32:
         return a @ b
     return torch.mm(a, b, out_dtype=torch.float32) if a.is_cuda else a.float() @ b.float()
-
-
-def narrow_mm(a: Tensor, b: Tensor) -> Tensor:
-    """a (m, k) @ b (k, n), cut along a long k where the result alone would leave most of a GPU idle."""
-    parts = parts_of_sum(a.shape[0], a.shape[1], b.shape[1]) if a.is_cuda else 1
-    return a @ b if parts == 1 else deep_mm(a, b, parts).to(a.dtype)
-
-
-def deep_mm(a: Tensor, b: Tensor, parts: int) -> Tensor:
-    """a (m, k) @ b (k, n) in float32, as the sum of so many products over parts of k."""
-    if parts == 1:
-        return wide_mm(a, b)
-    left, right = a.view(len(a), parts, -1).transpose(0, 1), b.unflatten(0, (parts, -1))
-    if a.dtype == torch.float32:
-        return torch.bmm(left, right).sum(0)
-    if a.is_cuda:
-        return torch.bmm(left, right, out_dtype=torch.float32).sum(0)
-    return torch.bmm(left.float(), right.float()).sum(0)
-
-
-def parts_of_sum(rows: int, depth: int, columns: int) -> int:
-    """In how many parts of its depth a product keeps a GPU's processors busy: a function of the shapes alone.
-
-    Tiles of 128 x 128 are reckoned for two hundred processors; no part is shallower than 1024.
-    """
-    tiles, parts = -(-rows // 128) * -(-columns // 128), 1
-    while tiles * parts * 2 <= 300 and depth % (parts * 2) == 0 and depth // (parts * 2) >= 1024:
-        parts *= 2
-    return parts

@@ -80,8 +80,9 @@ class SegmentViews:
     @classmethod
     def of(cls, buffer: Tensor, bucket: Bucket) -> SegmentViews:
         """Views of a buffer."""
-        *parts, shares = buffer.split(bucket.sizes)
-        return cls(*parts, shares.view(torch.float32).view(bucket.slots, bucket.scored))
+        ids, positions, start, stop, scored_of, prefix, score_at, targets, shares = buffer.split(bucket.sizes)
+        whole = shares.view(torch.float32).view(bucket.slots, bucket.scored)
+        return cls(ids, positions, start, stop, scored_of, prefix, score_at, targets, whole)
 
 
 def rounded_up(count: int) -> int:

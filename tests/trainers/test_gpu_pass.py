@@ -6,9 +6,11 @@ that waits for the host) is checked without a GPU.
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
+import weakref
 
 import pytest
 import torch
@@ -21,8 +23,8 @@ from trainers.adapters import initial_adapter
 from trainers.bank import AdapterBank
 from trainers.base import load_base
 from trainers.gpu_ops import PlainOps
-from trainers.gpu_pass import SegmentPass, deep_mm, parts_of_sum
-from trainers.graph import GraphStep
+from trainers.gpu_pass import SegmentPass
+from trainers.graph import GraphStep, bytes_a_token, no_collection
 from trainers.lanes import Lanes
 from trainers.lean import LeanModel
 from trainers.packing import Group, Row, cut, pack
@@ -236,7 +238,7 @@ def test_kernels_give_the_plain_operations_losses_and_gradients(loaded):
     triton = pytest.importorskip("triton")
     if not triton.knobs.runtime.interpret:
         pytest.skip("Triton must be imported with TRITON_INTERPRET=1: the test below runs this one so")
-    from trainers.gpu_kernels import Rounding, TritonOps
+    from trainers.triton_ops import Rounding, TritonOps
 
     model.layers = model.layers[:1]
     bank, groups = filled_bank(model, slots=2), short_groups(tokenizer)
@@ -251,16 +253,26 @@ def test_kernels_give_the_plain_operations_losses_and_gradients(loaded):
     assert all(torch.equal(a, b) for a, b in zip(bank._diagonals, wanted, strict=True))
 
 
-@pytest.mark.parametrize("parts", [1, 2, 4])
-def test_a_sum_cut_in_parts_is_the_same_product(parts):
-    a, b = torch.randn(5, 64), torch.randn(64, 7)
-    torch.testing.assert_close(deep_mm(a, b, parts), a @ b)
+def test_a_step_is_freed_when_its_owner_lets_go_of_it(loaded):
+    """Without a garbage collection: one that frees a graph while another is captured breaks that one."""
+    model, tokenizer = loaded
+    _, graph = both_steps(model)
+    graph.move([1e-2] * 3, 1.0, graph.channel_gradients(StepParts(graph.pack([groups_of(tokenizer)]))).norms)
+    there = weakref.ref(graph)
+    with no_collection():
+        assert not gc.isenabled()
+        del graph
+        assert there() is None
+    assert gc.isenabled()
 
 
-def test_deep_products_of_few_rows_are_cut_and_others_are_not():
-    assert parts_of_sum(768, 9728, 896) == 4
-    assert parts_of_sum(768, 896, 1152) == 1
-    assert parts_of_sum(4992, 9728, 896) == 1
+def test_few_parts_where_there_is_memory_and_no_more_than_asked_for(loaded):
+    model, _ = loaded
+    _, graph = both_steps(model)
+    assert graph.parts(tokens=1000, most=4) == 1
+    graph._memory = 4 * 1000 * bytes_a_token(model, LORA.rank) // 2
+    assert graph.parts(tokens=1000, most=4) == 2
+    assert graph.parts(tokens=100_000, most=4) == 4
 
 
 @pytest.mark.slow
