@@ -1,4 +1,4 @@
-"""`make gpu-day`: everything that only a GPU can say about this project, in one run of under eight minutes.
+"""`make gpu-day`: everything that only a GPU can say about this project, in one run of about nine minutes.
 
 Sections: facts of the card, measured ceilings, numbers of the pass against the lean forward, equal bytes, speed against
 PEFT loops, launches and idle share, the parts of a layer, tests/gpu, peak memory, the fused engine itself. Each writes
@@ -7,7 +7,7 @@ what it found as it ends, and one that fails leaves its traceback and lets the o
     python -m bench.gpu_day --out FOLDER [--only SECTION ...]
     python -m bench.gpu_day --out FOLDER --device cpu --small     # does it run?
 
-FOLDER gets `gpu_day.json`; `python -m bench.gpu_report FOLDER/gpu_day.json` makes `bench/results/gpu.md` of it.
+FOLDER gets `gpu_day.json`, of which `python -m bench.gpu_report FOLDER/gpu_day.json` makes `bench/results/gpu.md`.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench.gpu import QWEN2_HALF_BILLION, SETTINGS, SMALL, flops, random_model
+from bench.gpu import QWEN2_HALF_BILLION, SMALL, flops, random_model, settings
 from bench.gpu_loops import WARM_UP_STEPS, Measured, Setting, random_rows, run_graph, run_lean, stepper
 from bench.gpu_probe import card_facts, ceilings, kernel_times, numbers_agree, peak_memory, profiled, same_bytes_twice
 from bench.gpu_variants import LEVELS, apply, variants
@@ -45,8 +45,8 @@ class Day:
 
     @property
     def settings(self) -> list[Setting]:
-        """The rows of the table; small ones for the smoke run."""
-        return [replace(own, batch=min(own.batch, 10)) for own in SETTINGS] if self.small else SETTINGS
+        """The rows of the table."""
+        return settings(self.small)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from trainers import fused
-from trainers.graph import step_on
+from trainers.graph import step_for
 from trainers.step import TrioStep
 
 
@@ -30,17 +30,17 @@ def through_the_engine(shape: dict[str, Any], device: torch.device, steps: int) 
         train = TrainSettings(steps=steps, rows=8, dtype="bfloat16", checkpoint_every_steps=10_000, threads=1)
         lora = LoraSettings(rank=32, alpha=64)
         engine = fused.FusedEngine(Base("random", "0" * 64, place), train, lora, device)
-        chosen, found = step_on, dict[str, Any]()
+        chosen, found = step_for, dict[str, Any]()
         for name, kind in (
-            ("part by part", lambda _: TrioStep),
+            ("part by part", lambda *_: TrioStep),
             ("as chosen", chosen),
             ("as chosen, again", chosen),
         ):
-            setattr(fused, "step_on", kind)  # noqa: B010
+            setattr(fused, "step_for", kind)  # noqa: B010
             try:
                 found[name] = _trained(engine, Path(folder) / name.replace(" ", "-"), train, lora)
             finally:
-                setattr(fused, "step_on", chosen)  # noqa: B010
+                setattr(fused, "step_for", chosen)  # noqa: B010
     found["equal adapters"] = found["as chosen"].pop("shas") == found["as chosen, again"].pop("shas")
     found["part by part"].pop("shas")
     return found

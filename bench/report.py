@@ -26,8 +26,19 @@ def machine_line() -> str:
     return f"{model} ({capability}), {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
-def keep(name: str, title: str, header: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str]) -> Path:
-    """Print a Markdown table with its machine, date and notes, and write it to `bench/results/<name>.md`."""
+def keep(
+    name: str,
+    title: str,
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    notes: Sequence[str],
+    measured: tuple[str, str] | None = None,
+) -> Path:
+    """Print a Markdown table with its machine, date and notes, and write it to `bench/results/<name>.md`.
+
+    `measured` is (date, machine) of figures that come from elsewhere; none: from here, today.
+    """
+    day, machine = measured or (date.today().isoformat(), machine_line())
     widths = [max(len(str(line[i])) for line in (header, *rows)) for i in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:
@@ -37,7 +48,7 @@ def keep(name: str, title: str, header: Sequence[str], rows: Sequence[Sequence[s
         [
             f"# {title}",
             "",
-            f"{date.today().isoformat()}, {machine_line()}.",
+            f"{day}, {machine}.",
             "",
             line(header),
             "|" + "|".join("-" * (width + 2) for width in widths) + "|",

@@ -32,7 +32,7 @@ from trainers.curves import LossCurves
 from trainers.data import RoleData, read_role_data
 from trainers.dual import PairRows, cut_pairs, pack_pairs, reference_margins
 from trainers.generator import LeanGenerator
-from trainers.graph import step_on
+from trainers.graph import GraphStep, step_for
 from trainers.health_gate import Action
 from trainers.lanes import Lanes
 from trainers.lean import LeanModel
@@ -68,6 +68,7 @@ class FusedEngine:
             "threads": self.threads,
             "torch": torch.__version__,
             "machine": platform.machine(),
+            **({"step": "graphs"} if step_for(self.model, self.lora.rank) is GraphStep else {}),
         }
 
     def train(
@@ -155,7 +156,8 @@ class _Run:
 
     def __init__(self, engine: FusedEngine, job: TrioJob, bank: AdapterBank, data: RoleData):
         self.engine, self.job, self.bank, self.data = engine, job, bank, data
-        self.trio = step_on(engine.device)(engine.model, bank, engine.lanes, job.train.weight_decay, job.train.beta2)
+        kind = step_for(engine.model, bank.rank)
+        self.trio = kind(engine.model, bank, engine.lanes, job.train.weight_decay, job.train.beta2)
         self.step = 0
         self.losses: dict[Role, list[float]] = {role: [] for role in job.roles}
         self.channels: dict[Channel, dict[Role, float]] = {}

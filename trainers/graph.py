@@ -32,8 +32,10 @@ from trainers.step import StepLosses, StepParts, TrioStep
 _POSITIONS = 8192
 """Longest row, for which the rotary table is made."""
 
-_ROOM = 0.25
-"""Share of the device's memory that one pass may keep its states in."""
+_ROOM = 1 / 8
+"""Share of the device's memory that one pass may keep its states in: 2 GiB, some 1,700 tokens of Qwen2.5-0.5B, of a
+card of 16 GiB, where a server may hold nearly half. Of all memory and not of what is free, so that equal runs take equal
+parts."""
 
 _BETA1, _EPS = 0.9, 1e-8
 
@@ -223,10 +225,17 @@ class GraphStep(TrioStep):
         self.bank.round_to_compute()
 
 
-def step_on(device: torch.device) -> type[TrioStep]:
-    """The step of a device: by graphs on an NVIDIA GPU with Triton, where that was measured; else part by part."""
-    fits = device.type == "cuda" and torch.version.cuda and find_spec("triton")
-    return GraphStep if fits and torch.cuda.get_device_capability(device) >= (8, 0) else TrioStep
+def step_for(model: LeanModel, rank: int) -> type[TrioStep]:
+    """How the adapters of a rank are trained: by graphs where that fits the device, else part by part.
+
+    Fitting are NVIDIA GPUs with Triton from Ampere on. Measured on Hopper; blocks of wide heads and high ranks may not
+    fit what an older one's processor holds.
+    """
+    if model.device.type != "cuda" or not torch.version.cuda or find_spec("triton") is None:
+        return TrioStep
+    capability = torch.cuda.get_device_capability(model.device)
+    widest = 128 if capability >= (9, 0) else 64
+    return GraphStep if capability >= (8, 0) and max(model.head_width, rank) <= widest else TrioStep
 
 
 def bytes_a_token(model: LeanModel, rank: int) -> int:

@@ -21,7 +21,7 @@ from trainers.base import load_base  # noqa: E402
 from trainers.config import TrainSettings  # noqa: E402
 from trainers.fused import FusedEngine  # noqa: E402
 from trainers.generator import LeanGenerator, prompt_ids  # noqa: E402
-from trainers.graph import GraphStep, step_on  # noqa: E402
+from trainers.graph import GraphStep, step_for  # noqa: E402
 from trainers.lanes import Lanes  # noqa: E402
 from trainers.lean import LeanModel  # noqa: E402
 from trainers.packing import Group, pack  # noqa: E402
@@ -155,8 +155,9 @@ def stepped(engine, kind, dtype, steps=3, graphs=True):
     return bank.master.cpu().clone(), *first
 
 
-def test_this_gpu_steps_by_graphs():
-    assert step_on(GPU) is GraphStep
+def test_this_gpu_steps_by_graphs(engine):
+    assert step_for(engine.model, LORA.rank) is GraphStep
+    assert engine.facts["step"] == "graphs"
 
 
 def test_graphs_give_the_lean_forwards_losses_and_gradients_in_float32(engine):

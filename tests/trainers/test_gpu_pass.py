@@ -24,7 +24,7 @@ from trainers.bank import AdapterBank
 from trainers.base import load_base
 from trainers.gpu_ops import PlainOps
 from trainers.gpu_pass import SegmentPass
-from trainers.graph import GraphStep, bytes_a_token, no_collection
+from trainers.graph import _ROOM, GraphStep, bytes_a_token, no_collection, step_for
 from trainers.lanes import Lanes
 from trainers.lean import LeanModel
 from trainers.packing import Group, Row, cut, pack
@@ -266,11 +266,15 @@ def test_a_step_is_freed_when_its_owner_lets_go_of_it(loaded):
     assert gc.isenabled()
 
 
+def test_a_cpu_takes_its_steps_part_by_part(loaded):
+    assert step_for(loaded[0], LORA.rank) is TrioStep
+
+
 def test_few_parts_where_there_is_memory_and_no_more_than_asked_for(loaded):
     model, _ = loaded
     _, graph = both_steps(model)
     assert graph.parts(tokens=1000, most=4) == 1
-    graph._memory = 4 * 1000 * bytes_a_token(model, LORA.rank) // 2
+    graph._memory = int(1000 * bytes_a_token(model, LORA.rank) / _ROOM / 2)
     assert graph.parts(tokens=1000, most=4) == 2
     assert graph.parts(tokens=100_000, most=4) == 4
 
