@@ -83,7 +83,7 @@ def _notes(found: dict[str, Any]) -> list[str]:
         ),
         (
             "FLOPs as in `bench.gpu.flops`, of real tokens only; MFU over the vendor's dense bfloat16 peak; * more "
-            "rows than the recipe has"
+            "rows than the recipe has; 4 x 2 is one part for Luna, since memory allows it"
         ),
     ]
     if "copy_tb_per_s" in found.get("ceilings", {}):

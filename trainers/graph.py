@@ -34,7 +34,7 @@ _POSITIONS = 8192
 
 _ROOM = 1 / 8
 """Share of the device's memory that one pass may keep its states in: 2 GiB, some 1,700 tokens of Qwen2.5-0.5B, of a
-card of 16 GiB, where a server may hold nearly half. Of all memory and not of what is free, so that equal runs take equal
+card of 16 GiB, where a server may hold nearly half. Of all memory, not of what is free, so that equal runs take equal
 parts."""
 
 _BETA1, _EPS = 0.9, 1e-8
