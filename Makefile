@@ -24,7 +24,7 @@ export TOKENIZERS_PARALLELISM := false
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help explain setup docs demo check test test-gpu bench-train bench-forgetting bench-gpu bench-curriculum \
+.PHONY: help explain setup docs demo check test test-gpu gpu-day bench-train bench-forgetting bench-gpu bench-curriculum \
         bench-dual bench-serving bench-reward-serve \
         format lock clean
 
@@ -40,6 +40,7 @@ help:
 	@echo "make bench-serving     Luna's serving beside bare vLLM; needs a home that luna serve serves"
 	@echo "make bench-reward-serve  POST /reward by sixteen clients; needs a home with a reward model that luna serve serves"
 	@echo "make bench-gpu         the trio trainer on a GPU against three plain PEFT loops"
+	@echo "make gpu-day           everything that only a GPU can say: tests, speed, launches, memory, equal bytes"
 	@echo "make bench-curriculum  how fast the curriculum is made"
 	@echo "make docs              write the generated pages of docs/: settings, commands, measurements"
 	@echo "make format            ruff's formatter and safe fixes"
@@ -77,6 +78,11 @@ test-gpu:
 
 bench-gpu:
 	$(GPU_PYTHON) -m bench.gpu
+
+# All that a GPU can say, in one run of about nine minutes: home/gpu-day/gpu_day.json and bench/results/gpu.md.
+gpu-day:
+	$(GPU_PYTHON) -m bench.gpu_day --out home/gpu-day
+	$(GPU_PYTHON) -m bench.gpu_report home/gpu-day/gpu_day.json
 
 bench-train: ready
 	$(BIN)/python -m bench.train

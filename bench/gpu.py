@@ -15,6 +15,7 @@ import argparse
 import re
 import statistics
 import sys
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,13 +27,13 @@ from bench.gpu_loops import (
     HEADER_TOKENS,
     RANK,
     ROLES_TRAINED,
-    ROWS_A_STEP,
     WARM_UP_STEPS,
     Measured,
     Setting,
     Work,
     random_rows,
-    run_fused,
+    run_graph,
+    run_lean,
     run_peft_bfloat16,
     run_peft_master,
 )
@@ -80,14 +81,20 @@ PEAK_TFLOPS = {
 
 
 SETTINGS = [
-    Setting(name, batch, ROWS_A_STEP // batch, run)
-    for batch in (4, 8)
+    Setting(name, batch, accumulation, run)
+    for batch, accumulation in ((4, 2), (8, 1), (64, 1))
     for name, run in (
-        ("Luna, fused", run_fused),
+        ("Luna, fused", run_graph),
+        ("Luna, fused, without segments and graphs", run_lean),
         ("3 PEFT loops, float32 adapters, autocast", run_peft_master),
         ("3 PEFT loops, bfloat16 adapters", run_peft_bfloat16),
     )
 ]
+
+
+def settings(small: bool) -> list[Setting]:
+    """The lines of the table; of the toy at most ten rows a role."""
+    return [replace(own, batch=min(own.batch, 10)) for own in SETTINGS] if small else SETTINGS
 
 
 def main() -> None:
@@ -105,10 +112,11 @@ def main() -> None:
         raise SystemExit(2)
     device = torch.device(arguments.device)
     model = random_model(SMALL if arguments.small else QWEN2_HALF_BILLION, device)
-    results: dict[Setting, list[Measured]] = {setting: [] for setting in SETTINGS}
+    chosen = settings(arguments.small)
+    results: dict[Setting, list[Measured]] = {setting: [] for setting in chosen}
     for number in range(arguments.rounds):
-        for setting in SETTINGS if number % 2 == 0 else SETTINGS[::-1]:
-            rows = random_rows(WARM_UP_STEPS + arguments.steps, model.config.vocab_size)
+        for setting in chosen if number % 2 == 0 else chosen[::-1]:
+            rows = random_rows(WARM_UP_STEPS + arguments.steps, model.config.vocab_size, setting.rows)
             done = setting.run(model, rows, setting, arguments.steps)
             results[setting].append(done)
             print(
@@ -133,8 +141,9 @@ def random_model(shape: dict[str, Any], device: torch.device) -> Any:
 
 def _check_losses_agree(results: dict[Setting, list[Measured]]) -> None:
     """Before the first update every variant has the base's loss on the same rows, to bfloat16's accuracy."""
-    wanted = results[SETTINGS[0]][0].first_losses
     for setting, runs in results.items():
+        first = next(other for other in results if other.rows == setting.rows)
+        wanted = results[first][0].first_losses
         for found in runs[0].first_losses, runs[-1].first_losses:
             if any(abs(a - b) > 0.02 * abs(a) for a, b in zip(wanted, found, strict=True)):
                 raise SystemExit(f"{setting.name} computes another loss: {found}, expected {wanted}.")
@@ -182,7 +191,9 @@ def report(results: dict[Setting, list[Measured]], config: Any, arguments: argpa
     peak = peak_tflops(torch.cuda.get_device_name(0)) if on_gpu else None
     rows = []
     for setting, runs in results.items():
-        rivals = [speed[other] for other in speed if other.shape == setting.shape and other.run is not run_fused]
+        rivals = [
+            speed[other] for other in speed if other.shape == setting.shape and other.run not in (run_graph, run_lean)
+        ]
         work, examples = runs[0].work, runs[0].examples
         rate = flops(work, config) / examples * speed[setting] / 1e12
         rows.append(

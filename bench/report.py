@@ -71,8 +71,19 @@ def command_line() -> str:
     return " ".join(["python", name, *(shlex.quote(Path(one).name if "/" in one else one) for one in sys.argv[1:])])
 
 
-def keep(name: str, title: str, header: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str]) -> Path:
-    """Print a Markdown table with its date, machine, commit and command, and write it to `bench/results/<name>.md`."""
+def keep(
+    name: str,
+    title: str,
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    notes: Sequence[str],
+    measured: tuple[str, str] | None = None,
+) -> Path:
+    """Print a Markdown table with its machine, date and notes, and write it to `bench/results/<name>.md`.
+
+    `measured` is (date, machine) of figures that come from elsewhere; none: from here, today.
+    """
+    day, machine = measured or (date.today().isoformat(), machine_line())
     widths = [max(len(str(line[i])) for line in (header, *rows)) for i in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:
@@ -82,8 +93,8 @@ def keep(name: str, title: str, header: Sequence[str], rows: Sequence[Sequence[s
         [
             f"# {title}",
             "",
-            f"{date.today().isoformat()}, {machine_line()}.",
-            f"Commit {commit_line()}, `{command_line()}`.",
+            f"{day}, {machine}.",
+            *([] if measured else [f"Commit {commit_line()}, `{command_line()}`."]),
             "",
             line(header),
             "|" + "|".join("-" * (width + 2) for width in widths) + "|",

@@ -125,6 +125,8 @@ class EngineInfo:
     """CPU threads of the training process."""
     versions: Mapping[str, str]
     """Of the libraries that compute, and the machine's architecture."""
+    graphs: bool = False
+    """Whether a step is replayed from CUDA graphs, whose sums have another order."""
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,16 @@ from tests.trainers.builders import LORA, make_home, make_job, random_base, sums
 from trainers.config import TrainSettings  # noqa: E402
 from trainers.data import tokenise  # noqa: E402
 from trainers.fused.engine import FusedEngine  # noqa: E402
+from trainers.fused.graph import GraphStep, step_for  # noqa: E402
+from trainers.fused.step import StepParts, TrioStep  # noqa: E402
 from trainers.generator import prompt_ids  # noqa: E402
-from trainers.job import Paused  # noqa: E402
+from trainers.job import NonFiniteError, Paused  # noqa: E402
+from trainers.lean.adapter_bank import AdapterBank  # noqa: E402
 from trainers.lean.generator import LeanGenerator  # noqa: E402
+from trainers.lean.lanes import Lanes  # noqa: E402
 from trainers.lean.model import LeanModel  # noqa: E402
 from trainers.lean.packing import Group, pack  # noqa: E402
+from trainers.models.adapters import initial_adapter  # noqa: E402
 from trainers.models.frozen import load_base  # noqa: E402
 
 pytestmark = [
@@ -131,3 +136,55 @@ def test_two_channels_give_equal_bytes_twice_and_after_a_pause(home, engine):
     with pytest.raises(Paused, match="step 3 of 6"):
         engine.train(job, lambda _: None, lambda: next(count) == 3)
     assert train(FusedEngine(engine.base, BF16, LORA, GPU), job)[0] == whole
+
+
+def stepped(engine, kind, dtype, steps=3, graphs=True):
+    """(masters, losses and gradients of the first step) of a few steps on the same rows."""
+    hf, tokenizer = load_base(engine.base.path, dtype, GPU)
+    model = LeanModel(hf)
+    bank = AdapterBank(model.module_shapes, 3, LORA, dtype, GPU)
+    for slot, role in enumerate(ROLES):
+        bank.load_state_dict(slot, initial_adapter(model.module_shapes, LORA.rank, 1, role))
+    step, first = kind(model, bank, Lanes(1, GPU)), None
+    if not graphs:
+        step.without_graphs()
+    for number in range(steps):
+        rows = [[tokenise(tokenizer, e, 200) for e in sums(role, 5, offset=40 * number)] for role in ROLES]
+        found = step.channel_gradients(StepParts(step.pack([[Group(slot, own) for slot, own in enumerate(rows)]])))
+        first = first or (found.on_host().total.clone(), bank.grad.cpu().clone())
+        step.move([1e-3, None, 1e-2], 1.0, found.norms)
+    return bank.master.cpu().clone(), *first
+
+
+def test_this_gpu_steps_by_graphs(engine):
+    assert step_for(engine.lean.model, LORA.rank) is GraphStep
+    assert engine.info.graphs
+
+
+def test_graphs_give_the_lean_forwards_losses_and_gradients_in_float32(engine):
+    _, losses, grad = stepped(engine, GraphStep, torch.float32, steps=1)
+    _, wanted_losses, wanted = stepped(engine, TrioStep, torch.float32, steps=1)
+    torch.testing.assert_close(losses, wanted_losses, rtol=1e-4, atol=1e-5)
+    assert (grad - wanted).norm() <= 1e-4 * wanted.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_replayed_graphs_give_the_bytes_of_single_launches(engine, dtype):
+    masters, *_ = stepped(engine, GraphStep, dtype, steps=6)
+    assert torch.equal(masters, stepped(engine, GraphStep, dtype, steps=6, graphs=False)[0])
+    assert torch.equal(masters, stepped(engine, GraphStep, dtype, steps=6)[0])
+
+
+def test_a_loss_that_is_not_finite_is_named_and_changes_nothing(home, engine):
+    job = make_job(home, steps=4, run="broken", dtype="bfloat16")
+    run = engine._begin(job)
+    run.advance()
+    before = {name: value.clone() for name, value in run.trio.state_dict().items()}
+    norm = engine.lean.model.final_norm.clone()
+    try:
+        engine.lean.model.final_norm.fill_(float("nan"))
+        with pytest.raises(NonFiniteError, match=r"the loss of creative is nan .* at step 2"):
+            run.advance()
+    finally:
+        engine.lean.model.final_norm.copy_(norm)
+    assert all(torch.equal(value, before[name]) for name, value in run.trio.state_dict().items())

@@ -21,6 +21,7 @@ from trainers.checkpoint import load_checkpoint, save_checkpoint
 from trainers.config import LoraSettings, TrainSettings
 from trainers.curves import LossCurves
 from trainers.data import read_role_data
+from trainers.fused.graph import GraphStep, step_for
 from trainers.fused.run import FusedRun
 from trainers.job import EngineInfo, Paused, RoleOutcome, TrioJob, TrioOutcome, TrioProgress
 from trainers.lean.base import LeanBase
@@ -53,6 +54,7 @@ class FusedEngine:
             dtype=str(self.lean.model.dtype).removeprefix("torch."),
             threads=self.threads,
             versions={"torch": torch.__version__, "machine": platform.machine()},
+            graphs=step_for(self.lean.model, self.lean.lora.rank) is GraphStep,
         )
 
     def train(

@@ -16,14 +16,15 @@ from curriculum.reward.scores import read_scores
 from ledger.roles import Role
 from trainers.checkpoint import fingerprint
 from trainers.data import RoleData, tokenise, tokenise_pair
+from trainers.fused.graph import step_for
 from trainers.fused.pairs import PairRows, cut_pairs, pack_pairs, reference_margins
-from trainers.fused.step import StepLosses, StepParts, TrioStep
+from trainers.fused.step import StepLosses, StepParts
 from trainers.health.gate import Action
 from trainers.health.online import OnlineHealth, Probe, scored_examples
 from trainers.job import Channel, EngineInfo, NonFiniteError, TrioJob, TrioProgress
 from trainers.lean.adapter_bank import AdapterBank
 from trainers.lean.base import LeanBase
-from trainers.lean.packing import Group, Row, cut, pack, token_count
+from trainers.lean.packing import Group, Row, cut, token_count
 from trainers.schedule import batch_of_step, learning_rate
 
 _BEFORE = "before."
@@ -50,7 +51,8 @@ class FusedRun:
 
     def __init__(self, lean: LeanBase, job: TrioJob, bank: AdapterBank, data: RoleData, info: EngineInfo):
         self.lean, self.job, self.bank, self.data = lean, job, bank, data
-        self.trio = TrioStep(lean.model, bank, lean.lanes, job.train.weight_decay, job.train.adam_beta2)
+        kind = step_for(lean.model, bank.rank)
+        self.trio = kind(lean.model, bank, lean.lanes, job.train.weight_decay, job.train.adam_beta2)
         self.step = 0
         self.losses: dict[Role, list[float]] = {role: [] for role in job.roles}
         self.fingerprint = fingerprint(job, info)
@@ -59,14 +61,26 @@ class FusedRun:
         self._shares = torch.tensor([data.shares[role] for role in job.roles], device=lean.model.device).t()
         self._pairs = self._pairs_with_reference()
         self.health = self._online_health()
+        self._ahead: tuple[int, StepParts] | None = None
+        """A step and its parts, packed while the device was busy with the one before."""
 
     def advance(self) -> StepReport:
         """One optimizer step of every role that has steps left."""
-        found = self.trio.channel_gradients(self._parts())
-        self._stop_if_not_finite(found)
+        parts = self._ahead[1] if self._ahead and self._ahead[0] == self.step else self._parts(self.step)
+        found = self.trio.channel_gradients(parts)
+        # A guarded update skips itself, so that its losses can be read while the next step is packed; but what the
+        # health gate may undo is undone for good.
+        waits = not self.trio.guarded or bool(self.health.probes)
+        if waits:
+            self._stop_if_not_finite(found.on_host())
         actions, partials = self.health.decide(self.lean, self.bank, self.step, self._active_roles())
         self._move(found, actions)
-        return self._count(found, partials)
+        if not waits:
+            self._ahead = self.step + 1, self._parts(self.step + 1)
+        read = found.on_host()
+        if not waits:
+            self._stop_if_not_finite(read)
+        return self._count(read, partials)
 
     def _move(self, found: StepLosses, actions: Mapping[Role, Action]) -> None:
         """Make the updates that the health gate lets through, and take back those that it wants undone."""
@@ -106,15 +120,16 @@ class FusedRun:
         train, steps = self.job.train, self.job.train.steps_of(role)
         return learning_rate(self.step, steps, train.lr_of(role), train.warmup_steps) if self.step < steps else None
 
-    def _parts(self) -> StepParts:
-        """The step's rows and pairs of every role, packed, in as many parts as micro-batches and lanes ask for."""
-        chosen = [[self._row(e) for e in self._batch_examples(role, self.step)] for role in self.job.roles]
+    def _parts(self, step: int) -> StepParts:
+        """A step's rows and pairs of every role, packed, in as many parts as micro-batches and lanes ask for."""
+        chosen = [[self._row(e) for e in self._batch_examples(role, step)] for role in self.job.roles]
         groups = [Group(slot, rows) for slot, rows in enumerate(chosen) if rows]
-        pairs = [self._pairs[pair.id] for role in self.job.roles for pair in self._batch_pairs(role, self.step)]
-        parts, device = self.job.train.gradient_accumulation_steps, self.lean.model.device
+        pairs = [self._pairs[pair.id] for role in self.job.roles for pair in self._batch_pairs(role, step)]
+        device = self.lean.model.device
+        parts = self.trio.parts(token_count(groups), self.job.train.gradient_accumulation_steps)
         lanes = self.lean.lanes.lanes_for((token_count(groups) + sum(pair.tokens for pair in pairs)) // parts)
         return StepParts(
-            sft=[pack(part, device) for part in cut(groups, parts * lanes)],
+            sft=self.trio.pack(cut(groups, parts * lanes)),
             pairs=[pack_pairs(part, device) for part in cut_pairs(pairs, parts * lanes)],
             shares=self._shares,
             beta=self.job.channels.beta,

@@ -13,14 +13,15 @@ from trainers.fused.pairs import PackedPairs, pair_weight, preference_losses
 from trainers.lean.adapter_bank import AdapterBank
 from trainers.lean.lanes import Lanes
 from trainers.lean.model import LeanModel
-from trainers.lean.packing import Packed
+from trainers.lean.packing import Group, Packed, pack
+from trainers.lean.segments import Segments
 
 
 @dataclass(frozen=True)
 class StepParts:
     """What one step passes through the model, in parts whose gradients add up."""
 
-    sft: Sequence[Packed]
+    sft: Sequence[Packed | Segments]
     """Examples."""
     pairs: Sequence[PackedPairs] = ()
     """Preference pairs."""
@@ -45,9 +46,18 @@ class StepLosses:
     norms: Tensor
     """Of the gradients."""
 
+    def on_host(self) -> StepLosses:
+        """The same on the host, by one copy that waits for what was asked of the device before."""
+        if self.total.device.type == "cpu":
+            return self
+        return StepLosses(*torch.stack([self.total, self.sft, self.dpo, self.norms]).cpu())
+
 
 class TrioStep:
     """The adapters of a bank in training."""
+
+    guarded = False
+    """Whether :meth:`move` itself leaves everything alone when a loss or a norm is not finite."""
 
     def __init__(
         self, model: LeanModel, bank: AdapterBank, lanes: Lanes, weight_decay: float = 0.0, beta2: float = 0.999
@@ -62,7 +72,15 @@ class TrioStep:
             for parameter in self._parameters
         ]
 
-    def gradients(self, batches: Sequence[Packed], lanes: int = 1) -> tuple[Tensor, Tensor]:
+    def parts(self, tokens: int, most: int) -> int:
+        """In how many parts a step of so many tokens is taken: the `accumulation` of the settings."""
+        return most
+
+    def pack(self, parts: Sequence[Sequence[Group]]) -> Sequence[Packed | Segments]:
+        """Each part's groups as one batch for :meth:`channel_gradients`."""
+        return [pack(part, self.model.device) for part in parts]
+
+    def gradients(self, batches: Sequence[Packed | Segments], lanes: int = 1) -> tuple[Tensor, Tensor]:
         """Add up the gradients of all batches, as of one. Returns losses and gradient norms, both (slots,).
 
         `lanes` batches run at a time. A slot without a completion token in any batch gets loss 0 and gradient 0.
@@ -79,10 +97,11 @@ class TrioStep:
         while len(self._banks) < parts.lanes:
             self._banks.append(self.bank.with_own_gradients())
         tokens, pairs = torch.zeros(slots, device=device), pair_weight(parts.pairs, slots, device)
-        for batch in parts.sft:
+        examples = [batch for batch in parts.sft if isinstance(batch, Packed)]
+        for batch in examples:
             tokens += completion_weight(batch, slots)
         shares = torch.ones(2, slots, device=device) if parts.shares is None else parts.shares
-        work: list[Packed | PackedPairs] = [*parts.sft, *parts.pairs]
+        work: list[Packed | PackedPairs] = [*examples, *parts.pairs]
 
         def lane(number: int) -> Tensor:
             bank, losses = self._banks[number], torch.zeros(2, slots, device=device)

@@ -47,6 +47,17 @@ class FusedViews:
     grad_b: list[list[Tensor]]
 
 
+@dataclass(frozen=True)
+class BatchedViews:
+    """One group of members in one layer, the adapters of all slots as one batch; see :class:`FusedViews`."""
+
+    a: Tensor  # (slots, members * r, in)
+    b: Tensor  # (slots, all outs, members * r)
+    rows: list[slice]
+    grad_a: Tensor  # (slots, members * r, in)
+    grad_b: list[Tensor]  # of each member (slots, out, r)
+
+
 class AdapterBank:
     """LoRA parameters of `slots` adapters of one rank over one base.
 
@@ -95,6 +106,29 @@ class AdapterBank:
             grad_a=of(self.grad, place.a_offset, len(place.outs) * rank, place.in_features),
             grad_b=[list(own) for own in zip(*grad_b, strict=True)],
         )
+
+    def batched(self) -> list[BatchedViews]:
+        """The groups in the order of `groups`, as views of the same buffers."""
+
+        def of(buffer: Tensor, offset: int, rows: int, columns: int) -> Tensor:
+            return buffer[:, offset : offset + rows * columns].view(self.slots, rows, columns)
+
+        rank, found = self.rank, []
+        for place, diagonal, views in zip(self._layout, self._diagonals, self.groups, strict=True):
+            stacked = place.a_offset, len(place.outs) * rank, place.in_features
+            to_b = [of(self.grad, at, out, rank) for at, out in zip(place.b_offsets, place.outs, strict=True)]
+            found.append(BatchedViews(of(self.compute, *stacked), diagonal, views.rows, of(self.grad, *stacked), to_b))
+        return found
+
+    def diagonal_table(self) -> list[list[int]]:
+        """Of each member where its B lies and goes: offset and length in `compute`, address of its first element on the
+        diagonal, and elements from one row and from one slot there to the next."""
+        rows = []
+        for place, diagonal, views in zip(self._layout, self._diagonals, self.groups, strict=True):
+            for j, (offset, out, at) in enumerate(zip(place.b_offsets, place.outs, views.rows, strict=True)):
+                first = diagonal[0, at.start, j * self.rank :].data_ptr()
+                rows.append([offset, out * self.rank, first, diagonal.stride(1), diagonal.stride(0)])
+        return rows
 
     def with_own_gradients(self) -> AdapterBank:
         """Another bank over the same parameters, with gradients of its own, for work that runs at the same time."""
