@@ -1,7 +1,7 @@
 """Triton kernels of the GPU pass: what a row of tokens needs between two matrix products, in one launch each.
 
 With a few hundred tokens a step a kernel's launch and its trip through memory are what it costs, so each of these does
-what plain tensor operations would do in four to nine. `trainers.gpu.ops.PlainOps` computes the same by such operations and is
+what plain tensor operations would do in four to nine. `trainers.gpu.ops.PlainOps` computes the same so and is
 the reference in tests, which run these kernels in Triton's interpreter where there is no GPU.
 
 Shapes: R segments of L tokens, N = R L tokens in all, D model width, H query and K key heads of width d, I width of the
