@@ -126,6 +126,7 @@ def test_under_load_and_swaps_no_request_fails_and_every_answer_is_of_one_genera
 
 def test_the_terminal_chat_streams_keeps_the_thread_and_changes_voices(served):
     from jobs.chat import chat
+    from jobs.context import printable
 
     lines = iter(["Hello.", "/role logical", "Why?", "/role nobody", "/new", "/quit"])
     page = Console(file=io.StringIO(), width=200)
@@ -133,8 +134,8 @@ def test_the_terminal_chat_streams_keeps_the_thread_and_changes_voices(served):
     first = served.text("luna-creative", render_prompt("creative", "Hello."))
     second = served.text("luna-logical", render_prompt("logical", "Why?", f"user: Hello.\nassistant: {first}"))
     shown = page.file.getvalue()
-    assert first in shown
-    assert second in shown
+    assert printable(first) in shown
+    assert printable(second) in shown
     assert "no voice 'nobody'" in shown
 
 
