@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -74,6 +75,16 @@ def test_the_docs_quote_commands() -> None:
     assert len(COMMANDS) > 20
 
 
+@cache
+def options_of(*names: str) -> frozenset[str]:
+    """The options that the help of a command shows."""
+    from jobs.cli import app
+
+    done = CliRunner().invoke(app, [*names, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
+    assert done.exit_code == 0, done.output
+    return frozenset(re.findall(r"(?<![\w-])--?[a-z][\w-]*", done.output))
+
+
 @pytest.mark.parametrize("quoted", COMMANDS)
 def test_a_quoted_command_exists_with_its_options(quoted: str) -> None:
     """Asks for the help of the command and looks for every quoted option in it."""
@@ -94,12 +105,9 @@ def test_a_quoted_command_exists_with_its_options(quoted: str) -> None:
         if word in inner:
             command = inner[word]
             names.append(word)
-    done = CliRunner().invoke(app, [*names, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
-    assert done.exit_code == 0, done.output
-    top = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200", "TERM": "dumb"}).output
-    known = set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", done.output if names else top))
+    known = options_of(*names)
     if names and given[0] != names[0]:  # options before the command
-        known |= set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", top))
+        known |= options_of()
     options = {word.partition("=")[0] for word in given if re.match(r"--?[a-z]", word)}
     assert options <= known, f"`luna {' '.join(names)}` has no {', '.join(sorted(options - known))}"
     assert not of_the_job or names == ["submit"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from tests.repository import ROOT
@@ -17,10 +18,15 @@ LINES_OF_THE_WALK = 150
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
+@cache
+def parsed(package: str) -> list[tuple[Path, ast.Module]]:
+    files = sorted((ROOT / package).rglob("*.py"))
+    return [(path.relative_to(ROOT), ast.parse(path.read_text(encoding="utf-8"))) for path in files]
+
+
 def sources(*packages: str) -> Iterator[tuple[Path, ast.Module]]:
     for package in packages:
-        for path in sorted((ROOT / package).rglob("*.py")):
-            yield path.relative_to(ROOT), ast.parse(path.read_text(encoding="utf-8"))
+        yield from parsed(package)
 
 
 def functions(*packages: str) -> Iterator[tuple[str, Function, bool]]:

@@ -43,6 +43,8 @@ from trainers.models.adapters import WEIGHTS, read_adapter
 from trainers.reference.engine import TrlEngine
 from trainers.schedule import rows_of_step
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = TrainSettings(dtype="float32")
 PAIRS = [pair for role in ROLES for pair in tastes(role, 6)]
 
@@ -295,7 +297,6 @@ def test_a_heavier_pair_pulls_harder(home, engine):
     assert found["warm"] > 0 > found["cold"]
 
 
-@pytest.mark.slow
 def test_a_dual_run_stopped_and_resumed_in_a_fresh_engine_equals_an_unbroken_one(home, engine, parents):
     whole = quietly(engine, make_job(home, steps=4, run="dual-whole", parents=parents, pairs=PAIRS))
     job, count = make_job(home, steps=4, run="dual-halves", parents=parents, pairs=PAIRS), iter(range(100))
@@ -304,7 +305,6 @@ def test_a_dual_run_stopped_and_resumed_in_a_fresh_engine_equals_an_unbroken_one
     assert quietly(FusedEngine(engine.base, SETTINGS, LORA, CPU), job) == whole
 
 
-@pytest.mark.slow
 def test_parts_and_lanes_give_the_gradient_of_one_pass(home, engine, parents):
     how = {"steps": 2, "parents": parents, "pairs": PAIRS, "channels": {"pairs": 6}}
     one = quietly(engine, make_job(home, run="dual-one", **how))
@@ -354,7 +354,6 @@ def test_pairs_do_not_touch_the_fingerprint_of_a_run_on_examples_alone(home):
 # -- what comes of it ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_preferences_reach_held_out_prompts_and_memory_stays(home, engine):
     """The bar: chosen beats rejected by likelihood on 0.85 of held-out pairs, recall stays above 0.90.
 

@@ -32,6 +32,8 @@ from trainers.lean.segments import SegmentViews, lay_out, slot_weights
 from trainers.models.adapters import initial_adapter
 from trainers.models.frozen import load_base
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", params=["llama", "qwen2"])
 def loaded(request, tmp_path_factory):
@@ -280,7 +282,6 @@ def test_few_parts_where_there_is_memory_and_no_more_than_asked_for(loaded):
     assert graph.parts(tokens=100_000, most=4) == 4
 
 
-@pytest.mark.slow
 def test_kernels_in_the_interpreter():
     pytest.importorskip("triton")
     command = [

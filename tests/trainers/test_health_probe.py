@@ -35,6 +35,8 @@ from trainers.reward.model import load_reward_model, make_current, reward_model_
 from trainers.reward.rows import pairs_of_labels, reward_rows
 from trainers.reward.train import train_reward_model
 
+pytestmark = pytest.mark.slow
+
 KIND = ["I hear you, that sounds heavy.", "You could choose a small step.", "What would help you now?"]
 HARSH = ["Stop whining.", "Nobody cares about you.", "You must get over it!"]
 SETTINGS = HealthSettings(answer_tokens=16)

@@ -48,6 +48,9 @@ SENTENCES: dict[str, tuple[list[str], dict[str, float]]] = {
 """Kinds of sentences with what each does to the values; an answer's label is the mean over its sentences."""
 
 
+pytestmark = pytest.mark.slow
+
+
 def made_labels(answers=700):
     draw, found = random.Random(5), []
     for number in range(answers):

@@ -43,6 +43,7 @@ HOSTILE = st.one_of(
 )
 
 
+@pytest.mark.slow
 @given(HOSTILE, HOSTILE)
 def test_the_fence_is_in_no_text_and_the_texts_stand_between_fences_only(prompt, response):
     request = label_request(prompt, response)
@@ -111,6 +112,7 @@ def test_a_value_is_taken_exactly_when_it_is_in_its_range(name, value):
             parse_answer(text, "abcd1234")
 
 
+@pytest.mark.slow
 @given(
     st.recursive(
         st.none() | st.booleans() | st.floats() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)
