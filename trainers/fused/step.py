@@ -97,9 +97,12 @@ class TrioStep:
         while len(self._banks) < parts.lanes:
             self._banks.append(self.bank.with_own_gradients())
         tokens, pairs = torch.zeros(slots, device=device), pair_weight(parts.pairs, slots, device)
-        examples = [batch for batch in parts.sft if isinstance(batch, Packed)]
-        for batch in examples:
+        examples: list[Packed] = []
+        for batch in parts.sft:
+            # A batch of the other kind of step must not be left out in silence: its rows would count as trained.
+            assert isinstance(batch, Packed), "segments are trained by GraphStep"
             tokens += completion_weight(batch, slots)
+            examples.append(batch)
         shares = torch.ones(2, slots, device=device) if parts.shares is None else parts.shares
         work: list[Packed | PackedPairs] = [*examples, *parts.pairs]
 
