@@ -48,6 +48,9 @@ class Example:
     empty."""
     source: str = ""
     """Where it came from: `recipe/<category>/<template-id>`, `file/<name>:<line>`, `dialogue/<topic>`."""
+    group: str = ""
+    """The conversation or document it is a part of, such as `conversation/<id>`: all of it is trained on or all of it
+    is held out. Empty: it stands for itself. Not part of the id."""
     weight: float = 1.0
     """Weight in the loss, at least 0; 1 is normal."""
     created_at: str = ""
@@ -70,6 +73,7 @@ def make_example(
     output: str,
     context: str = "",
     source: str = "",
+    group: str = "",
     weight: float = 1.0,
     created_at: str = "",
 ) -> Example:
@@ -98,6 +102,7 @@ def make_example(
         output=output,
         context=context,
         source=source,
+        group=group,
         weight=float(weight),
         created_at=created_at,
     )

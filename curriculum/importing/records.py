@@ -20,6 +20,7 @@ RECORD_KEYS = frozenset(
         "output",
         "context",
         "source",
+        "group",
         "weight",
         "created_at",
     }
@@ -68,6 +69,7 @@ def _from_record(record: Mapping[str, Any], defaults: Defaults) -> Example:
         output=record["output"],
         context=record.get("context", ""),
         source=record.get("source") or defaults.source,
+        group=record.get("group", ""),
         weight=_weight(record.get("weight", 1.0)),
         created_at=_utc(record.get("created_at") or defaults.created_at),
     )

@@ -1,5 +1,6 @@
 """Examples on disk."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -37,6 +38,17 @@ def test_equal_content_gives_equal_bytes_in_another_process(tmp_path, examples):
     env = {**os.environ, "TZ": "Asia/Tokyo", "PYTHONHASHSEED": "99"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
     assert done.stdout.strip() == write_examples(tmp_path, examples)
+
+
+def test_a_file_from_before_there_were_groups_is_read_with_empty_ones(tmp_path, examples):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    grouped = [dataclasses.replace(example, group="document/abc") for example in examples]
+    write_examples(tmp_path / "new.parquet", grouped)
+    assert read_examples(tmp_path / "new.parquet") == grouped
+    pq.write_table(pq.read_table(pa.BufferReader(encode_examples(grouped))).drop(["group"]), tmp_path / "old.parquet")
+    assert read_examples(tmp_path / "old.parquet") == examples
 
 
 def test_another_order_or_content_gives_other_bytes(examples):

@@ -22,7 +22,7 @@ def write_lines(path, *lines):
 
 def test_our_own_records_keep_their_fields_and_get_defaults(tmp_path):
     full = {"role": "creative", "stage": "logs_specs", "category": "log", "kind": "pure", "input": "a", "output": "b",
-            "context": "c", "weight": 0.5, "created_at": "2026-03-01T14:00:00+02:00"}  # fmt: skip
+            "context": "c", "group": "book/d", "weight": 0.5, "created_at": "2026-03-01T14:00:00+02:00"}  # fmt: skip
     report = import_file(write_lines(tmp_path / "x.jsonl", GOOD, "", json.dumps(full)), "dialectical")
     plain, rich = report.examples
     assert (plain.role, plain.stage, plain.category, plain.source) == (
@@ -40,6 +40,7 @@ def test_our_own_records_keep_their_fields_and_get_defaults(tmp_path):
     )
     assert rich.created_at == "2026-03-01T12:00:00Z"
     assert rich.source == "file/x.jsonl:3"
+    assert (plain.group, rich.group) == ("", "book/d")
     assert report.problems == []
 
 
