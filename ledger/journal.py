@@ -14,6 +14,7 @@ from ledger.clock import utc_now
 from ledger.database.connection import Database
 from ledger.errors import LunaError
 from ledger.files import canonical_json
+from ledger.scores import standing
 
 Step = Literal["collect", "plan", "train", "measure", "judge", "deploy"]
 STEPS: tuple[Step, ...] = get_args(Step)
@@ -76,8 +77,9 @@ class RunJournal:
                 )
             try:
                 connection.execute(
-                    "INSERT INTO runs (run_id, lineage, gen_id, request, started_at) VALUES (?, ?, ?, ?, ?)",
-                    (run_id, lineage, gen_id, canonical_json(request), at or utc_now()),
+                    "INSERT INTO runs (run_id, lineage, gen_id, request, started_at, last_turn, last_event) "
+                    "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    (run_id, lineage, gen_id, canonical_json(request), at or utc_now(), *standing(connection)),
                 )
             except sqlite3.IntegrityError as error:
                 raise LunaError(f"run {run_id!r} exists already; choose another run id.") from error

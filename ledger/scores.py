@@ -87,13 +87,27 @@ def _state(connection: sqlite3.Connection, turn_id: str) -> tuple[str, AnswerSta
     )
 
 
-def note_acceptance(connection: sqlite3.Connection, lineage: str, gen_id: int) -> None:
-    """From here on karma and new conversations of a lineage count anew."""
+def note_acceptance(connection: sqlite3.Connection, lineage: str, gen_id: int, run_id: str) -> None:
+    """Spend what had been earned and said when the run began; what came since counts towards the next age.
+
+    A run that the journal does not know spends all there is.
+    """
+    began = connection.execute(
+        "SELECT last_turn, last_event FROM runs WHERE run_id = ? AND last_event IS NOT NULL", (run_id,)
+    ).fetchone()
+    turn, event = began or standing(connection)
     connection.execute(
-        "INSERT INTO acceptances (lineage, gen_id, last_turn, last_event) VALUES (?, ?, "
-        "(SELECT coalesce(max(number), 0) FROM turns), (SELECT coalesce(max(number), 0) FROM karma_events))",
-        (lineage, gen_id),
+        "INSERT INTO acceptances (lineage, gen_id, last_turn, last_event) VALUES (?, ?, ?, ?)",
+        (lineage, gen_id, turn, event),
     )
+
+
+def standing(connection: sqlite3.Connection) -> tuple[int, int]:
+    """Numbers of the newest turn and the newest karma event."""
+    turn, event = connection.execute(
+        "SELECT (SELECT coalesce(max(number), 0) FROM turns), (SELECT coalesce(max(number), 0) FROM karma_events)"
+    ).fetchone()
+    return int(turn), int(event)
 
 
 def last_acceptance(connection: sqlite3.Connection, lineage: str) -> tuple[int, int]:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Self
 
 from ledger.conversations import Conversations
-from ledger.database import chain, queries
+from ledger.database import chain, line, queries
 from ledger.database.connection import Database
 from ledger.errors import LunaError
 from ledger.files import write_atomic
 from ledger.home import Home
 from ledger.journal import RunJournal
-from ledger.judgement import already_judged, check_head_move, check_judgement
 from ledger.records import EvalRecord, GenerationRow, HeadMove, Lineage, Stop, generation_verdict
+from ledger.rules.judgement import already_judged, check_head_move, check_judgement
 from ledger.rules.stop_rule import GenerationScores, generation_scores
 from ledger.scores import note_acceptance
+from ledger.taken import Side, Taken, TakenNote, insert_taken, note_examples, sides_of, taken_among
 
 _LINEAGE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
@@ -105,18 +107,22 @@ class Ledger:
         evals: Sequence[EvalRecord],
         head_move: HeadMove | None = None,
         stop: Stop | None = None,
+        taken: Sequence[Taken] = (),
     ) -> None:
         """Record a judged generation, its scores, the head's move and a stop: in one transaction, or nothing.
 
-        An accepted generation that becomes the head sets karma back to 0. Then the CSV is derived. Recording the same
-        generation again, as a restart may, adds nothing.
+        A generation that becomes the head takes its examples, and spends the karma that had been earned when its run
+        began. Then the CSV is derived. Recording the same generation again, as a restart may, adds nothing.
 
         Raises:
             LunaError: if the judgement does not fit the lineage, or the disk refuses.
         """
         generation_verdict(rows)
         with self.db.writing() as connection:
-            _append_judgement(connection, rows, evals, head_move, stop)
+            is_new = _append_judgement(connection, rows, evals, head_move, stop)
+            if is_new and head_move and head_move.to_gen == rows[0].gen_id:
+                note_acceptance(connection, rows[0].lineage, rows[0].gen_id, rows[0].run_id)
+                _append_taken(connection, rows[0].lineage, rows[0].gen_id, taken)
         self.derive_csv()
 
     def rows(self, lineage: str | None = None) -> list[GenerationRow]:
@@ -143,7 +149,7 @@ class Ledger:
         """Whether a generation has its verdict."""
         with self.db.reading() as connection:
             name = _name(connection, lineage)
-            return next(chain.read(connection, "generation", name, gen_id), None) is not None
+            return bool(queries.generations(connection, name, [gen_id]))
 
     def evals(self, gen_id: int, lineage: str | None = None) -> list[EvalRecord]:
         """The scores of one generation in the order recorded; empty if it was never judged."""
@@ -158,25 +164,60 @@ class Ledger:
     def judged_scores(self, lineage: str | None = None) -> list[GenerationScores]:
         """What the stop rule asks of every judged generation, oldest first."""
         with self.db.reading() as connection:
-            generations = queries.generations(connection, _name(connection, lineage))
-        return [generation_scores(rows) for rows in generations.values()]
+            name = _name(connection, lineage)
+            rows = queries.records(connection, GenerationRow, "generation", name)
+        return [generation_scores(list(of_one)) for _, of_one in groupby(rows, key=lambda row: row.gen_id)]
 
     def next_gen_id(self, lineage: str | None = None) -> int:
         """The number for the next run: above every number judged or reserved by a run, however it ended."""
         with self.db.reading() as connection:
-            (highest,) = connection.execute(
-                "SELECT max(gen_id) FROM (SELECT gen_id FROM entries WHERE lineage = :name "
-                "UNION ALL SELECT gen_id FROM runs WHERE lineage = :name)",
-                {"name": _name(connection, lineage)},
-            ).fetchone()
-        return 0 if highest is None else int(highest) + 1
+            name = _name(connection, lineage)
+            judged = line.newest(connection, queries.lineage_number(connection, name))
+            (reserved,) = connection.execute("SELECT max(gen_id) FROM runs WHERE lineage = ?", (name,)).fetchone()
+        return max((number for number in (judged, reserved) if number is not None), default=-1) + 1
+
+    # -- taken ---------------------------------------------------------------------------------------------
+
+    def taken_among(self, ids: Collection[str], lineage: str | None = None) -> set[str]:
+        """Those of the examples that the head or one of its ancestors trained on or measured on."""
+        with self.db.reading() as connection:
+            return taken_among(connection, _number(connection, lineage), ids)
+
+    def sides_of(self, keys: Collection[int], lineage: str | None = None) -> dict[int, frozenset[Side]]:
+        """On which side of the split keys stand, those that do. They stay there, whatever is rolled back."""
+        with self.db.reading() as connection:
+            return sides_of(connection, _number(connection, lineage), keys)
+
+    def has_taken(self, gen_id: int, lineage: str | None = None) -> bool:
+        """Whether it is recorded what a generation took."""
+        with self.db.reading() as connection:
+            return _taken_note(connection, _name(connection, lineage), gen_id) is not None
+
+    def note_taken(self, gen_id: int, taken: Sequence[Taken], lineage: str | None = None) -> None:
+        """Record what a generation took that was judged before this was asked. Noting the same again adds nothing.
+
+        Raises:
+            LunaError: if it was never accepted, or is known to have taken something else.
+        """
+        with self.db.writing() as connection:
+            name = _name(connection, lineage)
+            rows = queries.generations(connection, name, [gen_id]).get(gen_id)
+            if rows is None or generation_verdict(rows) != "accepted":
+                raise LunaError(
+                    f"G{gen_id} of lineage {name!r} was never accepted; only an accepted one takes examples."
+                )
+            known = _taken_note(connection, name, gen_id)
+            if known is None:
+                _append_taken(connection, name, gen_id, taken)
+            elif known.model_dump(include={"examples", "held_out", "id_sum"}) != note_examples(taken):
+                raise LunaError(f"G{gen_id} of lineage {name!r} is known to have taken other examples than these.")
 
     # -- head and stop -------------------------------------------------------------------------------------
 
     def head(self, lineage: str | None = None) -> int | None:
         """Number of the newest accepted generation, ``None`` before the first."""
         with self.db.reading() as connection:
-            return queries.head(connection, _name(connection, lineage))
+            return line.head(connection, _number(connection, lineage))
 
     def parent_chain(self, gen_id: int, lineage: str | None = None) -> list[int]:
         """A generation and its accepted ancestors, newest first.
@@ -186,19 +227,17 @@ class Ledger:
         """
         self.generation(gen_id, lineage)
         with self.db.reading() as connection:
-            generations = queries.generations(connection, _name(connection, lineage))
-        line = [gen_id]
-        while (parent := generations[line[-1]][0].parent_gen) is not None:
-            line.append(parent)
-        return line
+            return line.ancestry(connection, _number(connection, lineage), gen_id)
 
     def age(self, lineage: str | None = None) -> int | None:
         """Number of the head's accepted ancestors, ``None`` before the first accepted generation.
 
         Equals the head's generation number when nothing was ever rejected, abandoned or rolled back.
         """
-        head = self.head(lineage)
-        return None if head is None else len(self.parent_chain(head, lineage)) - 1
+        with self.db.reading() as connection:
+            number = _number(connection, lineage)
+            head = line.head(connection, number)
+            return None if head is None else line.age_of(connection, number, head)
 
     def move_head(self, move: HeadMove, lineage: str | None = None) -> None:
         """Move the head to another accepted generation, for instance back. If it is there already, nothing is
@@ -209,26 +248,26 @@ class Ledger:
         """
         with self.db.writing() as connection:
             name = _name(connection, lineage)
-            head = queries.head(connection, name)
+            number = queries.lineage_number(connection, name)
+            head = line.head(connection, number)
             if head != move.to_gen:
-                check_head_move(move, head, queries.generations(connection, name))
+                check_head_move(move, head, queries.generations(connection, name, [move.to_gen]))
                 queries.append_record(connection, "head", name, move, move.to_gen)
+                line.move_line(connection, number, move.to_gen)
 
     def stop_of(self, lineage: str | None = None) -> Stop | None:
         """The stop in force. It ends once a later generation, on changed data then, has been judged."""
         with self.db.reading() as connection:
             name = _name(connection, lineage)
-            stops = list(chain.read(connection, "stop", name))
-            if not stops:
-                return None
-            judged_last = [entry.seq for entry in chain.read(connection, "generation", name)][-1]
-            return queries.parse(Stop, stops[-1]) if judged_last < stops[-1].seq else None
+            stop = chain.newest(connection, "stop", name)
+            judged = line.newest(connection, queries.lineage_number(connection, name))
+            return None if stop is None or stop.gen_id != judged else queries.parse(Stop, stop)
 
     def last_stop_gen(self, lineage: str | None = None) -> int | None:
         """The generation whose judgement fired the stop rule last, ``None`` if it never did."""
         with self.db.reading() as connection:
-            stops = list(chain.read(connection, "stop", _name(connection, lineage)))
-        return stops[-1].gen_id if stops else None
+            stop = chain.newest(connection, "stop", _name(connection, lineage))
+        return stop.gen_id if stop else None
 
     # -- derived -------------------------------------------------------------------------------------------
 
@@ -259,28 +298,48 @@ def _name(connection: sqlite3.Connection, lineage: str | None) -> str:
     return queries.known_lineage(connection, lineage).name
 
 
+def _number(connection: sqlite3.Connection, lineage: str | None) -> int:
+    """The number of the lineage asked for, or of the current one."""
+    return queries.lineage_number(connection, _name(connection, lineage))
+
+
 def _append_judgement(
     connection: sqlite3.Connection,
     rows: Sequence[GenerationRow],
     evals: Sequence[EvalRecord],
     head_move: HeadMove | None,
     stop: Stop | None,
-) -> None:
-    name, gen_id = rows[0].lineage, rows[0].gen_id
-    lineage, generations = queries.known_lineage(connection, name), queries.generations(connection, name)
-    if already_judged(rows, generations):
-        return
-    check_judgement(rows, evals, head_move, lineage, generations, queries.head(connection, name))
+) -> bool:
+    """Add a judgement to the chain and the tables derived from it; False if it is there already."""
+    name, gen_id, parent_gen = rows[0].lineage, rows[0].gen_id, rows[0].parent_gen
+    lineage, number = queries.known_lineage(connection, name), queries.lineage_number(connection, name)
+    target = head_move.to_gen if head_move else None
+    known = queries.generations(connection, name, [gen_id, parent_gen, target, line.newest(connection, number)])
+    if already_judged(rows, known):
+        return False
+    check_judgement(rows, evals, head_move, lineage, known, line.head(connection, number))
     for row in rows:
         queries.append_record(connection, "generation", name, row, gen_id, row.role)
+    line.add_generation(connection, number, gen_id, parent_gen)
     for score in evals:
         queries.append_record(connection, "eval", name, score, gen_id, score.role)
     if head_move:
         queries.append_record(connection, "head", name, head_move, head_move.to_gen)
-        if head_move.to_gen == gen_id:
-            note_acceptance(connection, name, gen_id)
+        line.move_line(connection, number, head_move.to_gen)
     if stop:
         queries.append_record(connection, "stop", name, stop, gen_id)
+    return True
+
+
+def _append_taken(connection: sqlite3.Connection, name: str, gen_id: int, taken: Sequence[Taken]) -> None:
+    if taken:
+        note = insert_taken(connection, queries.lineage_number(connection, name), gen_id, taken)
+        queries.append_record(connection, "taken", name, note, gen_id)
+
+
+def _taken_note(connection: sqlite3.Connection, name: str, gen_id: int) -> TakenNote | None:
+    notes = queries.records(connection, TakenNote, "taken", name, gen_id)
+    return notes[0] if notes else None
 
 
 @dataclass(frozen=True)

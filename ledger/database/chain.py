@@ -77,6 +77,22 @@ def read(
         yield Entry(*row)
 
 
+def newest(connection: sqlite3.Connection, kind: str, lineage: str) -> Entry | None:
+    """The entry of the highest generation number among those of one kind in a lineage."""
+    row = connection.execute(
+        f"SELECT {COLUMNS} FROM entries WHERE kind = ? AND lineage = ? ORDER BY gen_id DESC LIMIT 1", (kind, lineage)
+    ).fetchone()
+    return Entry(*row) if row else None
+
+
+def last(connection: sqlite3.Connection, kind: str) -> Entry | None:
+    """The entry of one kind that was added last."""
+    row = connection.execute(
+        f"SELECT {COLUMNS} FROM entries WHERE kind = ? ORDER BY seq DESC LIMIT 1", (kind,)
+    ).fetchone()
+    return Entry(*row) if row else None
+
+
 def highest_number_given(connection: sqlite3.Connection) -> int:
     """The highest ``seq`` ever written, even if that entry was deleted."""
     row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'entries'").fetchone()

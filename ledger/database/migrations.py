@@ -128,7 +128,75 @@ CREATE TABLE acceptances (
 );
 """
 
-MIGRATIONS: tuple[str, ...] = (CHAIN, RUN_JOURNAL, CONVERSATIONS, SCORES_AND_KARMA)
+INDEXED = """
+-- What makes every question to the ledger an index look-up. Derived from the chain, in the transaction that appends to
+-- it; `luna ledger verify` compares. A lineage is the number of its own entry in the chain.
+CREATE INDEX IF NOT EXISTS entries_by_kind ON entries (kind);
+CREATE TABLE generations (
+    lineage    INTEGER NOT NULL,
+    gen_id     INTEGER NOT NULL,
+    parent_gen INTEGER,
+    age        INTEGER NOT NULL,
+    PRIMARY KEY (lineage, gen_id)
+) WITHOUT ROWID;
+CREATE INDEX generations_by_parent ON generations (lineage, parent_gen, gen_id);
+INSERT INTO generations
+    SELECT base.seq, row.gen_id, json_extract(row.body, '$.parent_gen'), 0
+    FROM entries AS row JOIN entries AS base ON base.lineage = row.lineage AND base.kind = 'lineage'
+    WHERE row.kind = 'generation' AND json_valid(row.body) GROUP BY base.seq, row.gen_id;
+WITH RECURSIVE walk (lineage, gen_id, age) AS (
+    SELECT lineage, gen_id, 0 FROM generations WHERE parent_gen IS NULL
+    UNION ALL
+    SELECT child.lineage, child.gen_id, walk.age + 1 FROM walk
+    JOIN generations AS child ON child.lineage = walk.lineage AND child.parent_gen = walk.gen_id
+)
+UPDATE generations SET age = walk.age FROM walk
+WHERE walk.lineage = generations.lineage AND walk.gen_id = generations.gen_id;
+-- The head and its ancestors; numbers grow along it, so that the highest is the head.
+CREATE TABLE line (
+    lineage INTEGER NOT NULL,
+    gen_id  INTEGER NOT NULL,
+    PRIMARY KEY (lineage, gen_id)
+) WITHOUT ROWID;
+WITH RECURSIVE walk (lineage, gen_id) AS (
+    SELECT base.seq, (
+        SELECT move.gen_id FROM entries AS move WHERE move.lineage = base.lineage AND move.kind = 'head'
+        ORDER BY move.seq DESC LIMIT 1
+    ) FROM entries AS base WHERE base.kind = 'lineage'
+    UNION ALL
+    SELECT child.lineage, child.parent_gen FROM walk
+    JOIN generations AS child ON child.lineage = walk.lineage AND child.gen_id = walk.gen_id
+)
+INSERT INTO line SELECT lineage, gen_id FROM walk WHERE gen_id IS NOT NULL;
+-- Examples that a generation trained on or measured on (side 0: train, 1: holdout), and for good where the keys of
+-- examples and preference pairs stand. `example`: the first 16 bytes of its id.
+CREATE TABLE taken (
+    lineage INTEGER NOT NULL,
+    example BLOB NOT NULL,
+    gen_id  INTEGER NOT NULL,
+    side    INTEGER NOT NULL CHECK (side IN (0, 1)),
+    PRIMARY KEY (lineage, example, gen_id)
+) WITHOUT ROWID;
+CREATE TABLE sides (
+    lineage INTEGER NOT NULL,
+    key     INTEGER NOT NULL,
+    side    INTEGER NOT NULL CHECK (side IN (0, 1)),
+    PRIMARY KEY (lineage, key, side)
+) WITHOUT ROWID;
+-- What lineage_ledger.csv must be, as of the chain: its first line and its length. No row: it is written anew.
+CREATE TABLE csv_state (
+    id     INTEGER PRIMARY KEY CHECK (id = 1),
+    header TEXT NOT NULL,
+    bytes  INTEGER NOT NULL
+);
+-- Where conversations and karma stood when a run began: acceptance spends what had been earned then.
+ALTER TABLE runs ADD COLUMN last_turn INTEGER;
+ALTER TABLE runs ADD COLUMN last_event INTEGER;
+CREATE INDEX runs_by_lineage ON runs (lineage, gen_id);
+CREATE INDEX acceptances_by_lineage ON acceptances (lineage, number);
+"""
+
+MIGRATIONS: tuple[str, ...] = (CHAIN, RUN_JOURNAL, CONVERSATIONS, SCORES_AND_KARMA, INDEXED)
 """In order; the version of a database is the number of steps applied to it."""
 
 NEWEST = len(MIGRATIONS)

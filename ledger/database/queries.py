@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Iterable
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -12,7 +13,7 @@ from ledger.database import chain
 from ledger.database.csv_export import csv_text
 from ledger.errors import LunaError
 from ledger.files import canonical_json
-from ledger.records import GenerationRow, HeadMove, Lineage, Record
+from ledger.records import GenerationRow, Lineage, Record
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
@@ -56,18 +57,15 @@ def records(
     return [parse(model, entry) for entry in chain.read(connection, kind, lineage, gen_id)]
 
 
-def generations(connection: sqlite3.Connection, lineage: str) -> dict[int, list[GenerationRow]]:
-    """The judged generations of a lineage by number, oldest first."""
-    by_number: dict[int, list[GenerationRow]] = {}
-    for row in records(connection, GenerationRow, "generation", lineage):
-        by_number.setdefault(row.gen_id, []).append(row)
-    return by_number
-
-
-def head(connection: sqlite3.Connection, lineage: str) -> int | None:
-    """Where the lineage's head is, ``None`` before the first accepted generation."""
-    moves = records(connection, HeadMove, "head", lineage)
-    return moves[-1].to_gen if moves else None
+def generations(
+    connection: sqlite3.Connection, lineage: str, wanted: Iterable[int | None]
+) -> dict[int, list[GenerationRow]]:
+    """The rows of those of the generations that were judged, by number."""
+    found: dict[int, list[GenerationRow]] = {}
+    for gen_id in sorted({number for number in wanted if number is not None}):
+        if rows := records(connection, GenerationRow, "generation", lineage, gen_id):
+            found[gen_id] = rows
+    return found
 
 
 def find_lineage(connection: sqlite3.Connection, name: str) -> Lineage | None:
@@ -89,22 +87,28 @@ def known_lineage(connection: sqlite3.Connection, name: str) -> Lineage:
     return found
 
 
+def lineage_number(connection: sqlite3.Connection, name: str) -> int:
+    """The number under which a known lineage stands in the derived tables: that of its own entry."""
+    (number,) = connection.execute("SELECT seq FROM entries WHERE lineage = ? AND kind = 'lineage'", (name,)).fetchone()
+    return int(number)
+
+
 def current_lineage(connection: sqlite3.Connection) -> str:
     """Name of the lineage made current last.
 
     Raises:
         LunaError: if the home has no lineage yet.
     """
-    chosen = list(chain.read(connection, "current"))
-    if not chosen:
+    chosen = chain.last(connection, "current")
+    if chosen is None:
         raise LunaError("this home has no lineage yet; `luna init` begins one.")
-    return chosen[-1].lineage
+    return chosen.lineage
 
 
 def make_current(connection: sqlite3.Connection, name: str) -> None:
     """Make a lineage the current one, unless it is."""
-    chosen = list(chain.read(connection, "current"))
-    if not chosen or chosen[-1].lineage != name:
+    chosen = chain.last(connection, "current")
+    if chosen is None or chosen.lineage != name:
         chain.append(connection, "current", name, json.dumps({}))
 
 

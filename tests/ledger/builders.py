@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from ledger.database.migrations import MIGRATIONS
 from ledger.files import sha256_bytes
 from ledger.home import Home
 from ledger.metadata import CONFIG_FILE, MODEL_FILE, build_metadata, write_metadata
@@ -161,6 +162,20 @@ def tamper(home: Home, statement: str, *values: object) -> None:
         for trigger in ("entries_no_update", "entries_no_delete"):
             connection.execute(f"DROP TRIGGER {trigger}")
         connection.execute(statement, values)
+        connection.commit()
+
+
+def make_older(home: Home, version: int) -> None:
+    """Turn a closed home into one that a Luna of an earlier schema left behind: its chain is kept."""
+    with closing(sqlite3.connect(home.db)) as connection:
+        entries = connection.execute("SELECT * FROM entries ORDER BY seq").fetchall()
+    for file in home.root.glob("luna.db*"):
+        file.unlink()
+    with closing(sqlite3.connect(home.db)) as connection:
+        connection.executescript("".join(MIGRATIONS[:version]))
+        connection.execute("CREATE TABLE schema_version (version INTEGER PRIMARY KEY)")
+        connection.executemany("INSERT INTO schema_version VALUES (?)", [(step + 1,) for step in range(version)])
+        connection.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?)", entries)
         connection.commit()
 
 

@@ -9,7 +9,7 @@ from ledger.conversations import Label, Turn
 from ledger.errors import LunaError
 from ledger.home import Home
 from ledger.store import Stores
-from tests.ledger.builders import sha
+from tests.ledger.builders import make_older, sha
 
 AT = "2026-01-01T00:00:00Z"
 
@@ -90,16 +90,9 @@ def test_a_label_outside_the_axes_is_refused(said):
 
 
 def test_a_home_of_an_older_luna_gets_its_tables(tmp_path):
-    import sqlite3
-
     home = Home(tmp_path / "old")
     Stores.create(home).close()
-    connection = sqlite3.connect(home.db)
-    for table in ("scores", "karma_events", "acceptances", "labels", "turns"):
-        connection.execute(f"DROP TABLE {table}")
-    connection.execute("DELETE FROM schema_version WHERE version > 2")
-    connection.commit()
-    connection.close()
+    make_older(home, 2)
     with Stores.create(home) as stores:
         conversations = stores.conversations
         conversations.add_turn(a_turn())

@@ -19,7 +19,7 @@ from ledger.files import publish_dir, write_atomic
 from ledger.home import Home
 from ledger.store import Ledger, Stores
 from ledger.verification.ledger import verify
-from tests.ledger.builders import add_generation, make_full_home, make_ledger, sha, tamper
+from tests.ledger.builders import add_generation, make_full_home, make_ledger, make_move, make_older, sha, tamper
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -178,21 +178,29 @@ def test_another_process_is_refused_as_second_writer(home):
     assert f"is being written by process {os.getpid()}" in done.stderr
 
 
-def test_an_older_schema_is_migrated_without_losing_rows(home, monkeypatch):
-    with closing(sqlite3.connect(home.db)) as connection:
-        tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%'")
-        for (name,) in tables.fetchall():
-            if name not in ("entries", "schema_version"):  # what version 1 had
-                connection.execute(f"DROP TABLE {name}")
-        connection.execute("DELETE FROM schema_version WHERE version > 1")
-        connection.commit()
-    with pytest.raises(LunaError, match="schema version 1, older than"):
+@pytest.mark.parametrize("version", [1, 4])
+def test_an_older_schema_is_migrated_without_losing_rows(tmp_path, version):
+    home = Home(tmp_path)
+    with make_ledger(tmp_path) as ledger:
+        for gen_id, parent in ((0, None), (1, 0), (2, 1)):
+            add_generation(ledger, gen_id, parent)
+        ledger.move_head(make_move(2, 1, "rollback"))
+        add_generation(ledger, 3, 1, verdict="rejected", reason="dull")
+        add_generation(ledger, 4, 1)
+        ledger.create_lineage("second", sha("base"))
+        ledger.create_lineage("main", sha("base"))
+    make_older(home, version)
+    with pytest.raises(LunaError, match=f"schema version {version}, older than"):
         Ledger.open(home)
     with Stores.create(home) as stores:
-        assert stores.ledger.head() == 0
+        found = stores.ledger
+        assert (found.current_lineage(), found.head(), found.age(), found.next_gen_id()) == ("main", 4, 2, 5)
+        assert (found.parent_chain(4), found.parent_chain(2)) == ([4, 1, 0], [2, 1, 0])
+        assert (found.head("second"), found.next_gen_id("second")) == (None, 0)
         stores.journal.create_run("run-1", "main", stores.ledger.next_gen_id(), {})
     with Stores.open(home) as stores:
         assert len(stores.journal.runs()) == 1
+        assert csv_problems(home) == []
 
 
 def test_a_bug_in_a_query_is_not_taken_for_a_full_disk(home):

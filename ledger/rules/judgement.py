@@ -9,7 +9,7 @@ from ledger.errors import LunaError
 from ledger.records import EvalRecord, GenerationRow, HeadMove, Lineage, generation_verdict
 
 Generations = Mapping[int, Sequence[GenerationRow]]
-"""The judged generations of one lineage by number."""
+"""Judged generations of one lineage by number: the newest, and those that a judgement or move names."""
 
 
 def already_judged(rows: Sequence[GenerationRow], generations: Generations) -> bool:
