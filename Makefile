@@ -68,10 +68,10 @@ check: ready
 	$(BIN)/lint-imports --no-cache
 	$(SLEEPING) $(PYTEST) -q $(TWO) -m "not slow and not ray and not gpu"
 
-# Files without a Ray cluster two at a time; those with one share it, one after another.
+# Two at a time: files without a Ray cluster, then tests with one, a cluster for each process.
 test: ready
 	$(SLEEPING) $(PYTEST) $(TWO) -m "not ray and not gpu"
-	$(PYTEST) --durations=15 -m ray
+	$(PYTEST) -n 2 --dist loadgroup --durations=15 -m ray
 
 test-gpu:
 	$(GPU_PYTHON) -m pytest -m gpu tests/gpu -p no:cacheprovider

@@ -47,6 +47,19 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     return _failed_in_ci(report)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `--dist loadgroup`: what shares an expensive fixture stays in one process, other Ray tests go one by one."""
+    for item in items:
+        if not item.get_closest_marker("ray"):
+            group = item.nodeid.partition("::")[0]
+        elif "served" in getattr(item, "fixturenames", ()):
+            group = "served"
+        else:
+            continue
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 def _failed_in_ci(report):
     """What a developer's machine may lack (a browser, an engine), continuous integration must have."""
     if report.skipped and os.environ.get("CI"):
@@ -63,17 +76,21 @@ def _home_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def ray_head():
-    """One Ray head for all tests that need one; they neither join nor stop a cluster that a user runs here."""
+    """One Ray head for all Ray tests of a process; they neither join nor stop a cluster that a user runs here."""
     ray_command = str(Path(sys.executable).parent / "ray")
     from cluster import ray_head as rig
 
-    port, dashboard = 26379, 28265
+    # Two test processes have a head each; Ray does not look whether a port of its ranges is another head's.
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    port, dashboard, workers = 26379 + 100 * number, 28265 + 100 * number, 20000 + 2000 * number
     folder = Path("/tmp") / f"luna-test-ray-{os.getpid()}"
     subprocess.run(
         [
             ray_command, "start", "--head", f"--port={port}", f"--dashboard-port={dashboard}",
             "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", "--disable-usage-stats", "--num-cpus=4",
-            "--object-store-memory=268435456", f"--temp-dir={folder}",
+            "--object-store-memory=268435456", f"--temp-dir={folder}", f"--min-worker-port={workers}",
+            f"--max-worker-port={workers + 1999}", f"--ray-client-server-port={port + 1}",
+            f"--dashboard-agent-listen-port={dashboard + 1}",
         ],
         check=True, capture_output=True, timeout=180, env=rig.environment(),
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -25,6 +26,7 @@ from ledger.verification.ledger import verify
 from tests.cluster.builders import even_numbers
 from tests.ledger.test_conversations import AT, a_turn
 from tests.ledger.test_growth import a_score
+from tests.processes import ray_processes
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -223,11 +225,10 @@ def test_the_trl_engine_goes_on_after_the_kill_of_its_trainer(lenient):
     def kill_the_trainer():
         deadline = time.monotonic() + 150
         while not killed and time.monotonic() < deadline:
-            for process in psutil.process_iter(["pid", "cmdline"]):
-                title = " ".join(process.info["cmdline"] or [])
-                if title.startswith("ray::") and "TrainerActor" in title and _has_checkpoint(home):
+            for process in trainers():
+                if _has_checkpoint(home):
                     process.kill()
-                    killed.append(process.info["pid"])
+                    killed.append(process.pid)
                     return
             time.sleep(0.2)
 
@@ -332,12 +333,19 @@ def test_kill_nine_in_the_middle_of_training_loses_nothing(lenient, unbroken, vi
 
 
 def _trainer_pid(state):
-    """The one child process of the node that calls itself a TrainerActor and is younger than the coordinator."""
-    found = [
-        p.pid for p in psutil.process_iter(["name", "cmdline"]) if "TrainerActor" in " ".join(p.info["cmdline"] or [])
-    ]
+    """The newest process of this test's cluster that calls itself a TrainerActor."""
+    found = [process.pid for process in trainers()]
     assert found
     return max(found)
+
+
+def trainers():
+    found = []
+    for process in ray_processes(os.environ["RAY_ADDRESS"]):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "TrainerActor" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
 def test_a_full_disk_is_named_and_the_run_resumes_when_there_is_room(lenient):

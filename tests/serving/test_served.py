@@ -23,6 +23,7 @@ from ledger.errors import LunaError
 from ledger.metadata import MODEL_FILE
 from ledger.roles import ROLES
 from ledger.store import Ledger, Stores
+from tests.processes import ray_processes
 from tests.serving.builders import PROMPTS, TOKENS, add_adapters, end_coordinator, loud_adapter, site_shapes, whole
 from tests.trainers.builders import CPU, LORA, tiny_base
 from trainers.config import TrainSettings
@@ -267,17 +268,6 @@ def test_what_is_served_is_heard_on_this_machine_only(served):
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(ip, f"[{ip}]" if ":" in ip else ip)
         with pytest.raises(httpx.HTTPError):
             httpx.get(f"http://{host}:{at}/healthz", timeout=2)
-
-
-def ray_processes(address):
-    """The processes below the raylet of a cluster, which may call its own machine by another address."""
-    port = address.rpartition(":")[2]
-    (raylet,) = (
-        one
-        for one in psutil.process_iter(["name", "cmdline"])
-        if one.info["name"] == "raylet" and re.search(rf"--gcs-address=\S+:{port}\b", " ".join(one.info["cmdline"]))
-    )
-    return raylet.children(recursive=True)
 
 
 def test_after_the_engine_is_killed_the_client_gets_an_end_and_the_same_names_come_back(served, expected):
