@@ -74,15 +74,9 @@ def connect(address: str | None = None) -> Rig:
     if ray.is_initialized():
         return describe(False)
     os.environ.update({key: os.environ.get(key, value) for key, value in _ENVIRONMENT.items()})
-    wanted = address or os.environ.get("RAY_ADDRESS")
+    wanted = _named_cluster(address)
     if wanted or _inside_a_job():
-        try:
-            _join(wanted or "auto")
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise LunaError(
-                f"no Ray cluster answers at {wanted or 'this job'}: {str(error).splitlines()[0]}. "
-                "Start one (`ray start --head`) or leave --address out to use this machine."
-            ) from error
+        _join_named(wanted)
         return describe(False)
     forget_dead_cluster()
     _refuse_other_environment(started_by_luna())
@@ -93,6 +87,30 @@ def connect(address: str | None = None) -> Rig:
         start_head()
     _join("auto")
     return describe(True)
+
+
+def join_running() -> bool:
+    """Join the cluster that RAY_ADDRESS names or that runs on this machine, if there is one; none is started.
+
+    Raises:
+        LunaError: RAY_ADDRESS names none that answers, or it runs with other versions.
+    """
+    wanted = _named_cluster(None)
+    if wanted is None and not _ray_lives():  # asked first: the import takes seconds
+        return False
+    import ray
+
+    if ray.is_initialized():
+        return True
+    if wanted is not None:
+        _join_named(wanted)
+        return True
+    forget_dead_cluster()
+    try:
+        _join("auto")
+    except ConnectionError:
+        return False
+    return True
 
 
 def started_by_luna() -> StartedHead | None:
@@ -219,6 +237,40 @@ def describe(started: bool) -> Rig:
         gpus=int(resources.get("GPU", 0)),
         started=started,
     )
+
+
+def _named_cluster(address: str | None) -> str | None:
+    """The cluster that --address or RAY_ADDRESS names.
+
+    Raises:
+        LunaError: it is the address of a job server, which Ray's own manual sets for `ray job submit`.
+    """
+    wanted = address or os.environ.get("RAY_ADDRESS") or None
+    if wanted and wanted.lower().startswith(("http:", "https:")):
+        raise LunaError(
+            f"{'--address' if address else 'RAY_ADDRESS'} is {wanted}, a job server, which only `luna submit` can use. "
+            "Give the cluster's own address, such as 127.0.0.1:6379 (`ray status` shows it), or leave it out to use "
+            "this machine."
+        )
+    return wanted
+
+
+def _join_named(wanted: str | None) -> None:
+    """Join a named cluster, or that of the job that this process is."""
+    try:
+        _join(wanted or "auto")
+    except (OSError, RuntimeError, ValueError, AssertionError) as error:  # an AssertionError for what is no address
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise LunaError(
+            f"no Ray cluster answers at {wanted or 'this job'}: {reason}. "
+            "Start one (`ray start --head`) or leave --address out to use this machine."
+        ) from error
+
+
+def _ray_lives() -> bool:
+    """Whether a daemon of Ray runs on this machine, wherever it keeps its files (TMPDIR decides that)."""
+    names = {process.info["name"] for process in psutil.process_iter(["name"])}
+    return bool(names & {"gcs_server", "raylet"})
 
 
 def _join(address: str) -> None:

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import json
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+from pydantic import TypeAdapter
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from curriculum.reward import VALUES
 from jobs.context import ADDRESS_OPTION, HOME_OPTION, friendly_errors, gen_number, out, printable, resolve_home
-from ledger.conversations import AXES
+from jobs.http import answered, events, part
+from ledger.conversations import AXES, LabelledTurn
 from ledger.errors import LunaError
 from ledger.home import Home
 from ledger.roles import BASE, ROLES
 
-_ANSWER_S = 300
+if TYPE_CHECKING:
+    from serving.api.reward import RewardAnswer
+
 _SCORE_WAITS_S = (0.0, 0.5, 1.0, 2.0, 4.0)
 """Before each look at whether an answer was judged, which happens behind it."""
 
@@ -126,24 +127,25 @@ def _exchange(home: Home, talk: _Talk, message: str, out: Console) -> None:
     path = "/dialogue"
     if talk.role != "all":
         path, body = "/generate", body | {"role": talk.role, "stream": True}
-    for name, data in _events(home, path, body):
+    for name, data in events(home, path, body):
         if name == "start" and talk.role == "all":
-            out.print(f"{data['role']}: ", style="dim", end="")
+            out.print(f"{part(data, 'role', path=path)}: ", style="dim", end="")
         elif name == "token":
-            out.print(printable(data["text"]), end="", markup=False, soft_wrap=True)
+            out.print(printable(str(part(data, "text", path=path))), end="", markup=False, soft_wrap=True)
         elif name == "turn":
             out.print()
-            talk.conversation, talk.last, talk.label = data["conversation"], data["id"], {}
+            talk.conversation = str(part(data, "conversation", path=path))
+            talk.last, talk.label = str(part(data, "id", path=path)), {}
         elif name == "error":
-            raise LunaError(f"the answer broke off: {data['message']}")
+            raise LunaError(f"the answer broke off: {part(data, 'message', path=path)}")
 
 
 def _label(home: Home, talk: _Talk, name: str, value: Any, out: Console) -> None:
     if talk.last is None:
         raise LunaError("there is no answer to label yet.")
     label = talk.label | {name: value}
-    with _post(home, "/feedback", {"turn": talk.last, **label}):
-        talk.label = label
+    answered(home, "POST", "/feedback", TypeAdapter(dict[str, Any]), {"turn": talk.last, **label})
+    talk.label = label
     out.print("stored: " + ", ".join(f"{key} {said}" for key, said in label.items()), style="dim", markup=False)
 
 
@@ -155,16 +157,24 @@ def _show_reward(home: Home, talk: _Talk, out: Console) -> None:
         raise LunaError("this home has no reward model that could judge an answer; train one with `luna reward train`.")
     for wait in _SCORE_WAITS_S:
         time.sleep(wait)
-        with _asked(home, "GET", f"/conversations/{talk.conversation}") as answer:
-            (turn,) = (turn for turn in answer.json() if turn["id"] == talk.last)
-        if not turn["answer"].strip():
+        turn = _last_turn(home, talk)
+        if not turn.answer.strip():
             raise LunaError("the answer is empty; nothing can be said of it.")
-        if turn["score"]:
-            named = (f"{name} {turn['score'][name]:+.2f}" for name in (*VALUES, "scalar_preference"))
-            earned = "" if turn["karma"] is None else f" · karma {turn['karma']:+.2f}"
+        if turn.score:
+            named = (f"{name} {getattr(turn.score, name):+.2f}" for name in (*VALUES, "scalar_preference"))
+            earned = "" if turn.karma is None else f" · karma {turn.karma:+.2f}"
             out.print(" · ".join(named) + earned, style="dim", markup=False, soft_wrap=True)
             return
     raise LunaError("the answer was not judged yet; ask /reward again in a moment.")
+
+
+def _last_turn(home: Home, talk: _Talk) -> LabelledTurn:
+    path = f"/conversations/{talk.conversation}"
+    turns = answered(home, "GET", path, TypeAdapter(list[LabelledTurn]))
+    found = next((turn for turn in turns if turn.id == talk.last), None)
+    if found is None:
+        raise LunaError("the server does not have the last answer any more; /new begins another talk.")
+    return found
 
 
 def compare(
@@ -192,21 +202,25 @@ def compare(
         out.print(_reward_table(who, _rewards(home, prompt, answers)))
 
 
-def _rewards(home: Home, prompt: str, answers: Sequence[str]) -> list[dict[str, Any] | None]:
+def _rewards(home: Home, prompt: str, answers: Sequence[str]) -> list[RewardAnswer | None]:
     """What the served reward model makes of each answer; None for an empty one, which cannot be judged."""
+    from serving.api.reward import RewardAnswer
+
     pairs = [{"prompt": prompt, "response": answer} for answer in answers if answer.strip()]
     if not pairs:
         return [None] * len(answers)
-    with _post(home, "/reward", pairs) as answer:
-        judged = iter(answer.json())
-    return [next(judged) if answer.strip() else None for answer in answers]
+    judged = answered(home, "POST", "/reward", TypeAdapter(list[RewardAnswer]), pairs)
+    if len(judged) != len(pairs):
+        raise LunaError(f"the server judged {len(judged)} of {len(pairs)} answers; ask again.")
+    left = iter(judged)
+    return [next(left) if answer.strip() else None for answer in answers]
 
 
-def _reward_table(who: Sequence[str], rewards: Sequence[dict[str, Any] | None]) -> Table:
+def _reward_table(who: Sequence[str], rewards: Sequence[RewardAnswer | None]) -> Table:
     """One column for each answer: its reward vector, intensity and safety, and one number for the whole."""
     table = Table("reward", *who)
     for name in (*VALUES, "scalar_preference"):
-        table.add_row(name, *(f"{one['reward'][name]:+.2f}" if one else "" for one in rewards))
+        table.add_row(name, *(f"{getattr(one.reward, name):+.2f}" if one else "" for one in rewards))
     return table
 
 
@@ -216,62 +230,8 @@ def _voice(role: str) -> str:
     return role
 
 
-def _events(home: Home, path: str, body: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The server-sent events of an answer, (name, data), as they come."""
-    with _post(home, path, body) as answer:
-        name = ""
-        for line in answer.iter_lines():
-            text = line.decode()
-            if text.startswith("event: "):
-                name = text.removeprefix("event: ")
-            elif text.startswith("data: "):
-                yield name, json.loads(text.removeprefix("data: "))
-
-
 def _completion(home: Home, body: dict[str, Any]) -> str:
     """A whole chat answer over the OpenAI API."""
-    with _post(home, "/v1/chat/completions", body) as answer:
-        return str(answer.json()["choices"][0]["message"]["content"] or "")
-
-
-def _post(home: Home, path: str, body: Any) -> AbstractContextManager[Any]:
-    return _asked(home, "POST", path, body)
-
-
-@contextmanager
-def _asked(home: Home, method: str, path: str, body: Any = None) -> Iterator[Any]:
-    """A request's response, its body still to be read.
-
-    Raises:
-        LunaError: no server answers, or it refuses; with its reason.
-    """
-    import requests
-
-    from cluster.settings import settings_of
-    from serving.app import KEY_VARIABLE, url
-
-    where = url(settings_of(home).serving)
-    key = os.environ.get(KEY_VARIABLE)
-    headers = {"authorization": f"Bearer {key}"} if key else {}
-    began = False
-    try:
-        asked = requests.request(method, f"{where}{path}", json=body, headers=headers, stream=True, timeout=_ANSWER_S)
-        with asked as answer:
-            if answer.status_code != 200:
-                raise LunaError(f"{where} refused ({answer.status_code}): {_reason(answer.text)}")
-            began = True
-            yield answer
-    except requests.RequestException as error:
-        name = type(error).__name__
-        if began:
-            raise LunaError(f"the answer of {where} broke off ({name}); ask again.") from error
-        if isinstance(error, requests.ReadTimeout):
-            raise LunaError(f"{where} gave no answer in {_ANSWER_S} s; ask again, or look at `luna status`.") from error
-        raise LunaError(f"nothing answers at {where} ({name}); start it with `luna serve`.") from error
-
-
-def _reason(text: str) -> str:
-    try:
-        return str(json.loads(text)["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return text.strip()[:200]
+    path = "/v1/chat/completions"
+    answer = answered(home, "POST", path, TypeAdapter(dict[str, Any]), body)
+    return str(part(answer, "choices", 0, "message", "content", path=path) or "")

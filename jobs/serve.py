@@ -83,13 +83,12 @@ def serve(home: Home, address: str | None, out: Console) -> None:
 
 def stop_serving(address: str | None) -> None:
     """Take Luna's apps down; what else Ray Serve runs goes on."""
-    from cluster.ray_head import connect
-    from jobs.status import join_running_ray
+    from cluster.ray_head import connect, join_running
     from serving import app
 
     if address is not None:
         connect(address)
-    elif not join_running_ray():  # Ray is not started to find that nothing runs on it
+    elif not join_running():  # Ray is not started to find that nothing runs on it
         logger.info("Luna was not being served")
         return
     logger.info("Luna is no longer served" if app.stop() else "Luna was not being served")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -28,36 +27,18 @@ def status(json_: bool = JSON_OPTION, home: Path | None = HOME_OPTION) -> None:
 def running_now(home: Home) -> tuple[dict[str, Any] | None, str]:
     """(the coordinator's state, dashboard URL); (None, "") when no Ray runs here or it works for another home."""
     Ledger.open(home).close()
-    if not join_running_ray():
+    from cluster.ray_head import describe, join_running
+
+    if not join_running():
         return None, ""
     from cluster.calls import get
     from cluster.coordinator import find_coordinator
-    from cluster.ray_head import describe
 
     rig = describe(started=False)
     actor = find_coordinator()
     if actor is None or get(actor.home.remote(), 10) != str(home.root.resolve()):
         return None, rig.dashboard
     return get(actor.state.remote(), 10).model_dump(mode="json"), rig.dashboard
-
-
-def join_running_ray() -> bool:
-    """Join the Ray cluster of this machine (or RAY_ADDRESS) if there is one; none is started."""
-    # Ray's own note of a local cluster; without one 5 s of import are spared.
-    if not Path("/tmp/ray/ray_current_cluster").exists() and "RAY_ADDRESS" not in os.environ:
-        return False
-    import ray
-
-    from cluster.ray_head import NAMESPACE, forget_dead_cluster
-
-    if ray.is_initialized():
-        return True
-    forget_dead_cluster()
-    try:
-        ray.init(address="auto", namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
-    except ConnectionError:
-        return False
-    return True
 
 
 def growth(home: Home) -> dict[str, Any]:

@@ -1,61 +1,29 @@
-"""What is asked of a teacher and what is accepted from it: pure functions, no network.
+"""What is asked of a teacher, and what follows a failure: pure functions, no network.
 
 The judged text is data. It stands between two lines that carry a fence, which is a hash over that very text, so that no
 text can hold its own fence; the instruction says that what is inside is never followed. Marks that chat templates read
-as the end of a turn are broken up. An answer counts only if it is one JSON object of the schema, with every value in
-its range and with the check word of this very request, so a label quoted from the judged text is refused.
+as the end of a turn are broken up. Each request has its own check word, so a label quoted from the judged text is
+refused (`answers`).
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from hashlib import sha256
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from curriculum.reward import DIMENSIONS, RANGES, RewardOutput, Signed, Unit
+from curriculum.reward import DIMENSIONS, RANGES
+from curriculum.teacher.answers import TeacherAnswer
 from curriculum.teacher.settings import TeacherSettings
 from ledger.files import canonical_json, sha256_bytes
 
 Message = dict[str, str]
 
-RATIONALE_CHARS = 2000
-"""Longest rationale that is accepted."""
-
-_ANSWER_CHARS = 20_000
-"""Longest label answer that is looked at."""
-
-
-class LabelRefused(Exception):
-    """An answer that is no label; the message says why, in words that hold nothing of the answer but its numbers."""
-
-
 # ------------------------------------------------------------------------------------------------------- the request
-
-
-class TeacherAnswer(BaseModel):
-    """What the teacher answers: the nine values, one number for the whole, why, and the check word."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    rationale: Annotated[str, Field(min_length=1, max_length=RATIONALE_CHARS, strict=True)]
-    empathy: Signed
-    social_coherence: Signed
-    agency_support: Signed
-    epistemic_integrity: Signed
-    harm_avoidance: Signed
-    narrative_alignment: Signed
-    curiosity: Signed
-    reward_intensity: Unit
-    safety_score: Signed
-    scalar_preference: Signed
-    check: Annotated[str, Field(max_length=64, strict=True)]
 
 
 INSTRUCTION = """\
@@ -169,20 +137,60 @@ def style_of(number: int) -> str:
     return tuple(STYLES)[number % len(STYLES)]
 
 
+OPTIONAL = ("temperature", "seed", "stream")
+"""Fields of a request that are left out where an endpoint does not take them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """Which fields an endpoint takes, as its own errors have told so far."""
+
+    structured: bool = True
+    """Whether a schema may be asked for."""
+    tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    left_out: frozenset[str] = frozenset()
+
+
+_NOT_TAKEN = re.compile(
+    r"unsupported|not support|unknown|unrecogni[sz]ed|unexpected|not permitted|not allowed|only the default|deprecated"
+    r"|not (?:a )?valid|invalid (?:parameter|argument|field)|is not recogni[sz]ed",
+    re.IGNORECASE,
+)
+
+
+def adapted(dialect: Dialect, told: str, parameter: str) -> Dialect | None:
+    """The dialect without the field that an endpoint's error refuses; None where the error is about none of them.
+
+    Args:
+        told: the error's message.
+        parameter: the field that it names beside its message, or nothing.
+    """
+    if not _NOT_TAKEN.search(told):
+        return None
+    named = [parameter] if parameter else re.findall(r"\w+", told)
+    if dialect.tokens_field == "max_tokens" and {"max_tokens", "max_completion_tokens"} & set(named):
+        return replace(dialect, tokens_field="max_completion_tokens")
+    for field in OPTIONAL:
+        if field in named and field not in dialect.left_out:
+            return replace(dialect, left_out=dialect.left_out | {field})
+    return None
+
+
 def request_body(
-    settings: TeacherSettings, model: str, messages: Sequence[Message], *, structured: bool, writing: bool, attempt: int
+    settings: TeacherSettings, model: str, messages: Sequence[Message], dialect: Dialect, *, writing: bool, attempt: int
 ) -> dict[str, Any]:
     """The body of a chat completion. A retry has another seed and, for labels, a little temperature, so that an
     endpoint which answers the same to the same gets another chance."""
     body: dict[str, Any] = {
         "model": model,
         "messages": list(messages),
-        "max_tokens": settings.candidate_tokens if writing else settings.label_tokens,
+        dialect.tokens_field: settings.candidate_tokens if writing else settings.label_tokens,
         "temperature": settings.candidate_temperature if writing else round(min(0.2 * attempt, 1.0), 2),
         "seed": settings.seed + attempt,
         "stream": False,
     }
-    if structured:
+    body = {name: value for name, value in body.items() if name not in dialect.left_out}
+    if dialect.structured and not writing:
         body["response_format"] = {
             "type": "json_schema",
             "json_schema": {"name": "label", "strict": True, "schema": answer_schema()},
@@ -200,78 +208,7 @@ def answer_schema() -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
 
-# -------------------------------------------------------------------------------------------------------- the answer
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    reward: RewardOutput
-    rationale: str
-
-
-def parse_answer(text: str, check: str) -> Judged:
-    """A teacher's answer as a label. A thought before it (`<think>...</think>`) and a code fence around it are allowed.
-
-    Raises:
-        LabelRefused: it is not JSON, has other keys, a value out of range, or not this request's check word. Nothing
-            is clamped or filled in.
-    """
-    if len(text) > _ANSWER_CHARS:
-        raise LabelRefused(f"the answer has {len(text)} characters")
-    body = re.sub(r"\A\s*<think>.*?</think>", "", text, count=1, flags=re.DOTALL).strip()
-    if fenced := re.fullmatch(r"```(?:json)?\s*\n(.*?)\n?```", body, flags=re.DOTALL):
-        body = fenced[1]
-    try:
-        found = json.loads(body, object_pairs_hook=_without_repeats, parse_constant=_no_constant)
-    except LabelRefused:
-        raise
-    except (ValueError, RecursionError):
-        raise LabelRefused("it is not one JSON object") from None
-    if not isinstance(found, dict):
-        raise LabelRefused("it is not one JSON object")
-    try:
-        answer = TeacherAnswer.model_validate(found)
-    except ValidationError as error:
-        raise LabelRefused(_reasons(error)) from None
-    if answer.check != check:
-        raise LabelRefused("its check is not the one asked for")
-    return Judged(
-        RewardOutput.model_validate(answer.model_dump(exclude={"rationale", "check"})), answer.rationale.strip()
-    )
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise LabelRefused("a key stands twice")
-    return found
-
-
-def _no_constant(name: str) -> Any:
-    raise LabelRefused("NaN and Infinity are no values")
-
-
-def _reasons(error: ValidationError) -> str:
-    """What is wrong, key by key. Keys that we do not know are counted and not named: they are the answer's words."""
-    unknown = sum(mistake["type"] == "extra_forbidden" for mistake in error.errors())
-    clauses = []
-    for mistake in error.errors():
-        name = str(mistake["loc"][0]) if mistake["loc"] else "it"
-        if mistake["type"] == "extra_forbidden":
-            continue
-        if mistake["type"] == "missing":
-            clauses.append(f"{name} is missing")
-        elif name in RANGES and isinstance(mistake["input"], int | float) and not isinstance(mistake["input"], bool):
-            low, high = RANGES[name]
-            value = f"{mistake['input']:g}" if abs(mistake["input"]) < 1e6 else "huge"
-            clauses.append(f"{name} is {value}, outside [{low:g}, {high:g}]")
-        elif name in RANGES:
-            clauses.append(f"{name} is no number")
-        else:
-            clauses.append(f"{name} is no text of the length asked for")
-    if unknown:
-        clauses.append(f"{unknown} unknown {'key' if unknown == 1 else 'keys'}")
-    return "; ".join(clauses)
+# ------------------------------------------------------------------------------------------------------ what it cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,24 +245,6 @@ def usage_of(reply: Mapping[str, Any], asked: Sequence[Message], answer: str) ->
 def cost(usage: Usage, settings: TeacherSettings) -> float:
     """Price of these tokens, in the settings' currency."""
     return (usage.prompt_tokens * settings.price_in + usage.answer_tokens * settings.price_out) / 1_000_000
-
-
-def answer_text(reply: object) -> tuple[str, str]:
-    """Text and finish reason of a chat completion.
-
-    Raises:
-        LabelRefused: the reply has no answer in it.
-    """
-    try:
-        choice = reply["choices"][0]  # type: ignore[index]  # any other shape is caught below
-        text, finish = choice["message"]["content"], choice.get("finish_reason") or "stop"
-    except (KeyError, IndexError, TypeError, AttributeError):
-        raise LabelRefused("the reply has no choices[0].message.content") from None
-    if not isinstance(text, str) or not text.strip():
-        raise LabelRefused("the reply's answer is empty")
-    if re.search(r"[\ud800-\udfff]", text):
-        raise LabelRefused("the reply's answer has half a character in it")
-    return text, str(finish)
 
 
 # ------------------------------------------------------------------------------------------------- what to do next

@@ -89,9 +89,9 @@ def model_folder(home: Home, sha: str | None) -> Path:
 
 def serve_it(home: Home) -> None:
     """Have a server that may be running score with the home's current model; what goes wrong there is only said."""
-    from jobs.status import join_running_ray
+    from cluster.ray_head import join_running
 
-    if not home.serving_file.exists() or not join_running_ray():
+    if not home.serving_file.exists() or not join_running():
         return
     from cluster.server.reward import follow_reward
 

@@ -10,9 +10,8 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from ipaddress import ip_address
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -20,17 +19,19 @@ from urllib.request import getproxies, proxy_bypass
 import httpx2
 import openai
 
+from curriculum.teacher.answers import LabelRefused, answer_text, error_parameter, error_told, status_of
 from curriculum.teacher.asking import (
-    LabelRefused,
+    Dialect,
     Message,
     Usage,
+    adapted,
     after_failure,
-    answer_text,
     request_body,
     retry_after_s,
     usage_of,
 )
 from curriculum.teacher.settings import TeacherSettings, api_key, endpoint_url
+from jobs.http import is_this_machine
 from jobs.teacher.budget import GivenUp
 from jobs.teacher.rows import Row
 from ledger.clock import utc_now
@@ -75,6 +76,8 @@ class _Tries:
     asked: Sequence[Message]
     sent: int = 0
     begun: float = 0.0
+    adapted: int = 0
+    """How many of them only found out what the endpoint takes."""
     problem: str = ""
     """What was wrong with the last one."""
 
@@ -104,14 +107,15 @@ class Endpoint:
     def __init__(self, settings: TeacherSettings, record: Record) -> None:
         self.settings = settings
         self._url, self._record = endpoint_url(settings), record
-        self._structured = settings.structured != "plain"
+        self._dialect = Dialect(structured=settings.structured != "plain")
         transport = _Transport(settings, self._url, api_key(settings), record)
         # Redirects are not followed: the key and the texts go to the address in the settings and nowhere else.
-        self._client = openai.AsyncOpenAI(
-            base_url=self._url,
-            api_key="set by the transport",
-            http_client=httpx2.AsyncClient(transport=transport, trust_env=False, follow_redirects=False, timeout=None),
-        )
+        http = httpx2.AsyncClient(transport=transport, trust_env=False, follow_redirects=False, timeout=None)
+        try:
+            self._client = openai.AsyncOpenAI(base_url=self._url, api_key="set by the transport", http_client=http)
+        except httpx2.InvalidURL as error:
+            raise LunaError(f"[teacher] base_url is {self._url!r}: {error}. Write an address such as "
+                            "http://127.0.0.1:1234/v1.") from error  # fmt: skip
 
     async def close(self) -> None:
         """Close its connections."""
@@ -142,14 +146,13 @@ class Endpoint:
         tries = _Tries(item, messages)
         _tries.set(tries)
         while True:
-            structured = self._structured and not writing
-            body = request_body(
-                self.settings, model, tries.asked, structured=structured, writing=writing, attempt=tries.sent
-            )
+            dialect = self._dialect
+            body = request_body(self.settings, model, tries.asked, dialect, writing=writing, attempt=tries.sent)
             response = await self._send(body, tries)
-            status = response.status_code if response is not None else None
+            reply = None if response is None else _parsed(response)
+            status = None if response is None else status_of(response.status_code, reply)
             if response is not None and status == 200:
-                text, reply = "", _parsed(response)
+                text = ""
                 try:
                     text, finish = answer_text(reply)
                     if finish == "length" and not writing:
@@ -161,11 +164,15 @@ class Endpoint:
                     tries.problem = str(refused)
                     tries.record(self._record, status, tries.problem, reply, text)
                     tries.asked = again(tries.problem) if again and text else tries.asked
-            self._go_on(tries, response, structured)
+            elif response is not None and response.status_code == 200:
+                tries.problem = f"an error in a reply of status 200: {error_told(reply, '')}"
+                tries.record(self._record, status, tries.problem)
+            if not self._adapts(dialect, status, tries, reply):
+                self._go_on(tries, response, status, dialect.structured and not writing)
 
     async def _send(self, body: dict[str, Any], tries: _Tries) -> httpx2.Response | None:
         """The endpoint's last reply, after the client's retries; None if none came."""
-        left = max(0, self.settings.max_retries - tries.sent)
+        left = max(0, self.settings.max_retries - (tries.sent - tries.adapted))
         try:
             return await self._client.post(
                 "/chat/completions", body=body, cast_to=httpx2.Response, options={"max_retries": left}
@@ -175,17 +182,28 @@ class Endpoint:
         except openai.APIConnectionError:
             return None
 
-    def _go_on(self, tries: _Tries, response: httpx2.Response | None, structured: bool) -> None:
+    def _adapts(self, asked: Dialect, status: int | None, tries: _Tries, reply: object) -> bool:
+        """Whether the endpoint refused a field that the next request, of whatever item, does without."""
+        if status not in (400, 415, 422, 501):
+            return False
+        changed = adapted(asked, tries.problem, error_parameter(reply))
+        if changed is None:
+            return False
+        if self._dialect == asked:  # else another task has learned of it meanwhile
+            self._dialect = changed
+        tries.adapted += 1
+        return True
+
+    def _go_on(self, tries: _Tries, response: httpx2.Response | None, status: int | None, structured: bool) -> None:
         """Return if it is worth to ask once more, or raise what ends the tries."""
-        status = None if response is None else response.status_code
-        following = after_failure(status, tries.sent - 1, self.settings, structured)
+        following = after_failure(status, tries.sent - tries.adapted - 1, self.settings, structured)
         if following == "plain":
-            self._structured = False
+            self._dialect = replace(self._dialect, structured=False)
         elif following == "stop":
             raise LunaError(self._refusal(status, tries.problem))
         elif following == "give_up":
             raise GivenUp(f"{tries.problem} (after {tries.sent} tries)" if tries.sent > 1 else tries.problem)
-        elif response is not None and status != 200:
+        elif response is not None and response.status_code != 200:
             # The client would have tried again, were it not asked to wait longer than it waits.
             wait_s = retry_after_s(response.headers.get("Retry-After"), datetime.now(UTC))
             if wait_s is None:
@@ -211,7 +229,7 @@ class _Transport(httpx2.AsyncBaseTransport):
     def __init__(self, settings: TeacherSettings, url: str, key: str | None, record: Record) -> None:
         self._settings, self._key, self._record = settings, key, record
         self._pace = Pace(settings.requests_per_minute)
-        self._network = httpx2.AsyncHTTPTransport(proxy=_proxy_for(url))
+        self._network = _network(url)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         while wait_s := self._pace.take():
@@ -268,14 +286,17 @@ class _Transport(httpx2.AsyncBaseTransport):
         return httpx2.Response(response.status_code, headers=headers, content=b"".join(parts), request=request)
 
     def _told(self, response: httpx2.Response) -> str:
-        """The message of an error reply, short, printable, and without the key, which some endpoints repeat."""
-        reply = _parsed(response)
-        error = reply.get("error") if isinstance(reply, dict) else None
-        message = error.get("message") if isinstance(error, dict) else error
-        text = message if isinstance(message, str) else ""
+        """The message of an error reply, without the key, which some endpoints repeat."""
+        reply, body = _parsed(response), response.content[:20_000].decode("utf-8", "replace")
         if self._key:
-            text = text.replace(self._key, "(the key)")
-        return "".join(character if character.isprintable() else " " for character in text)[:200]
+            body = body.replace(self._key, "(the key)")
+            reply = _without(reply, self._key)
+        return error_told(reply, body)
+
+
+def _without(value: Any, key: str) -> Any:
+    """A reply with the key taken out of its texts."""
+    return json.loads(json.dumps(value).replace(json.dumps(key)[1:-1], "(the key)"))
 
 
 class _Lost(httpx2.TransportError):
@@ -290,12 +311,23 @@ def _parsed(response: httpx2.Response) -> Any:
         return None
 
 
+def _network(url: str) -> httpx2.AsyncHTTPTransport:
+    """Connections to an address, through a proxy where the environment names one for it.
+
+    Raises:
+        LunaError: that proxy is of a kind that cannot be used.
+    """
+    try:
+        return httpx2.AsyncHTTPTransport(proxy=_proxy_for(url))
+    except (ImportError, ValueError, httpx2.InvalidURL) as error:
+        parts = urlsplit(url)
+        raise LunaError(
+            f"the proxy that {parts.scheme}_proxy names cannot be used: {error}. Name one that begins with http://, or "
+            f"put {parts.hostname} into no_proxy."
+        ) from error
+
+
 def _proxy_for(url: str) -> str | None:
     """The proxy that the environment names for an address; none for this machine's own."""
     parts = urlsplit(url)
-    host = parts.hostname or ""
-    try:
-        local = ip_address(host).is_loopback
-    except ValueError:
-        local = host == "localhost"
-    return None if local or proxy_bypass(host) else getproxies().get(parts.scheme)
+    return None if is_this_machine(url) or proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)

@@ -17,15 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from curriculum.reward import Source, TeacherLabel
 from curriculum.teacher import rules as rules_teacher
-from curriculum.teacher.asking import (
-    PROMPT_VERSION,
-    LabelRefused,
-    asked_again,
-    candidate_messages,
-    label_request,
-    parse_answer,
-    style_of,
-)
+from curriculum.teacher.answers import LabelRefused, parse_answer
+from curriculum.teacher.asking import PROMPT_VERSION, asked_again, candidate_messages, label_request, style_of
 from curriculum.teacher.candidates import OFFLINE_WRITER, Candidate, make_candidate, write_offline
 from curriculum.teacher.seed_prompts import SeedPrompt
 from curriculum.teacher.settings import TeacherSettings, endpoint_url

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import tomllib
+import zipfile
 from types import SimpleNamespace
 
 import pytest
-import requests
 from rich.console import Console
 from typer.main import get_command
 from typer.testing import CliRunner
@@ -22,7 +23,9 @@ from jobs.reward.training import rows_of
 from jobs.submit import JOBS, entrypoint, runtime_env, submit_job
 from ledger.errors import LunaError
 from ledger.home import Home
+from tests.jobs.servers import http, listening
 from tests.ledger.builders import add_generation, make_ledger
+from tests.repository import ROOT
 
 RUN = CliRunner()
 
@@ -160,6 +163,61 @@ def test_a_job_takes_the_checkout_along_without_its_home(tmp_path):
     assert runtime_env(home, tmp_path)["excludes"] == ["/home"]
 
 
+def packed(root, excludes):
+    """What Ray itself puts into a job's package."""
+    from ray._private.runtime_env.packaging import create_package
+
+    create_package(str(root), root.parent / "package.zip", include_gitignore=True, excludes=excludes)
+    return zipfile.ZipFile(root.parent / "package.zip").namelist()
+
+
+def test_a_jobs_package_holds_the_program_and_no_home_under_any_name(home, tmp_path):
+    clone = tmp_path / "clone"
+    for name in (".rayignore", "pyproject.toml"):
+        (clone / name).parent.mkdir(exist_ok=True)
+        (clone / name).write_bytes((ROOT / name).read_bytes())
+    packages = ("cluster", "configs", "curriculum", "jobs", "ledger", "serving", "trainers")
+    for folder in packages:
+        (clone / folder / "inner").mkdir(parents=True)
+        (clone / folder / "inner" / "code.py").touch()
+    secrets = []
+    for name in ("my-luna", "jobs/home [of] mine!", "trainers/#1", "data"):
+        for file in ("models/base/abc/model.safetensors", "data/inbox/talk.parquet", "luna.toml", "luna.db"):
+            (clone / name / file).parent.mkdir(parents=True, exist_ok=True)
+            (clone / name / file).touch()
+            secrets.append(f"{name}/{file}")
+    names = packed(clone, runtime_env(home, clone)["excludes"])
+    assert not set(names) & set(secrets)
+    assert {f"{folder}/inner/code.py" for folder in packages} <= set(names)
+    assert not [name for name in packed(clone, []) if name.startswith(("my-luna", "data"))], "by ray job submit, too"
+
+
+def test_a_jobs_package_takes_every_package_of_the_program_along():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]["include"]
+    taken = {line.strip("!/") for line in (ROOT / ".rayignore").read_text().splitlines() if line.startswith("!")}
+    assert {pattern.rstrip("*").rstrip(".") for pattern in listed} <= taken
+
+
+@pytest.mark.parametrize("words", [["status"], ["rollback", "G0"], ["serve"], ["serve", "--stop"]])
+def test_the_address_of_a_job_server_is_explained(home, monkeypatch, words):
+    """As Ray's own manual sets it for `ray job submit`."""
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
+    monkeypatch.setattr("cluster.ray_head._ray_lives", lambda: True)
+    done = luna(*words, "--home", home.root)
+    assert done.exit_code == 1
+    assert "RAY_ADDRESS is http://127.0.0.1:8265, a job server, which only `luna submit` can use" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("reply", "told"),
+    [(http(b"<html>hello</html>"), "did not take"), (http({"ray": 1}), "did not take"), (http({}, "500 No"), "did not"),
+     (http({"ray_version": "many"}), "did not take"), (b"", "did not take"), (http(b"", "302 Found"), "did not take")],
+)  # fmt: skip
+def test_what_is_no_job_server_is_told_so(home, reply, told):
+    with listening(reply) as (port, _), pytest.raises(LunaError, match=told):
+        submit_job("demo", [], f"http://127.0.0.1:{port}", home)
+
+
 # -- 3: it ran, and the answer is no ----------------------------------------------------------------------------------
 
 
@@ -277,7 +335,7 @@ def test_an_empty_file_of_labels_blocks_nothing_but_a_training_without_labels(ho
 
 def talk(monkeypatch, home, events, lines):
     """What `luna chat` shows for these lines, where each answer is `events()`."""
-    monkeypatch.setattr(jobs.chat, "_events", lambda *_: events())
+    monkeypatch.setattr(jobs.chat, "events", lambda *_: events())
     said = iter(lines)
     with (home.root / "shown.txt").open("w+") as file:
         jobs.chat.chat(home, "logical", 10, Console(file=file, width=200), lambda: next(said))
@@ -312,32 +370,3 @@ def test_control_characters_of_an_answer_do_not_reach_the_terminal_of_a_talk(hom
 def test_printable_keeps_lines_and_scripts_and_drops_what_moves_the_cursor():
     assert printable("a\tb\nc ∧ ünd 日本 👩‍💻") == "a\tb\nc ∧ ünd 日本 👩‍💻"
     assert printable("a\rb\x9b2Jc\u202ed") == "a?b?2Jc?d"
-
-
-@pytest.mark.parametrize(
-    ("error", "during_the_answer", "told"),
-    [
-        (requests.ConnectionError, False, "nothing answers at .* start it with `luna serve`"),
-        (requests.ReadTimeout, False, "gave no answer in 300 s"),
-        (requests.exceptions.ChunkedEncodingError, True, "broke off .* ask again"),
-        (requests.ReadTimeout, True, "broke off .* ask again"),
-    ],
-)
-def test_an_answer_that_breaks_off_is_not_a_server_that_is_not_there(home, monkeypatch, error, during_the_answer, told):
-    class Answer:
-        status_code = 200
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            pass
-
-    def request(*_, **__):
-        if not during_the_answer:
-            raise error
-        return Answer()
-
-    monkeypatch.setattr(requests, "request", request)
-    with pytest.raises(LunaError, match=told), jobs.chat._asked(home, "GET", "/x"):
-        raise error

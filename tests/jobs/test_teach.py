@@ -118,7 +118,6 @@ def bad_answers(check):
     whole = {**GOOD, "check": check}
     return {
         "prose": "I would give it a seven.",
-        "prose around": f"Here you are: {json.dumps(whole)}",
         "cut off": json.dumps(whole)[:-20],
         "a list": [whole],
         "out of range": {**whole, "empathy": 1.5},

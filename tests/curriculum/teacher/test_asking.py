@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curriculum.reward import RANGES, VALUES
+from curriculum.teacher.answers import LabelRefused, TeacherAnswer, parse_answer
 from curriculum.teacher.asking import (
     STYLES,
-    LabelRefused,
-    TeacherAnswer,
+    Dialect,
     Usage,
+    adapted,
     after_failure,
     answer_schema,
     asked_again,
@@ -23,7 +24,6 @@ from curriculum.teacher.asking import (
     fence_for,
     label_request,
     neutralised,
-    parse_answer,
     request_body,
     retry_after_s,
     style_of,
@@ -150,7 +150,7 @@ def test_another_try_keeps_the_data_and_says_what_was_wrong():
 
 def test_bodies_differ_by_attempt_so_that_the_same_answer_is_not_drawn_again():
     def body(attempt, writing=False):
-        return request_body(SETTINGS, "m", (), structured=not writing, writing=writing, attempt=attempt)
+        return request_body(SETTINGS, "m", (), Dialect(), writing=writing, attempt=attempt)
 
     assert (body(0)["temperature"], body(1)["temperature"], body(9)["temperature"]) == (0.0, 0.2, 1.0)
     assert body(0)["seed"] != body(1)["seed"]
