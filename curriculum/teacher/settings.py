@@ -73,10 +73,14 @@ def endpoint_url(settings: TeacherSettings) -> str:
             f"no teacher: [teacher] {missing} is not set. Set base_url and model in luna.toml or with --base-url and "
             "--model, or label without a model by `--teacher rules`."
         )
-    parts = urlsplit(settings.base_url)
+    try:
+        parts = urlsplit(settings.base_url)
+        host = parts.hostname if parts.port != 0 else None
+    except ValueError:  # a port that is none, half a bracket
+        parts, host = urlsplit(""), None
     if parts.username or parts.password:
         raise LunaError("[teacher] base_url holds a user name or password; keep keys in an environment variable.")
-    if parts.scheme not in ("http", "https") or not parts.netloc:
+    if parts.scheme not in ("http", "https") or not re.fullmatch(r"[\w.:%-]+", host or ""):
         raise LunaError(
             f"[teacher] base_url is {settings.base_url!r}; write an address such as http://127.0.0.1:1234/v1."
         )

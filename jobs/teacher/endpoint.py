@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, replace
@@ -282,8 +283,22 @@ class _Transport(httpx2.AsyncBaseTransport):
         except TimeoutError as error:
             waited = f"no whole reply in {self._settings.timeout_s:g} s" if begun else "no reply in time"
             raise _Lost(waited) from error
+        body = self._decoded(b"".join(parts), response.headers.get("content-encoding", ""))
         headers = [(name, value) for name, value in response.headers.items() if name != "content-encoding"]
-        return httpx2.Response(response.status_code, headers=headers, content=b"".join(parts), request=request)
+        return httpx2.Response(response.status_code, headers=headers, content=body, request=request)
+
+    def _decoded(self, body: bytes, encoding: str) -> bytes:
+        """A body that is compressed although that was not asked for, no larger than others may be."""
+        if encoding.strip().lower() not in ("gzip", "x-gzip", "deflate"):
+            return body
+        most = self._settings.max_reply_kib * 1024
+        try:
+            plain = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32).decompress(body, most + 1)
+        except zlib.error:
+            return b""
+        if len(plain) > most:
+            raise _Lost(f"the reply is larger than {self._settings.max_reply_kib} KiB")
+        return plain
 
     def _told(self, response: httpx2.Response) -> str:
         """The message of an error reply, without the key, which some endpoints repeat."""

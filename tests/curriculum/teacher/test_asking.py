@@ -15,7 +15,6 @@ from curriculum.teacher.asking import (
     STYLES,
     Dialect,
     Usage,
-    adapted,
     after_failure,
     answer_schema,
     asked_again,
