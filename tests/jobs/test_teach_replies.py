@@ -10,9 +10,21 @@ import pytest
 from jobs.teacher.endpoint import _network
 from jobs.teacher.tasks import set_folder
 from ledger.errors import LunaError
+from ledger.home import Home
 from tests.jobs.fake_endpoint import GOOD, Reply, completion, good_label, serving
 from tests.jobs.servers import http, listening
-from tests.jobs.test_teach import _short_waits, home, label, settings  # noqa: F401  # fixtures
+from tests.jobs.test_teach import label
+
+
+@pytest.fixture
+def home(tmp_path):
+    return Home(tmp_path / "home")
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch):
+    """The client waits half a second before its first retry."""
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
 
 
 def rows(home):
@@ -31,7 +43,7 @@ def new_model(asked):
     return good_label(asked)
 
 
-def test_what_an_endpoint_does_not_take_is_left_out_and_remembered(home):  # noqa: F811
+def test_what_an_endpoint_does_not_take_is_left_out_and_remembered(home):
     with serving(new_model) as fake:
         label(home, fake, concurrency=1, max_retries=0)
     assert len(rows(home)) == 4
@@ -41,7 +53,7 @@ def test_what_an_endpoint_does_not_take_is_left_out_and_remembered(home):  # noq
     assert "response_format" in fake.asked[-1].body, "the schema was never in question"
 
 
-def test_several_at_once_find_out_together(home):  # noqa: F811
+def test_several_at_once_find_out_together(home):
     with serving(new_model) as fake:
         label(home, fake, concurrency=4, max_retries=1)
     assert len(rows(home)) == 4
@@ -55,7 +67,7 @@ def strict_fields(asked):
     return good_label(asked)
 
 
-def test_an_endpoint_that_forbids_unknown_fields_is_asked_without_them(home):  # noqa: F811
+def test_an_endpoint_that_forbids_unknown_fields_is_asked_without_them(home):
     with serving(strict_fields) as fake:
         label(home, fake, n=2, concurrency=1, max_retries=1)
     assert len(rows(home)) == 2
@@ -63,7 +75,7 @@ def test_an_endpoint_that_forbids_unknown_fields_is_asked_without_them(home):  #
 
 
 @pytest.mark.parametrize("kind", ["thought", "parts", "gzip", "utf-16"])
-def test_a_label_in_another_form_of_reply_is_taken(home, kind):  # noqa: F811
+def test_a_label_in_another_form_of_reply_is_taken(home, kind):
     def answer(asked):
         whole = {**GOOD, "check": asked.check}
         if kind == "thought":
@@ -102,7 +114,7 @@ TOLD = {
 
 
 @pytest.mark.parametrize("kind", sorted(TOLD))
-def test_what_is_no_answer_is_told_in_the_endpoints_words(home, kind):  # noqa: F811
+def test_what_is_no_answer_is_told_in_the_endpoints_words(home, kind):
     reply, told = TOLD[kind]
     with serving(lambda _: reply) as fake, pytest.raises(LunaError):
         label(home, fake, n=1, max_retries=1)
@@ -119,7 +131,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("kind", sorted(BROKEN))
-def test_a_connection_that_fails_is_tried_again_and_told(home, kind):  # noqa: F811
+def test_a_connection_that_fails_is_tried_again_and_told(home, kind):
     with listening(BROKEN[kind]) as (port, asked):
         fake = type("Fake", (), {"url": f"http://127.0.0.1:{port}/v1"})
         with pytest.raises(LunaError):
@@ -127,17 +139,17 @@ def test_a_connection_that_fails_is_tried_again_and_told(home, kind):  # noqa: F
     assert len(asked) == 2
 
 
-def test_a_redirect_is_not_followed_and_named(home):  # noqa: F811
-    with serving(lambda _: Reply(b"", 302, {"Location": "http://127.0.0.1:9/v1"})) as fake:
-        with pytest.raises(LunaError, match=r"answers 302.*base_url"):
-            label(home, fake, n=1)
+def test_a_redirect_is_not_followed_and_named(home):
+    moved = Reply(b"", 302, {"Location": "http://127.0.0.1:9/v1"})
+    with serving(lambda _: moved) as fake, pytest.raises(LunaError, match=r"answers 302.*base_url"):
+        label(home, fake, n=1)
     assert len(fake.asked) == 1
 
 
 @pytest.mark.parametrize(
     "url", ["http://[::1/v1", "http://a b/v1", "http://x:99999/v1", "http://\ud800/v1", "http:///"]
 )
-def test_an_address_that_is_none_is_refused(home, url):  # noqa: F811
+def test_an_address_that_is_none_is_refused(home, url):
     with pytest.raises(LunaError, match="base_url"):
         label(home, type("Fake", (), {"url": url}), n=1)
 
