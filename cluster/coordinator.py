@@ -7,6 +7,7 @@ work. All that it must remember is in the ledger and the run journal.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Sequence
@@ -19,8 +20,8 @@ from ray.exceptions import GetTimeoutError
 from cluster.calls import get
 from cluster.ray_head import NAMESPACE
 from cluster.request import GenerationRequest
-from cluster.run_worker import RunWorker, pause_marker
-from cluster.server.client import follow_head
+from cluster.run_worker import RunWorker
+from cluster.server.client import follow_head, retire_candidate
 from cluster.settings import settings_of
 from cluster.state import Admission, CoordinatorState
 from cluster.steps.data import collect
@@ -35,6 +36,9 @@ from ledger.records import HeadMove
 from ledger.rules.karma import KarmaSettings
 from ledger.scores import Score
 from ledger.store import Stores
+from trainers.models.adapters import check_shape
+
+logger = logging.getLogger(__name__)
 
 NAME = "luna-coordinator"
 
@@ -60,6 +64,7 @@ class Coordinator:
         self._metadata_guard = threading.Lock()
         self._opening = threading.Lock()
         self._opened = False
+        self._last_karma = KarmaSettings()
         if ray.get_runtime_context().was_current_actor_reconstructed:
             self.open()
             self._resume_after_crash()
@@ -82,10 +87,15 @@ class Coordinator:
         return str(self._home.root)
 
     def create_lineage(self, name: str, base_sha: str) -> None:
-        """Begin a lineage, or make an existing one current."""
-        if not self._ledger.lineages() or name != self._ledger.current_lineage():
-            self._worker.refuse_while_running("switch lineages")
-        self._ledger.create_lineage(name, base_sha)
+        """Begin a lineage, or make an existing one current.
+
+        Raises:
+            LunaError: another lineage's generation is in work or interrupted.
+        """
+        with self._guard:
+            if self._ledger.lineages() and name != self._ledger.current_lineage():
+                self._refuse_open_run("switch lineages")
+            self._ledger.create_lineage(name, base_sha)
 
     def submit(self, request: GenerationRequest) -> Admission:
         """Admit a generation and start it; a run that was interrupted is resumed instead.
@@ -100,6 +110,7 @@ class Coordinator:
             resumed = run is not None
             if run is None:
                 self._check_base(request, lineage)
+                self._check_adapters(request, lineage)
                 collect(self._home, self._ledger, lineage, request)
                 gen_id, record = self._ledger.next_gen_id(lineage), request.model_dump(mode="json")
                 run_id = f"{lineage}-g{gen_id}-{sha256_json([record, utc_now()])[:8]}"
@@ -116,20 +127,37 @@ class Coordinator:
         return self._worker.pause()
 
     def abandon(self) -> str:
-        """Give up the interrupted run of the current lineage; its number is not used again."""
-        self._worker.refuse_while_running("abandon it")
-        run = self._journal.open_run(self._ledger.current_lineage())
-        if run is None:
-            raise LunaError("there is no interrupted run to abandon.")
-        self._journal.finish_run(run.run_id, "abandoned", "abandoned by the user")
+        """Give up the interrupted run of the current lineage; its number is not used again, nor served any longer.
+
+        Raises:
+            LunaError: it is in work, it has its verdict already, or there is none.
+        """
+        with self._guard:
+            self._worker.refuse_while_running("abandon it")
+            lineage = self._ledger.current_lineage()
+            run = self._journal.open_run(lineage)
+            if run is None:
+                raise LunaError(f"there is no interrupted run to abandon in lineage {lineage!r}.{self._elsewhere()}")
+            if self._ledger.is_judged(run.gen_id, lineage):
+                raise LunaError(
+                    f"G{run.gen_id} has its verdict already and cannot be abandoned; `luna generation run` takes "
+                    "the last step, `luna rollback` undoes it."
+                )
+            self._journal.finish_run(run.run_id, "abandoned", "abandoned by the user")
+        retire_candidate(self._home, run.gen_id)
         return run.run_id
 
     def rollback(self, gen_id: int) -> dict[str, Any]:
-        """Move the head to an accepted generation."""
-        self._worker.refuse_while_running("move the head")
-        head = self._ledger.head()
-        self._ledger.move_head(HeadMove(from_gen=head, to_gen=gen_id, reason="rollback", at=utc_now()))
-        self._tell_karma()
+        """Move the head to an accepted generation.
+
+        Raises:
+            LunaError: a generation that stands on the head is in work or interrupted, or `gen_id` was not accepted.
+        """
+        with self._guard:
+            self._refuse_open_run("move the head")
+            head = self._ledger.head()
+            self._ledger.move_head(HeadMove(from_gen=head, to_gen=gen_id, reason="rollback", at=utc_now()))
+            self._tell_karma()
         return {"from_gen": head, "to_gen": gen_id, **follow_head(self._home, gen_id)}
 
     def add_turn(self, turn: Turn) -> None:
@@ -151,21 +179,28 @@ class Coordinator:
         self._tell_karma()
 
     def release(self) -> None:
-        """Give the trainers' devices back until the next generation."""
-        self._worker.refuse_while_running("release the trainers")
-        self._pool.release()
+        """Give the trainers' devices back until the next generation; a paused run needs none."""
+        with self._guard:
+            self._worker.refuse_while_running("release the trainers")
+            self._pool.release()
 
     def close(self) -> None:
-        """Close the ledger, before this actor is replaced."""
-        self._worker.refuse_while_running("close the coordinator")
-        self._pool.release()
-        if self._opened:
-            self._stores.close()
+        """Close the ledger, before this actor is replaced. An interrupted run waits in its home."""
+        with self._guard:
+            self._worker.refuse_while_running("close the coordinator")
+            self._pool.release()
+            if self._opened:
+                self._stores.close()
 
     @property
     def _karma(self) -> KarmaSettings:
-        """As the settings stand now."""
-        return settings_of(self._home).karma if self._home.settings_file.exists() else KarmaSettings()
+        """As the settings stand now; while they cannot be read, as they stood last: what a user said is kept anyway."""
+        if self._home.settings_file.exists():
+            try:
+                self._last_karma = settings_of(self._home).karma
+            except LunaError as error:
+                logger.warning("%s Karma goes on by the settings that were read last.", error)
+        return self._last_karma
 
     def _tell_karma(self) -> None:
         """Let the head's adapters say in their METADATA.json what has been earned."""
@@ -178,13 +213,29 @@ class Coordinator:
                 update_karma(self._home.adapter_dir(row.child_sha), earned, age)
 
     def _resume_after_crash(self) -> None:
-        """Ray has started this actor again: the run that was in work goes on, a paused one waits for its user."""
-        if not self._ledger.lineages():
-            return
-        run = self._journal.open_run(self._ledger.current_lineage())
-        if run is not None and not pause_marker(self._home, run).exists():
+        """Ray has started this actor again: the run that was in work goes on, whichever lineage is current by now."""
+        in_work = (run for run in self._journal.open_runs() if not self._journal.at_rest(run))
+        if (run := next(in_work, None)) is not None:
             first_line = f"the coordinator was restarted; run {run.run_id} goes on at {run.next_step}"
             self._worker.start(self._stores, run, first_line)
+
+    def _refuse_open_run(self, what: str) -> None:
+        """Raise a LunaError if a run of the current lineage is in work, paused or interrupted."""
+        self._worker.refuse_while_running(what)
+        run = self._journal.open_run(self._ledger.current_lineage())
+        if run is not None:
+            how = "paused" if self._journal.at_rest(run) == "paused" else "interrupted"
+            raise LunaError(
+                f"G{run.gen_id} is {how} at {run.next_step} in run {run.run_id}: resume it (`luna generation run`) or "
+                f"give it up (`luna generation abandon`) before you {what}."
+            )
+
+    def _elsewhere(self) -> str:
+        """Where else there is an interrupted run, as a sentence."""
+        run = next(iter(self._journal.open_runs()), None)
+        if run is None:
+            return ""
+        return f" Lineage {run.lineage!r} has G{run.gen_id}: `luna init --lineage {run.lineage}` makes it current."
 
     def _check_base(self, request: GenerationRequest, lineage: str) -> None:
         known = {entry.name: entry.base_sha for entry in self._ledger.lineages()}
@@ -193,6 +244,12 @@ class Coordinator:
                 f"lineage {lineage!r} stands on the base {known[lineage][:12]}, the settings name "
                 f"{request.base.source} ({request.base.sha[:12]}). Begin a new lineage for another base."
             )
+
+    def _check_adapters(self, request: GenerationRequest, lineage: str) -> None:
+        """Refuse settings under which the head's adapters would be other ones."""
+        head, lora = self._ledger.head(lineage), request.settings.lora
+        for row in self._ledger.generation(head, lineage) if head is not None else ():
+            check_shape(self._home.adapter_dir(row.child_sha), lora.rank, lora.alpha)
 
 
 def _open_when_free(home: Home) -> Stores:

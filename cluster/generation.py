@@ -16,8 +16,9 @@ from typing import ParamSpec, TypeVar
 
 from cluster.request import RunSpec
 from cluster.server.client import follow_head, retire_candidate
+from cluster.steps.attempts import begin_step
 from cluster.steps.blending import Candidate, best_blend, judged
-from cluster.steps.consequences import consequences
+from cluster.steps.consequences import consequences, recorded_verdict
 from cluster.steps.data import collect, mix_with_replay
 from cluster.steps.measuring import Examiner
 from cluster.steps.preferences import prepare_channels
@@ -70,7 +71,7 @@ class GenerationRun:
         if known is not None:
             return kind.model_validate(known)
         self.watcher.on_step(step)
-        self.journal.record_step(run_id, step, "before")
+        begin_step(self.journal, run_id, step, self.spec.folder)
         result = do(*given, **options)
         self.journal.record_step(run_id, step, "after", result.model_dump(mode="json"))
         return result
@@ -100,6 +101,8 @@ class GenerationRun:
 
     def judge(self, collected: Collected, planned: Planned, trained: Trained, measured: Measured) -> Judged:
         """Hold the scores against the gates; try blends where the child fails; record it all in one transaction."""
+        if (before := recorded_verdict(self.spec, self.ledger)) is not None:
+            return before
         judgement = judged(self.spec, measured.evals, has_parent=collected.parent is not None)
         candidate = Candidate(self.spec.published(trained.shas), 1.0, measured.evals, judgement)
         if not judgement.accepted:

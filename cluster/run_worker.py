@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import threading
-from pathlib import Path
+from contextlib import suppress
 
 from cluster.generation import GenerationRun, Watcher
 from cluster.request import RunSpec
 from cluster.run_log import run_log
+from cluster.server.client import retire_candidate
 from cluster.state import CoordinatorState, EndState, RunEnded
+from cluster.steps.attempts import GivenUpError, why_given_up
 from cluster.steps.records import Judged
 from cluster.trainer_pool import TrainerPool
 from ledger.errors import LunaError
 from ledger.home import Home
-from ledger.journal import RunState, Step
+from ledger.journal import AttemptEnd, RunState, Step
 from ledger.store import Stores
 from trainers.job import NonFiniteError, Paused, TrioProgress
 
@@ -38,7 +40,6 @@ class RunWorker:
 
     def start(self, stores: Stores, run: RunState, first_line: str = "") -> None:
         """Take up a run of the journal; none is in work."""
-        pause_marker(self._home, run).unlink(missing_ok=True)
         self._run, self._step, self._progress = run, None, None
         self._lines, self._ended = [first_line] if first_line else [], None
         self._stop.clear()
@@ -86,26 +87,44 @@ class RunWorker:
             stores.journal.finish_run(run.run_id, "done", f"{judged.verdict}: {judged.reason}")
             end("done", judged.reason, judged)
         except Paused as pause:
-            marker = pause_marker(self._home, run)
-            marker.parent.mkdir(parents=True, exist_ok=True)
-            marker.touch()
+            self._note_attempt(stores, run, "paused")
             end("paused", str(pause))
-        except NonFiniteError as error:
-            stores.journal.finish_run(run.run_id, "failed", str(error))
+        except (NonFiniteError, GivenUpError) as error:
             end("failed", str(error))
-        except LunaError as error:
-            end("interrupted", str(error))
-        except Exception as error:  # the thread's last line of defence: a bug must reach the user, not vanish
-            end("crashed", f"{type(error).__name__}: {error}")
-            raise
+            self._close_as_failed(stores, run, str(error))
+        except Exception as error:
+            is_known = isinstance(error, LunaError)
+            told = str(error) if is_known else f"{type(error).__name__}: {error}"
+            self._note_attempt(stores, run, "failed", told)
+            if reason := self._given_up(stores, run):
+                end("failed", reason)
+                self._close_as_failed(stores, run, reason)
+            else:
+                end("interrupted" if is_known else "crashed", told)
+            if not is_known:  # the thread's last line of defence: a bug must reach the user, not vanish
+                raise
+
+    def _note_attempt(self, stores: Stores, run: RunState, ended: AttemptEnd, error: str = "") -> None:
+        """Let the journal know how the step in work ended, if the disk lets it."""
+        if self._step is not None:
+            with suppress(LunaError):
+                stores.journal.end_attempt(run.run_id, self._step, ended, error)
+
+    def _given_up(self, stores: Stores, run: RunState) -> str | None:
+        """Why the step that has just failed is not tried again; None if it may be."""
+        if self._step is None:
+            return None
+        return why_given_up(stores.journal, run.run_id, self._step, self._home.run_dir(run.run_id))
+
+    def _close_as_failed(self, stores: Stores, run: RunState, reason: str) -> None:
+        """Close the run; the server goes on with the head alone. With a full disk the next start closes it."""
+        with suppress(LunaError):
+            stores.journal.finish_run(run.run_id, "failed", reason)
+            if not stores.ledger.is_judged(run.gen_id, run.lineage):
+                retire_candidate(self._home, run.gen_id)
 
     def _note_step(self, step: Step) -> None:
         self._step = step
 
     def _note_progress(self, progress: TrioProgress) -> None:
         self._progress = progress
-
-
-def pause_marker(home: Home, run: RunState) -> Path:
-    """Stands where the user paused a run, which then does not go on by itself."""
-    return home.run_dir(run.run_id) / "paused"

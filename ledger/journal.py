@@ -22,6 +22,19 @@ STEPS: tuple[Step, ...] = get_args(Step)
 
 Phase = Literal["before", "after"]
 RunEnd = Literal["done", "failed", "abandoned"]
+AttemptEnd = Literal["", "paused", "failed"]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One beginning of a step."""
+
+    reached: str
+    """What the step had to show when it began, such as its checkpoints; empty at first."""
+    ended: AttemptEnd
+    """Empty where nobody could note an end: it is in work, it has its result, or its process was killed."""
+    error: str
+    """What a failed one ended with."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +106,20 @@ class RunJournal:
             ).fetchone()
             return _run_state(connection, row[0]) if row else None
 
+    def open_runs(self) -> list[RunState]:
+        """The open runs of all lineages, the one that was begun or went on last first."""
+        with self.db.reading() as connection:
+            rows = connection.execute(
+                "SELECT run_id, (SELECT max(number) FROM run_steps WHERE run_steps.run_id = runs.run_id) AS last "
+                "FROM runs WHERE state = 'open' ORDER BY last IS NULL DESC, last DESC, runs.rowid DESC"
+            ).fetchall()
+            return [_run_state(connection, run_id) for run_id, _ in rows]
+
+    def at_rest(self, run: RunState) -> AttemptEnd:
+        """How an open run came to stand still; empty where it did not: it is in work, or its process was killed."""
+        attempts = self.attempts(run.run_id, run.next_step) if run.next_step else ()
+        return attempts[-1].ended if attempts else ""
+
     def runs(self, lineage: str | None = None) -> list[RunState]:
         """All runs, oldest first, of one lineage or of all."""
         with self.db.reading() as connection:
@@ -141,14 +168,30 @@ class RunJournal:
             ).fetchone()
         return _payload(row[0]) if row else None
 
-    def step_attempts(self, run_id: str, step: Step) -> int:
-        """How often a step began; more than 1 after a crash."""
+    def attempts(self, run_id: str, step: Step) -> tuple[Attempt, ...]:
+        """Every beginning of a step, oldest first."""
         with self.db.reading() as connection:
-            (count,) = connection.execute(
-                "SELECT count(*) FROM run_steps WHERE run_id = ? AND step = ? AND phase = 'before'",
+            rows = connection.execute(
+                "SELECT payload FROM run_steps WHERE run_id = ? AND step = ? AND phase = 'before' ORDER BY number",
+                (run_id, step),
+            ).fetchall()
+        payloads = [_payload(text) for (text,) in rows]
+        return tuple(
+            Attempt(found.get("reached", ""), found.get("ended", ""), found.get("error", "")) for found in payloads
+        )
+
+    def end_attempt(self, run_id: str, step: Step, ended: AttemptEnd, error: str = "") -> None:
+        """Note how the newest beginning of a step ended, unless that is known."""
+        with self.db.writing() as connection:
+            newest = connection.execute(
+                "SELECT number, payload FROM run_steps WHERE run_id = ? AND step = ? AND phase = 'before' "
+                "ORDER BY number DESC LIMIT 1",
                 (run_id, step),
             ).fetchone()
-            return int(count)
+            if newest is None or "ended" in (payload := _payload(newest[1])):
+                return
+            noted = canonical_json({**payload, "ended": ended, "error": error})
+            connection.execute("UPDATE run_steps SET payload = ? WHERE number = ?", (noted, newest[0]))
 
     def finish_run(self, run_id: str, state: RunEnd, message: str = "", *, at: str | None = None) -> None:
         """Close a run. Closing it again in the same state changes nothing.

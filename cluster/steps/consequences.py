@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from cluster.request import RunSpec
 from cluster.steps.data import freeze_union
+from cluster.steps.records import Judged
 from ledger.clock import utc_now
 from ledger.records import GenerationRow, HeadMove, Stop
 from ledger.rules.stop_rule import generation_scores, stop_decision
@@ -31,3 +32,16 @@ def consequences(spec: RunSpec, ledger: Ledger, rows: Sequence[GenerationRow]) -
     if decision.head == head:
         return None, stop
     return HeadMove(from_gen=head, to_gen=decision.head, reason="stop_rule", at=utc_now()), stop
+
+
+def recorded_verdict(spec: RunSpec, ledger: Ledger) -> Judged | None:
+    """The verdict that a run recorded before it was cut off; None if it did not come so far.
+
+    Judging again would hold the generation against itself in the stop rule.
+    """
+    if not ledger.is_judged(spec.gen_id, spec.lineage):
+        return None
+    row = ledger.generation(spec.gen_id, spec.lineage)[0]
+    stop = ledger.stop_of(spec.lineage) if ledger.last_stop_gen(spec.lineage) == spec.gen_id else None
+    ledger.derive_csv()  # it comes after the transaction, so it may be missing
+    return Judged(verdict=row.verdict, reason=row.reason, alpha=row.alpha, stopped=stop.reason if stop else "")

@@ -183,12 +183,12 @@ def test_without_weight_on_examples_the_loss_is_that_of_trls_dpo(home, engine, p
     theirs, course = trl_dpo(engine, home, job, own, parents["logical"], child, tmp_path)
     bank = engine.lean.empty_bank(1, trainable=True)
     bank.load_state_dict(
-        0, read_adapter(home.adapter_dir(parents["logical"]), LORA.rank, engine.lean.model.module_shapes)
+        0, read_adapter(home.adapter_dir(parents["logical"]), LORA, engine.lean.model.module_shapes)
     )
     rows = [PairRows(0, *tokenise_pair(engine.lean.tokenizer, pair, 256), 1.0) for pair in own]
     references = reference_margins(engine.lean.model, bank, engine.lean.lanes, rows)
     rows = [dataclasses.replace(pair, reference=r) for pair, r in zip(rows, references, strict=True)]
-    bank.load_state_dict(0, read_adapter(home.adapter_dir(child), LORA.rank, engine.lean.model.module_shapes))
+    bank.load_state_dict(0, read_adapter(home.adapter_dir(child), LORA, engine.lean.model.module_shapes))
     trio = TrioStep(engine.lean.model, bank, engine.lean.lanes)
     ours = trio.channel_gradients(StepParts([], [pack_pairs(rows, CPU)], beta=0.3)).dpo[0]
     assert abs(float(ours) - math.log(2)) > 0.01, "the child has moved away from its parent"

@@ -120,7 +120,7 @@ class Rig:
         return [tokenise(self.engine.lean.tokenizer, example, 256) for example in examples]
 
     def gradients(self, rows, adapter=None):
-        tensors = read_adapter(adapter or self.g1, LORA.rank, self.engine.lean.model.module_shapes)
+        tensors = read_adapter(adapter or self.g1, LORA, self.engine.lean.model.module_shapes)
         return row_gradients(self.engine.lean, tensors, rows, SETTINGS)[0]
 
 
@@ -211,7 +211,7 @@ def test_a_run_that_blew_up_is_far_from_its_parent_and_refused(rig, healthy):
 
 def test_exploding_gradients_lower_their_stability_and_skip_the_update(rig):
     """The latest of fifteen micro-batches comes after the weights have grown fivefold; the judge is of two minds."""
-    tensors = read_adapter(rig.g1, LORA.rank, rig.engine.lean.model.module_shapes)
+    tensors = read_adapter(rig.g1, LORA, rig.engine.lean.model.module_shapes)
     grown = {name: 5 * value if name.endswith("lora_B") else value for name, value in tensors.items()}
     grown_folder = rig.home.adapter_dir(write_adapter(rig.home.adapters_dir, grown, LORA, "tiny"))
     examples = talk(2, 15)
@@ -235,7 +235,7 @@ def test_a_rows_gradient_is_what_training_computes(rig):
     rows = rig.rows(talk(2, 5))
     found = rig.gradients(rows)
     bank = rig.engine.lean.empty_bank(1, trainable=True)
-    bank.load_state_dict(0, read_adapter(rig.g1, LORA.rank, rig.engine.lean.model.module_shapes))
+    bank.load_state_dict(0, read_adapter(rig.g1, LORA, rig.engine.lean.model.module_shapes))
     step = TrioStep(rig.engine.lean.model, bank, Lanes(1, CPU))
     sketch = Sketch(bank.master.shape[1], SETTINGS.sketch, SETTINGS.seed, CPU)
     for row, expected in zip(rows, found, strict=True):

@@ -272,7 +272,7 @@ def test_a_truncated_adapter_is_named(home, engine):
     folder = copy_of(home, trained(home, engine), "b")
     (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:1000])
     with pytest.raises(LunaError, match="broken"):
-        read_adapter(folder, LORA.rank, engine.lean.model.module_shapes)
+        read_adapter(folder, LORA, engine.lean.model.module_shapes)
 
 
 def test_an_adapter_with_values_that_are_not_finite_is_named(home, engine):
@@ -281,19 +281,27 @@ def test_an_adapter_with_values_that_are_not_finite_is_named(home, engine):
     next(iter(tensors.values()))[0, 0] = float("nan")
     save_file(tensors, folder / WEIGHTS)
     with pytest.raises(LunaError, match="not finite"):
-        read_adapter(folder, LORA.rank, engine.lean.model.module_shapes)
+        read_adapter(folder, LORA, engine.lean.model.module_shapes)
 
 
-def test_an_adapter_of_another_rank_is_named(home, engine):
+@pytest.mark.parametrize(
+    ("other", "complaint"),
+    [
+        ({"rank": 4}, r"rank 8, the settings say rank 4.*set \[lora\] rank = 8"),
+        ({"alpha": 64.0}, r"alpha 16.*, the settings say alpha 64.*set \[lora\] alpha = 16"),
+    ],
+)
+def test_an_adapter_of_another_shape_or_scale_is_named_with_what_to_do(home, engine, other, complaint):
+    """Another alpha would train from a parent whose update is scaled to another one than what is served."""
     folder = home.adapter_dir(trained(home, engine))
-    with pytest.raises(LunaError, match=r"rank 8.*rank 4"):
-        read_adapter(folder, 4, engine.lean.model.module_shapes)
+    with pytest.raises(LunaError, match=complaint):
+        read_adapter(folder, LORA.model_copy(update=other), engine.lean.model.module_shapes)
 
 
 def test_an_adapter_of_another_base_is_named(home, engine, tmp_path):
     other = FusedEngine(random_base(tmp_path, "llama"), SETTINGS, LORA, CPU)
     with pytest.raises(LunaError, match="another model"):
-        read_adapter(home.adapter_dir(trained(home, engine)), LORA.rank, other.lean.model.module_shapes)
+        read_adapter(home.adapter_dir(trained(home, engine)), LORA, other.lean.model.module_shapes)
 
 
 def test_a_role_without_data_is_named(home, engine):

@@ -85,7 +85,7 @@ class FusedEngine:
         lora, shapes = self.lean.lora, self.lean.model.module_shapes
         shas: dict[Role, str] = {}
         for role in children.shas:
-            parent, child = (read_adapter(one.path(role), lora.rank, shapes) for one in (parents, children))
+            parent, child = (read_adapter(one.path(role), lora, shapes) for one in (parents, children))
             shas[role] = write_adapter(into, blend(parent, child, alpha), lora, self.base.source)
         return AdapterSet(into, shas)
 
@@ -98,7 +98,7 @@ class FusedEngine:
             if parent is None:
                 bank.load_state_dict(slot, initial_adapter(shapes, job.lora.rank, job.seed, role))
             else:
-                bank.load_state_dict(slot, read_adapter(Path(job.adapters_dir) / parent, job.lora.rank, shapes))
+                bank.load_state_dict(slot, read_adapter(Path(job.adapters_dir) / parent, job.lora, shapes))
         run = FusedRun(lean, job, bank, read_role_data(job), self.info)
         if (checkpoint := load_checkpoint(Path(job.run_dir), run.fingerprint)) is not None:
             run.load_state_dict(*checkpoint)

@@ -158,12 +158,12 @@ def probe_prompts(count: int, seed: int) -> list[SeedPrompt]:
 def _tensors_on_the_way(lean: LeanBase, plan: HealthPlan) -> list[dict[str, Tensor]]:
     """The adapters of the parent, half-way, and of the child; without a parent the seed's fresh adapter, which is
     the bare base in effect."""
-    shapes, rank = lean.model.module_shapes, lean.lora.rank
-    child = read_adapter(plan.child, rank, shapes)
+    shapes = lean.model.module_shapes
+    child = read_adapter(plan.child, lean.lora, shapes)
     if plan.parent is None:
-        parent = initial_adapter(shapes, rank, plan.seed, plan.role)
+        parent = initial_adapter(shapes, lean.lora.rank, plan.seed, plan.role)
     else:
-        parent = read_adapter(plan.parent, rank, shapes)
+        parent = read_adapter(plan.parent, lean.lora, shapes)
     return [parent, blend(parent, child, 0.5), child]
 
 

@@ -43,16 +43,18 @@ def initial_adapter(shapes: Sequence[Sequence[tuple[int, int]]], rank: int, seed
     return tensors
 
 
-def read_adapter(folder: Path, rank: int, shapes: Sequence[Sequence[tuple[int, int]]]) -> dict[str, Tensor]:
-    """An adapter's fp32 tensors under the bank's names, after checking that it fits this base and rank.
+def read_adapter(
+    folder: Path, lora: LoraSettings, shapes: Sequence[Sequence[tuple[int, int]]]
+) -> dict[str, Tensor]:
+    """An adapter's fp32 tensors under the bank's names, after checking that it fits this base and these settings.
 
     Raises:
-        LunaError: a missing or broken file, another rank or base, or values that are not finite.
+        LunaError: a missing or broken file, another shape, scale or base, or values that are not finite.
     """
-    check_rank(folder, rank)
+    check_shape(folder, lora.rank, lora.alpha)
     stored = read_tensors(folder)
     tensors = {name.removeprefix(_PREFIX).removesuffix(_SUFFIX): value for name, value in stored.items()}
-    expected = _expected_shapes(shapes, rank)
+    expected = _expected_shapes(shapes, lora.rank)
     if wrong := sorted(set(tensors) ^ set(expected)):
         raise LunaError(
             f"the adapter {folder} does not fit this base: {len(wrong)} layers differ, first {wrong[0]}; "
@@ -83,13 +85,20 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
         raise LunaError(f"the adapter file {folder / WEIGHTS} is broken: {error}; restore it from a backup.") from error
 
 
-def check_rank(folder: Path, rank: int) -> None:
-    """Refuse an adapter of another rank than the lineage's."""
-    if (found := read_adapter_config(folder).get("r")) != rank:
-        raise LunaError(
-            f"the adapter {folder} has rank {found}, this lineage trains rank {rank}; "
-            "set [lora] rank to match, or start a new lineage."
-        )
+def check_shape(folder: Path, rank: int, alpha: float) -> None:
+    """Refuse an adapter of another rank or alpha than the settings: its update would be scaled to another one.
+
+    Raises:
+        LunaError: it is another one, or its config is missing.
+    """
+    config = read_adapter_config(folder)
+    for name, wanted, found in (("rank", rank, config.get("r")), ("alpha", alpha, config.get("lora_alpha"))):
+        if found != wanted:
+            raise LunaError(
+                f"the adapter {folder} has {name} {found}, the settings say {name} {wanted:g}. A lineage keeps its "
+                f"adapters' shape: set [lora] {name} = {found} in luna.toml, or begin a new lineage "
+                "(`luna init --lineage NAME`)."
+            )
 
 
 def _expected_shapes(shapes: Sequence[Sequence[tuple[int, int]]], rank: int) -> dict[str, tuple[int, int]]:
@@ -154,6 +163,6 @@ def lean_generator(lean: LeanBase, adapters: AdapterSet) -> LeanGenerator:
     bank = lean.empty_bank(len(roles)) if roles else None
     for slot, role in enumerate(roles):
         if bank is not None:
-            bank.load_state_dict(slot, read_adapter(adapters.path(role), lean.lora.rank, lean.model.module_shapes))
+            bank.load_state_dict(slot, read_adapter(adapters.path(role), lean.lora, lean.model.module_shapes))
     slots = {role: slot for slot, role in enumerate(roles)}
     return LeanGenerator(lean.model, lean.tokenizer, bank, slots, lean.lanes)

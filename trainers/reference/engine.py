@@ -30,7 +30,7 @@ from trainers.curves import LossCurves
 from trainers.data import read_role_data, tokenise
 from trainers.job import EngineInfo, NonFiniteError, Paused, RoleOutcome, TrioJob, TrioOutcome, TrioProgress
 from trainers.models.adapter_set import AdapterSet
-from trainers.models.adapters import CONFIG, WEIGHTS, blend, check_rank, publish_tensors, read_tensors
+from trainers.models.adapters import CONFIG, WEIGHTS, blend, check_shape, publish_tensors, read_tensors
 from trainers.models.frozen import Base, load_base
 from trainers.reference.generator import PeftGenerator
 from trainers.schedule import batch_of_step
@@ -132,7 +132,7 @@ class TrlEngine:
             )
             model = get_peft_model(self.model, lora)
         else:
-            check_rank(folder, self.lora.rank)
+            check_shape(folder, self.lora.rank, self.lora.alpha)
             try:
                 model = PeftModel.from_pretrained(self.model, folder, is_trainable=trainable)
             except Exception as error:  # PEFT and safetensors raise many kinds for one cause
