@@ -16,6 +16,7 @@ from typing import ParamSpec, TypeVar
 
 from cluster.request import RunSpec
 from cluster.server.client import follow_head, retire_candidate
+from cluster.steps.admission import check_exam
 from cluster.steps.attempts import begin_step
 from cluster.steps.blending import Candidate, best_blend, judged
 from cluster.steps.consequences import consequences, recorded_verdict
@@ -87,7 +88,10 @@ class GenerationRun:
         home, request = self.spec.home, self.spec.request
         channels = prepare_channels(home, request, collected.delta_sha)
         examples = mix_with_replay(home, request, collected.delta_sha, collected.parent, channels.weights)
-        return Planned(examples=examples, channels=channels.files)
+        planned = Planned(examples=examples, channels=channels.files)
+        exam = Examiner(self.spec, self.ledger, self.session, collected, planned)
+        check_exam(exam.plans, self.spec.settings.gates)
+        return planned
 
     def train(self, collected: Collected, planned: Planned) -> Trained:
         """Train the three roles from the parent's adapters, on the devices there are."""

@@ -11,7 +11,7 @@ from cluster.request import RunSpec
 from cluster.run_log import run_log
 from cluster.server.client import retire_candidate
 from cluster.state import CoordinatorState, EndState, RunEnded
-from cluster.steps.attempts import GivenUpError, why_given_up
+from cluster.steps.attempts import HopelessError, why_given_up
 from cluster.steps.records import Judged
 from cluster.trainer_pool import TrainerPool
 from ledger.errors import LunaError
@@ -89,7 +89,7 @@ class RunWorker:
         except Paused as pause:
             self._note_attempt(stores, run, "paused")
             end("paused", str(pause))
-        except (NonFiniteError, GivenUpError) as error:
+        except (NonFiniteError, HopelessError) as error:
             end("failed", str(error))
             self._close_as_failed(stores, run, str(error))
         except Exception as error:

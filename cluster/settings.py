@@ -17,6 +17,7 @@ from curriculum.teacher.settings import TeacherSettings
 from ledger.errors import LunaError
 from ledger.files import sha256_json, write_atomic
 from ledger.home import Home
+from ledger.roles import ROLES
 from ledger.rules.blends import BlendSettings
 from ledger.rules.cadence import CadenceSettings
 from ledger.rules.gates import GateSettings
@@ -24,6 +25,7 @@ from ledger.rules.karma import KarmaSettings
 from ledger.rules.stop_rule import StopRuleSettings
 from serving.settings import ServingSettings
 from trainers.config import ChannelSettings, FrozenModelSettings, LoraSettings, RewardSettings, TrainSettings
+from trainers.evals.closed import FEWEST_ANSWERS
 from trainers.evals.scoring import EvalSettings
 from trainers.health.index import HealthSettings
 
@@ -154,9 +156,39 @@ def load_settings(path: Path, overrides: dict[str, Any] | None = None) -> Settin
     if old := _old_names(values):
         raise LunaError(f"{path}: {'; '.join(old)}.")
     try:
-        return Settings.model_validate(values)
+        settings = Settings.model_validate(values)
     except ValidationError as error:
         raise LunaError(f"{path}: {_explain(error)}") from error
+    if found := contradictions(settings):
+        raise LunaError(f"{path}: {'; '.join(found)}.")
+    return settings
+
+
+def contradictions(settings: Settings) -> list[str]:
+    """Settings of which no generation could come, a clause for each pair. Pure.
+
+    Asked where settings are read, not where a record of a run is: what has been trained must load for good.
+    """
+    train, asked, needed = settings.train, settings.eval, settings.gates.min_items
+    cut = train.gradient_accumulation_steps
+    found = []
+    if asked.items < needed:
+        found.append(
+            f"eval.items = {asked.items} is less than gates.min_items = {needed}, so that every generation would be "
+            f"rejected; set eval.items to {needed} or more, or gates.min_items lower"
+        )
+    if 0 < asked.extra_items < FEWEST_ANSWERS:
+        found.append(
+            f"eval.extra_items = {asked.extra_items}, and scoring by choice needs {FEWEST_ANSWERS} different answers; "
+            f"set it to {FEWEST_ANSWERS} or more, or to 0 to leave these sets out"
+        )
+    uneven = sorted({size for role in ROLES if (size := train.batch_size_of(role)) % cut})
+    if train.engine == "trl" and uneven:
+        found.append(
+            f"train.batch_size = {uneven[0]} cannot be cut into train.gradient_accumulation_steps = {cut} equal parts, "
+            "which the trl engine needs; make the one a multiple of the other"
+        )
+    return found
 
 
 def settings_of(home: Home, overrides: dict[str, Any] | None = None) -> Settings:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import ray
 
 from curriculum.preferences.pairs import Preference
+from ledger.errors import LunaError
 from ledger.logs import LineHandler, listening
 from ledger.records import EvalRecord
 from ledger.roles import Role
@@ -27,6 +28,11 @@ from trainers.models.adapter_set import AdapterSet
 from trainers.models.frozen import Base
 
 Result = TypeVar("Result")
+
+LESS_MEMORY = (
+    "To train with less memory, `luna generation abandon`, raise [train] gradient_accumulation_steps or lower [train] "
+    "batch_size in luna.toml, and run it again."
+)
 
 
 @dataclass(frozen=True)
@@ -136,7 +142,15 @@ class TrainerActor:
         return self._compute(lambda: self._engine.blended(parents, children, alpha, into))
 
     def _compute(self, work: Callable[[], Result]) -> Result:
-        return self._worker.submit(work).result()
+        try:
+            return self._worker.submit(work).result()
+        except Exception as error:
+            from trainers import runtime
+
+            if not runtime.is_out_of_memory(error):
+                raise
+            said = next(iter(str(error).splitlines()), type(error).__name__)
+            raise LunaError(f"memory ran out ({said}). {LESS_MEMORY}") from error
 
     def _note(self, progress: TrioProgress) -> None:
         self._progress = progress

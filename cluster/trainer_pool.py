@@ -16,7 +16,7 @@ from ray.exceptions import GetTimeoutError, RayActorError
 from cluster.calls import get
 from cluster.placement import Placement, place_roles
 from cluster.settings import Settings
-from cluster.trainer_actor import TrainerReport, start_trainer
+from cluster.trainer_actor import LESS_MEMORY, TrainerReport, start_trainer
 from curriculum.preferences.pairs import Preference
 from ledger.errors import LunaError
 from ledger.files import sha256_json
@@ -57,8 +57,7 @@ class Work:
 _TRAINING = Work(
     "a trainer died; starting it again from its last checkpoint",
     "a trainer died {deaths} times in the same work ({error}); perhaps memory ran out: look at the Ray dashboard's "
-    "logs. To train with less memory, `luna generation abandon`, raise [train] accumulation in luna.toml, and run it "
-    "again.",
+    f"logs. {LESS_MEMORY}",
 )
 _MEASURING = Work(
     "a trainer died; starting it again",

@@ -46,6 +46,13 @@ def pin_threads(threads: int | None) -> int:
     return count
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device or the machine had no memory left; torch raises a type of its own for accelerators alone."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
 def keep_freed_memory() -> None:
     """Tell glibc to keep freed blocks for reuse instead of returning each to the kernel.
 

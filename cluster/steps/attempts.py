@@ -14,8 +14,8 @@ MOST = 3
 _KILLED = "its process was killed; perhaps memory ran out (the Ray dashboard has the logs)"
 
 
-class GivenUpError(LunaError):
-    """A step was tried often enough; its run is closed as failed."""
+class HopelessError(LunaError):
+    """No further try can end otherwise: the run is closed as failed."""
 
 
 def begin_step(journal: RunJournal, run_id: str, step: Step, folder: Path) -> None:
@@ -25,10 +25,10 @@ def begin_step(journal: RunJournal, run_id: str, step: Step, folder: Path) -> No
         folder: the run's, where training leaves its checkpoints.
 
     Raises:
-        GivenUpError: it began often enough.
+        HopelessError: it began often enough.
     """
     if reason := why_given_up(journal, run_id, step, folder):
-        raise GivenUpError(reason)
+        raise HopelessError(reason)
     journal.record_step(run_id, step, "before", {"reached": _reached(step, folder)})
 
 

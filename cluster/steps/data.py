@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from cluster.request import GenerationRequest
+from cluster.steps.admission import check_answers
 from cluster.steps.records import Collected, Parent, TrainingSet
 from curriculum.example import Example, unique
 from curriculum.mix import mix
@@ -40,6 +41,7 @@ def collect(home: Home, ledger: Ledger, lineage: str, request: GenerationRequest
     # Sorted, so that the delta's hash says which examples it holds, whatever files they came in.
     delta, holdout = split_holdout(sorted(fresh, key=_by_id), request.settings.data.holdout_percent)
     _check_sizes(delta, holdout, len(examples) - len(fresh), request)
+    check_answers(holdout, delta)
     delta_sha = freeze(delta, home)
     if refusal := stopped_refusal(ledger.stop_of(lineage), delta_sha):
         raise LunaError(refusal)

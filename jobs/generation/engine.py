@@ -29,9 +29,10 @@ def generation_rows(home: Home, gen_id: int | None) -> list[GenerationRow]:
 
 
 def open_generation_engine(home: Home, row: GenerationRow) -> Engine:
-    """The engine over a generation's base, on this process's device, with the home's settings."""
+    """The engine over a generation's base for adapters of its shape, on this process's device."""
     from cluster.settings import settings_of
     from trainers.engines import open_engine
+    from trainers.models.adapters import lora_of
     from trainers.models.frozen import Base
     from trainers.runtime import default_device
 
@@ -39,4 +40,4 @@ def open_generation_engine(home: Home, row: GenerationRow) -> Engine:
     base = Base(settings.base.source, row.base_sha, home.base_dir(row.base_sha))
     if not base.path.is_dir():
         raise LunaError(f"the base {row.base_sha[:12]} of G{row.gen_id} is missing under {home.bases_dir}; restore it.")
-    return open_engine(base, settings.train, settings.lora, default_device())
+    return open_engine(base, settings.train, lora_of(home.adapter_dir(row.child_sha)), default_device())

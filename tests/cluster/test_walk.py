@@ -147,6 +147,37 @@ def test_a_run_goes_on_at_the_first_step_without_a_result(
     assert (row.parent_gen, row.n_replay > 0) == (0, True)
 
 
+def test_a_run_killed_right_after_its_verdict_was_recorded_tells_the_same_verdict(
+    home: Home, base: Base, stores: Stores, pool: OneProcess, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stop rule counts the generation once, and the deploy that was missing is made up for."""
+
+    class Killed(BaseException):
+        pass
+
+    def record_step(run_id: str, step: Step, phase: Any, payload: Any = None) -> None:
+        if (step, phase) == ("judge", "after"):
+            raise Killed
+        recorded(run_id, step, phase, payload)
+
+    # Everything drifts and nothing gains: the second generation under these bounds fires the stop rule.
+    bounds = {"stop_rule": {"gain_epsilon": 1.0, "drift_theta": 0.0}, "gates": {"style_drift_max": 1.0}}
+    recorded = stores.journal.record_step
+    spec = a_run(home, stores, base, 3000, **bounds)
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(stores.journal, "record_step", record_step)
+        walk(spec, stores, pool, watcher, [])
+    head, chain, stop = stores.ledger.head(), len(stores.ledger.rows()), stores.ledger.stop_of()
+    home.csv.unlink()  # the kill may come before it is derived
+    again = walk(spec, stores, pool, watcher, [])
+    assert (stores.ledger.head(), len(stores.ledger.rows())) == (head, chain)
+    row = stores.ledger.generation(spec.gen_id)[0]
+    assert (again.verdict, again.reason, again.alpha) == (row.verdict, row.reason, row.alpha)
+    assert again.stopped == (stop.reason if stop else "")
+    assert stores.journal.step_result(spec.run_id, "deploy") is not None
+    assert verify(home) == []
+
+
 def test_where_the_child_fails_blends_are_tried_and_the_head_stays(
     home: Home, base: Base, stores: Stores, pool: OneProcess, watcher: Watcher
 ) -> None:

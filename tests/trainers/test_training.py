@@ -262,6 +262,47 @@ def test_preparing_a_base_twice_does_the_work_once(tmp_path, caplog):
     assert len(caplog.records) == 1
 
 
+def test_a_local_base_that_was_trained_on_in_place_is_prepared_anew(tmp_path):
+    home, folder = make_home(tmp_path), tmp_path / "mine"
+    random_base(folder, "llama")
+    settings = FrozenModelSettings(source=str(folder))
+    first = prepare_base(settings, home)
+    assert prepare_base(settings, home) == first
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: value + 0.5 for name, value in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+    second = prepare_base(settings, home)
+    assert second.sha != first.sha
+    assert first.path.is_dir(), "lineages over the old one go on"
+
+
+def test_a_voice_without_an_adapter_is_an_error_and_not_the_bare_base(home, engine):
+    adapters = AdapterSet(home.adapters_dir, {"logical": trained(home, engine)})
+    for generator in (engine.generator(adapters), TrlEngine(engine.base, SETTINGS, LORA, CPU).generator(adapters)):
+        with pytest.raises(LunaError, match="no adapter of 'creative' here; those there are: logical"):
+            generator.generate("creative", ["hello"], 2)
+        assert len(generator.generate(BASE, ["hello"], 2)) == 1
+
+
+def test_memory_that_runs_out_is_told_with_what_to_do():
+    from cluster.trainer_actor import TrainerActor
+
+    with pytest.raises(LunaError, match=r"memory ran out .*raise \[train\] gradient_accumulation_steps"):
+        TrainerActor()._compute(lambda: torch.empty(1 << 50))
+    with pytest.raises(ValueError, match="another"):
+        TrainerActor()._compute(lambda: int("another"))
+
+
+def test_trl_refuses_a_batch_that_cannot_be_cut_evenly(home, engine):
+    uneven = SETTINGS.model_copy(update={"batch_size": 3, "gradient_accumulation_steps": 2})
+    job = replace(make_job(home, run="uneven"), train=uneven)
+    with pytest.raises(LunaError, match="batch_size 3 of .* cannot be cut into gradient_accumulation_steps 2"):
+        TrlEngine(engine.base, uneven, LORA, CPU).train(job, lambda _: None, lambda: False)
+
+
+def test_a_generation_is_asked_with_the_scale_that_its_adapter_has(home, engine):
+    assert lora_of(home.adapter_dir(trained(home, engine))) == LORA
+
+
 def test_a_missing_adapter_is_named(home, engine):
     job = make_job(home, run="missing", parents={**dict.fromkeys(ROLES), "logical": "a" * 64})
     with pytest.raises(LunaError, match=f"no adapter at .*{'a' * 64}"):

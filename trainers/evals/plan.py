@@ -7,10 +7,11 @@ from collections.abc import Iterable, Sequence
 
 from curriculum.agl.families import FAMILIES
 from curriculum.agl.puzzles import plain_puzzles, puzzle_examples
-from curriculum.example import Example
+from curriculum.example import Example, unique
 from curriculum.recipes.build import category_examples, category_weights
 from curriculum.split import is_holdout
 from ledger.roles import Role
+from trainers.evals.closed import FEWEST_ANSWERS, by_scoring, fewest_answers
 from trainers.evals.scoring import EvalSettings, RolePlan
 
 _POOL_SEED = 20_260_102
@@ -72,7 +73,11 @@ def _recipe_items(role: Role, category: str, count: int) -> list[Example]:
     if not count or category not in category_weights(role):
         return []
     found = [e for e in category_examples(role, category, 8 * count, _POOL_SEED) if is_holdout(e.id)]
-    return found[:count] if len({e.output for e in found}) >= 4 else []
+    taken = found[:count]
+    if len({e.output for e in taken}) < FEWEST_ANSWERS:  # the first item of each answer before the others
+        taken = unique([*reversed({e.output: e for e in reversed(found)}.values()), *found])[:count]
+    fewest = fewest_answers(by_scoring(taken))
+    return taken if fewest is not None and fewest >= FEWEST_ANSWERS else []
 
 
 def _draw(items: Sequence[Example], count: int, seed: str) -> list[Example]:

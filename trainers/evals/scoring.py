@@ -1,7 +1,8 @@
 """Measuring a generation: recall, generalization, style drift, and what else is worth knowing (DESIGN section 6).
 
 Two ways to score, both accuracies in [0, 1]. `exact`: greedy text equals the answer, white space aside. `choice`: the
-true answer has the highest mean token log-likelihood among four, three of them answers to other prompts.
+true answer has the highest mean token log-likelihood among four, three of them answers to other prompts. `closed` says
+which.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from dataclasses import dataclass, field
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from curriculum.example import Example, scoring_of
+from curriculum.example import Example
 from curriculum.probes import CORPORATE_PHRASES, TONE_PROBES, has_corporate_phrase
 from curriculum.render import render_prompt
 from ledger.errors import LunaError
 from ledger.records import EvalMethod, EvalRecord
 from ledger.roles import BASE, Role, Voice
+from trainers.evals.closed import FEWEST_ANSWERS, by_scoring
 from trainers.generator import Generator
 
 
@@ -44,7 +46,7 @@ class EvalSettings(BaseModel):
 
 @dataclass(frozen=True)
 class RolePlan:
-    """What one role is asked. A set that is None is not measured; recall None means there is nothing earlier."""
+    """What one role is asked. Recall None means that there is no earlier generation."""
 
     role: Role
     recall: Sequence[Example] | None
@@ -112,12 +114,11 @@ def score_set(
 ) -> SetResult:
     """Score each item its own way. `voice` answers in place of the role, in the role's prompts (the bare base)."""
     items = item_set.items
-    closed = [item for item in items if scoring_of(item) == "exact"]
-    open_ = [item for item in items if scoring_of(item) == "choice"]
-    pool = [item for item in item_set.distractor_pool if scoring_of(item) == "choice"]
+    asked = by_scoring(items, item_set.distractor_pool)
+    closed, open_, tokens = asked.whole, asked.choice, max(settings.answer_tokens, asked.answer_tokens)
     passed = {
-        **_exact(generator, voice or role, role, closed, settings.answer_tokens),
-        **_choice(generator, voice or role, role, ItemSet(open_, item_set.seed, pool)),
+        **_exact(generator, voice or role, role, closed, tokens),
+        **_choice(generator, voice or role, role, ItemSet(open_, item_set.seed, asked.choice_pool)),
     }
     method: EvalMethod = "mixed" if closed and open_ else "exact" if closed else "choice"
     return SetResult(tuple(passed[item.id] for item in items), tuple(item.category for item in items), method)
@@ -174,7 +175,7 @@ def four_answers(
     if others is None:
         raise LunaError(
             f"the examples of {item.role} have only {len(_other_answers(item, everything)) + 1} different open "
-            "answers; scoring by choice needs 4. Add more varied examples."
+            f"answers; scoring by choice needs {FEWEST_ANSWERS}. Add more varied examples."
         )
     return [item.output, *random.Random(f"choice:{seed}:{item.id}").sample(others, 3)]
 

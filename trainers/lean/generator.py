@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from ledger.errors import LunaError
 from ledger.roles import BASE as BASE
 from ledger.roles import Role, Voice
 from trainers.generator import answer_ids, prompt_ids
@@ -25,7 +26,7 @@ class LeanGenerator:
     """See :class:`trainers.generator.Generator`.
 
     Args:
-        slots: which adapter slot of `bank` each role uses; a role that is missing has no adapter yet.
+        slots: which adapter slot of `bank` each role uses; a role that is missing cannot be asked.
         lanes: how batches run side by side; none means one after another.
         rows_at_once: most sequences decoded together; bounds the memory of the key-value cache.
     """
@@ -86,7 +87,7 @@ class LeanGenerator:
         return [items[start : start + size] for start in range(0, len(items), size)]
 
     def _slot(self, voice: Voice) -> int:
-        return next((slot for role, slot in self.slots.items() if role == voice), BARE)
+        return BARE if voice == BASE else slot_of(voice, self.slots)
 
     @torch.no_grad()
     def _score(self, groups: Sequence[Group], common: int, past: list[Tensor] | None) -> list[float]:
@@ -122,6 +123,18 @@ class LeanGenerator:
             x = self.model.blocks(self.model.embed(chosen), cache, self.bank, slices)
             chosen = self.model.logits(x).argmax(-1)
         return answers
+
+
+def slot_of(voice: Voice, slots: Mapping[Role, int]) -> int:
+    """The slot of a role's adapter.
+
+    Raises:
+        LunaError: there is none; the bare base must not answer in its place without a word.
+    """
+    for role, slot in slots.items():
+        if role == voice:
+            return slot
+    raise LunaError(f"there is no adapter of {voice!r} here; those there are: {', '.join(slots) or 'none'}.")
 
 
 class DecodeAttention:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -43,9 +44,7 @@ def initial_adapter(shapes: Sequence[Sequence[tuple[int, int]]], rank: int, seed
     return tensors
 
 
-def read_adapter(
-    folder: Path, lora: LoraSettings, shapes: Sequence[Sequence[tuple[int, int]]]
-) -> dict[str, Tensor]:
+def read_adapter(folder: Path, lora: LoraSettings, shapes: Sequence[Sequence[tuple[int, int]]]) -> dict[str, Tensor]:
     """An adapter's fp32 tensors under the bank's names, after checking that it fits this base and these settings.
 
     Raises:
@@ -99,6 +98,19 @@ def check_shape(folder: Path, rank: int, alpha: float) -> None:
                 f"adapters' shape: set [lora] {name} = {found} in luna.toml, or begin a new lineage "
                 "(`luna init --lineage NAME`)."
             )
+
+
+def lora_of(folder: Path) -> LoraSettings:
+    """The shape that an adapter has, whatever the settings say today.
+
+    Raises:
+        LunaError: its config is missing, or is no adapter's.
+    """
+    config = read_adapter_config(folder)
+    try:
+        return LoraSettings(rank=config.get("r"), alpha=config.get("lora_alpha"))
+    except ValidationError as error:
+        raise LunaError(f"{folder / CONFIG} names no usable rank and alpha; restore it from a backup.") from error
 
 
 def _expected_shapes(shapes: Sequence[Sequence[tuple[int, int]]], rank: int) -> dict[str, tuple[int, int]]:

@@ -37,7 +37,7 @@ def prepare_base(settings: FrozenModelSettings, home: Home) -> Base:
     Raises:
         LunaError: the source is unknown, cannot be had, or is not a causal language model.
     """
-    pointer = home.bases_dir / f"{sha256_json([settings.source, settings.revision])[:16]}.sha"
+    pointer = home.bases_dir / f"{sha256_json(_identity(settings))[:16]}.sha"
     if pointer.exists():
         sha = pointer.read_text().strip()
         if home.base_dir(sha).is_dir():
@@ -54,6 +54,16 @@ def prepare_base(settings: FrozenModelSettings, home: Home) -> Base:
         shutil.rmtree(temporary, ignore_errors=True)
     write_atomic(pointer, sha + "\n")
     return Base(settings.source, sha, home.base_dir(sha))
+
+
+def _identity(settings: FrozenModelSettings) -> list[Any]:
+    """What a prepared base was made from. Of a local folder its files too, which may be trained on in place."""
+    folder = Path(settings.source).expanduser()
+    if not folder.is_dir():
+        return [settings.source, settings.revision]
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return [str(folder.resolve()), settings.revision, stats]
 
 
 def _fill(settings: FrozenModelSettings, folder: Path) -> None:

@@ -70,6 +70,7 @@ class TrlEngine:
                 "the trl engine trains on examples alone; preference pairs need the fused engine. Use a Llama or Qwen2 "
                 'base without [train] engine = "trl", or --channels sft.'
             )
+        _refuse_uneven_batches(job)
         runtime.pin_threads(self.threads)
         start = time.perf_counter()
         mark, watch = fingerprint(job, self.info), _Watch(job, on_progress, should_stop)
@@ -172,11 +173,25 @@ class TrlEngine:
     @contextlib.contextmanager
     def _voiced(self, voice: Voice, adapters: AdapterSet) -> Iterator[Any]:
         """The model that speaks as `voice`: the base with that role's adapter, or bare."""
-        if voice == BASE or voice not in adapters.shas:
+        if voice == BASE:
             yield self.model
             return
+        if voice not in adapters.shas:
+            raise LunaError(f"there is no adapter of {voice!r} here; those there are: {', '.join(adapters.shas)}.")
         with self._adapted(voice, adapters.path(voice), 0, trainable=False) as model:
             yield model.eval()
+
+
+def _refuse_uneven_batches(job: TrioJob) -> None:
+    """TRL trains equal micro-batches: with others it would train fewer rows than the record says."""
+    cut = job.train.gradient_accumulation_steps
+    for role in job.roles:
+        if (size := job.train.batch_size_of(role)) % cut:
+            raise LunaError(
+                f"[train] batch_size {size} of {role} cannot be cut into gradient_accumulation_steps {cut} equal "
+                "parts, which the trl engine needs. `luna generation abandon`, make the one a multiple of the other in "
+                "luna.toml, and run again."
+            )
 
 
 def _parent_of(job: TrioJob, role: Role) -> Path | None:
