@@ -67,7 +67,7 @@ def test_the_journal_keeps_how_each_attempt_ended_across_restarts(tmp_path: Path
                 journal.end_attempt("run-a", "train", "failed", "told twice")
     with Stores.create(home) as stores:
         assert [a.error for a in stores.journal.attempts("run-a", "train")] == ["", "the disk is full", ""]
-        with pytest.raises(HopelessError, match="train was begun 3 times.*the disk is full"):
+        with pytest.raises(HopelessError, match=r"train was begun 3 times.*the disk is full"):
             begin_step(stores.journal, "run-a", "train", folder)
         (folder / "creative" / "checkpoint-4").mkdir(parents=True)
         assert reached_in(folder) == "creative/checkpoint-4"

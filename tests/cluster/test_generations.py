@@ -271,6 +271,8 @@ def test_bad_data_is_refused_before_anything_is_recorded(lenient):
     raise_one(home, even_numbers(0, 150))
     with pytest.raises(LunaError, match="no new examples for creative"):
         raise_one(home, even_numbers(0, 150))
+    with pytest.raises(LunaError, match=r"alpha 32.*the settings say alpha 64.*set \[lora\] alpha = 32"):
+        raise_one(home, even_numbers(1000, 150), lora={"alpha": 64})
     with Ledger.open(home) as ledger:
         assert ledger.next_gen_id() == 1
 
@@ -311,6 +313,69 @@ def test_ctrl_c_stops_at_a_checkpoint_and_the_next_run_equals_an_unbroken_one(le
     resumed = raise_generation(home, None)
     assert resumed["resumed"]
     assert adapters(home, 0) == unbroken
+
+
+def test_commands_around_a_paused_run_name_it_and_what_to_do(lenient):
+    home = lenient
+    raise_one(home, even_numbers(0, 150))
+    write_examples(home.inbox_dir, even_numbers(1000, 150))
+    run = subprocess.Popen(command(home, "generation", "run", "--steps", "80"), stderr=subprocess.PIPE, text=True)
+    wait_for_step(2)
+    run.send_signal(signal.SIGINT)
+    run.communicate(timeout=120)
+    os.kill(coordinator_state().pid, signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while (state := coordinator_state()) is None and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert state is not None
+    assert not state.running, "a paused run waits for its user, also when the coordinator is started again"
+    named = r"G1 is paused at train in run main-g1-\w+: resume it .* or give it up \(`luna generation abandon`\)"
+    with pytest.raises(LunaError, match=f"{named} before you move the head"):
+        tell_coordinator(home, "rollback", 0)
+    with pytest.raises(LunaError, match=f"{named} before you switch lineages"):
+        tell_coordinator(home, "create_lineage", "another", "a" * 64)
+    tell_coordinator(home, "release")  # a paused run needs no device: they may be wanted for something else
+    settings = home.settings_file.read_text()
+    home.settings_file.write_text("[karma\n")
+    tell_coordinator(home, "add_turn", a_turn(1))
+    tell_coordinator(home, "add_label", a_turn(1).id, Label(valence=2, at=AT))
+    home.settings_file.write_text(settings)
+    with Stores.open(home) as stores:
+        assert stores.conversations.labelled_turns()[0].label.valence == 2, "kept, whatever luna.toml says"
+        (abandoned,) = (run.run_id for run in stores.journal.open_runs())
+    run_of(home, "generation", "abandon")
+    with pytest.raises(LunaError, match="no interrupted run to abandon in lineage 'main'"):
+        tell_coordinator(home, "abandon")
+    tell_coordinator(home, "rollback", 0)
+    with Stores.open(home) as stores:
+        assert {run.run_id: run.state for run in stores.journal.runs()}[abandoned] == "abandoned"
+
+
+def test_a_step_that_kills_the_coordinator_is_given_up_after_three_tries(lenient):
+    """As a reward model that is too large for the machine would; no checkpoint is reached in between."""
+    home = lenient
+    home.settings_file.write_text(LENIENT.replace("checkpoint_every_steps = 4", "checkpoint_every_steps = 1000"))
+    write_examples(home.inbox_dir, even_numbers(0, 150))
+    driver = subprocess.Popen(command(home, "generation", "run", "--steps", "400"), stderr=subprocess.PIPE, text=True)
+    killed, deadline = set(), time.monotonic() + 200
+    while driver.poll() is None and time.monotonic() < deadline:
+        state = coordinator_state()
+        if state and state.running and state.step == "train" and state.pid not in killed:
+            os.kill(state.pid, signal.SIGKILL)
+            killed.add(state.pid)
+        time.sleep(0.2)
+    _, chatter = driver.communicate(timeout=60)
+    assert (len(killed), driver.returncode) == (3, 1), chatter
+    told = " ".join(chatter.split())
+    assert "train was begun 3 times and never came to an end, so it is given up" in told
+    assert "its process was killed" in told
+    with Stores.open(home) as stores:
+        (run,) = stores.journal.runs()
+        assert (run.state, stores.ledger.head()) == ("failed", None)
+        assert "train was begun 3 times" in run.message
+    from jobs.generation.run import raise_generation
+
+    assert raise_generation(home, None)["gen_id"] == 1, "the home is as it was, and takes the next one"
 
 
 @pytest.mark.parametrize("victim", ["trainer", "coordinator", "driver"])

@@ -11,14 +11,16 @@ from cluster.request import GenerationRequest, PinnedBase, RunSpec
 from cluster.run_log import run_log
 from cluster.settings import Settings
 from cluster.steps.blending import Candidate
-from cluster.steps.records import ChannelFiles, Collected, Parent, Planned, Trained, TrainedRole, TrainingSet
+from cluster.steps.consequences import recorded_verdict
+from cluster.steps.records import ChannelFiles, Collected, Judged, Parent, Planned, Trained, TrainedRole, TrainingSet
 from cluster.steps.rows import rows_of
 from ledger.files import canonical_json
 from ledger.home import Home
 from ledger.logs import log_context
-from ledger.records import EvalRecord
+from ledger.records import EvalRecord, Stop
 from ledger.roles import ROLES
 from ledger.rules.gates import Judgement
+from tests.ledger.builders import add_generation, by_role, make_ledger, make_trio
 from trainers.job import EngineInfo, RoleOutcome
 
 AT = "2026-03-01T12:00:00Z"
@@ -95,6 +97,24 @@ def test_without_a_parent_a_row_descends_from_the_base(tmp_path: Path) -> None:
     spec = a_spec(tmp_path)
     row = rows_of(spec, collected(with_parent=False), planned(), trained(), candidate(spec, 1.0))[0]
     assert (row.parent_gen, row.parent_sha) == (None, sha("a"))
+
+
+def test_a_verdict_that_is_recorded_is_told_again_with_its_stop(tmp_path: Path) -> None:
+    spec = a_spec(tmp_path)
+    with make_ledger(tmp_path) as ledger:
+        add_generation(ledger, 0, None)
+        assert recorded_verdict(spec, ledger) is None
+        parents = by_role(ledger.generation(0))
+        rows = make_trio(1, parents, verdict="rejected", reason="logical recall: 0.1", alpha=0.5)
+        ledger.record_judgement(rows, [], None, Stop(reason="no gain, and it drifts", data_delta_shas=(sha("e"),)))
+        told = recorded_verdict(spec, ledger)
+        assert told == Judged(
+            verdict="rejected", reason="logical recall: 0.1", alpha=0.5, stopped="no gain, and it drifts"
+        )
+        add_generation(ledger, 2, 0)
+        later = recorded_verdict(spec, ledger)
+        assert later is not None
+        assert later.verdict == "rejected"
 
 
 def test_a_request_recorded_with_the_bases_folder_is_read() -> None:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from curriculum.example import make_example
 from ledger.errors import LunaError
-from ledger.roles import ROLES
+from ledger.roles import BASE, ROLES
 from tests.trainers.builders import CPU, LORA, make_home, make_job, random_base, sums, tiny_base
 from trainers.config import FrozenModelSettings, LoraSettings, TrainSettings
 from trainers.engines import open_engine
@@ -20,7 +20,7 @@ from trainers.fused.engine import FusedEngine
 from trainers.fused.step import TrioStep
 from trainers.job import NonFiniteError, Paused
 from trainers.models.adapter_set import AdapterSet
-from trainers.models.adapters import CONFIG, WEIGHTS, read_adapter
+from trainers.models.adapters import CONFIG, WEIGHTS, lora_of, read_adapter
 from trainers.models.frozen import prepare_base
 from trainers.reference.engine import TrlEngine
 from trainers.schedule import rows_of_step
@@ -294,8 +294,8 @@ def test_memory_that_runs_out_is_told_with_what_to_do():
 
 def test_trl_refuses_a_batch_that_cannot_be_cut_evenly(home, engine):
     uneven = SETTINGS.model_copy(update={"batch_size": 3, "gradient_accumulation_steps": 2})
-    job = replace(make_job(home, run="uneven"), train=uneven)
-    with pytest.raises(LunaError, match="batch_size 3 of .* cannot be cut into gradient_accumulation_steps 2"):
+    job = dataclasses.replace(make_job(home, run="uneven"), train=uneven)
+    with pytest.raises(LunaError, match=r"batch_size 3 of .* cannot be cut into gradient_accumulation_steps 2"):
         TrlEngine(engine.base, uneven, LORA, CPU).train(job, lambda _: None, lambda: False)
 
 
