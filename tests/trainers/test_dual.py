@@ -182,9 +182,7 @@ def test_without_weight_on_examples_the_loss_is_that_of_trls_dpo(home, engine, p
     own = [pair for pair in PAIRS if pair.role == "logical"]
     theirs, course = trl_dpo(engine, home, job, own, parents["logical"], child, tmp_path)
     bank = engine.lean.empty_bank(1, trainable=True)
-    bank.load_state_dict(
-        0, read_adapter(home.adapter_dir(parents["logical"]), LORA, engine.lean.model.module_shapes)
-    )
+    bank.load_state_dict(0, read_adapter(home.adapter_dir(parents["logical"]), LORA, engine.lean.model.module_shapes))
     rows = [PairRows(0, *tokenise_pair(engine.lean.tokenizer, pair, 256), 1.0) for pair in own]
     references = reference_margins(engine.lean.model, bank, engine.lean.lanes, rows)
     rows = [dataclasses.replace(pair, reference=r) for pair, r in zip(rows, references, strict=True)]
