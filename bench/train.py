@@ -165,7 +165,7 @@ def _rows(tokenizer: Any, header: bool = True) -> dict[str, list[Any]]:
     rows: dict[str, list[Any]] = {}
     for role, own in examples().items():
         cut = 0 if header else len(tokenizer(role_header(role))["input_ids"])
-        ready = [tokenise(tokenizer, example, 256) for example in own]
+        ready = [tokenise(tokenizer, example) for example in own]
         rows[role] = [Row(row.tokens[cut:], row.prompt_len - cut) for row in ready]
     return rows
 

@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings as LayeredSettings
 from pydantic_settings import PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from curriculum.teacher.settings import TeacherSettings
+from curriculum.transcript import LengthSettings
 from ledger.errors import LunaError
 from ledger.files import sha256_json, write_atomic
 from ledger.home import Home
@@ -39,7 +40,6 @@ RENAMED_SETTINGS: dict[str, str] = {
     "reward.hidden": "reward.hidden_size",
     "interpolation": "blends",
     "serving.adapters_in_batch": "serving.max_loras",
-    "serving.answer_tokens": "serving.default_max_tokens",
     "serving.cpu_cache_gib": "serving.cpu_kv_cache_gib",
     "serving.generations": "serving.loaded_generations",
     "serving.gpu_share": "serving.gpu_memory_utilization",
@@ -49,8 +49,14 @@ RENAMED_SETTINGS: dict[str, str] = {
 """Old dotted name -> the name it has now. A `luna.toml` with an old one is refused, a recorded request is upgraded."""
 
 _CLIENT_WAITS = "leave it out; the `openai` client decides how long it waits between tries"
+_ONE_LENGTH = "set text.max_tokens, the one maximum for training, evaluation and serving"
+_ANSWER_LENGTH = "set text.answer_tokens, what is kept free for an answer"
 REMOVED_SETTINGS: dict[str, str] = {
     "gates.probes": "leave it out, a style score rests on the ten tone probes",
+    "serving.answer_tokens": _ANSWER_LENGTH,
+    "serving.context_turns": "leave it out, as many exchanges are read as text.max_tokens has room for",
+    "serving.default_max_tokens": _ANSWER_LENGTH,
+    "serving.max_model_len": _ONE_LENGTH,
     "serving.reward_batch": "the reward model batches by itself",
     "serving.reward_batches": "the reward model batches by itself",
     "serving.reward_queue": "the queue of answers to score has a fixed length",
@@ -58,6 +64,7 @@ REMOVED_SETTINGS: dict[str, str] = {
     "serving.reward_wait_ms": "the reward model batches by itself",
     "teacher.backoff_s": _CLIENT_WAITS,
     "teacher.max_wait_s": _CLIENT_WAITS,
+    "train.max_tokens": _ONE_LENGTH,
 }
 """Dotted name of a setting that is gone -> what to do instead, as a clause. Dropped from a recorded request."""
 
@@ -86,6 +93,7 @@ class Settings(BaseModel):
     seed: int = Field(1, ge=0)
     """All random choices draw from this number."""
     base: FrozenModelSettings = FrozenModelSettings()
+    text: LengthSettings = LengthSettings()
     lora: LoraSettings = LoraSettings()
     train: TrainSettings = TrainSettings()
     channels: ChannelSettings = ChannelSettings()
@@ -132,6 +140,10 @@ def recorded_sha(settings: Mapping[str, Any]) -> str:
 def upgrade_recorded(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings that an earlier version recorded, under today's names. Take :func:`recorded_sha` before."""
     upgraded = copy.deepcopy(settings)
+    if "text" not in upgraded and isinstance(longest := upgraded.get("train", {}).get("max_tokens"), int):
+        # What had room beside its answer then has room for its prompt alone now: it is trained uncut as it was.
+        answer = min(longest, LengthSettings().answer_tokens)
+        upgraded["text"] = {"max_tokens": max(16, longest + answer), "answer_tokens": answer}
     for old, new in (*RENAMED_SETTINGS.items(), *((name, None) for name in REMOVED_SETTINGS)):
         table, name = _table_of(upgraded, old)
         if table is None or name not in table:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import ray
 
 from curriculum.preferences.pairs import Preference
+from curriculum.transcript import LengthSettings
 from ledger.errors import LunaError
 from ledger.logs import LineHandler, listening
 from ledger.records import EvalRecord
@@ -97,13 +98,18 @@ class TrainerActor:
         self._stop = True
 
     def evaluate(
-        self, plans: Sequence[RolePlan], adapters: AdapterSet, gen_id: int, settings: EvalSettings
+        self,
+        plans: Sequence[RolePlan],
+        adapters: AdapterSet,
+        gen_id: int,
+        settings: EvalSettings,
+        lengths: LengthSettings,
     ) -> list[EvalRecord]:
         """Scores of the planned roles with these adapters."""
 
         def scores() -> list[EvalRecord]:
             generator = self._engine.generator(adapters)
-            return [record for plan in plans for record in evaluate_role(generator, plan, gen_id, settings)]
+            return [record for plan in plans for record in evaluate_role(generator, plan, gen_id, settings, lengths)]
 
         return self._compute(scores)
 
@@ -114,6 +120,7 @@ class TrainerActor:
         parent: AdapterSet,
         gen_id: int,
         beta: float,
+        lengths: LengthSettings,
     ) -> list[EvalRecord]:
         """Preference accuracy of these adapters on held-out pairs by role; only the fused engine has any."""
         from trainers.evals.preferences import measure_preferences
@@ -121,7 +128,7 @@ class TrainerActor:
         lean = self._engine.lean
         if lean is None:
             return []
-        scores = self._compute(lambda: measure_preferences(lean, pairs, child, parent, beta))
+        scores = self._compute(lambda: measure_preferences(lean, pairs, child, parent, beta, lengths))
         return [own.record(gen_id) for own in scores]
 
     def health(

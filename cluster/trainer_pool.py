@@ -128,7 +128,7 @@ class TrainerSession:
 
         def arguments(roles: Sequence[Role]) -> tuple[Any, ...]:
             own = [plan for plan in plans if plan.role in roles]
-            return own, adapters.of(roles), gen_id, self._settings.eval
+            return own, adapters.of(roles), gen_id, self._settings.eval, self._settings.text
 
         return [record for records in self._ask_each("evaluate", arguments) for record in records]
 
@@ -139,7 +139,8 @@ class TrainerSession:
 
         def arguments(roles: Sequence[Role]) -> tuple[Any, ...]:
             own = {role: pairs[role] for role in roles if role in pairs}
-            return own, child.of(roles), parent.of(roles), gen_id, self._settings.channels.beta
+            beta, lengths = self._settings.channels.beta, self._settings.text
+            return own, child.of(roles), parent.of(roles), gen_id, beta, lengths
 
         return [record for records in self._ask_each("measure_preferences", arguments) for record in records]
 

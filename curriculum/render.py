@@ -1,5 +1,7 @@
 """The one place where a prompt becomes text: training, evaluation and serving all call `render_prompt`."""
 
+import re
+
 from ledger.errors import LunaError
 from ledger.roles import Role
 
@@ -11,6 +13,11 @@ _FRAMES: dict[str, tuple[str, str, str]] = {
     "dialectical": ("DIALECTICAL OBSERVER", "You join both into one answer.", "SYNTHESIS"),
 }
 
+USER, LUNA, THESIS, ANTITHESIS = "User: ", "Luna: ", "Thesis: ", "Antithesis: "
+"""What lines of a context begin with."""
+
+_LIKE_OURS = re.compile(f"^(?={USER}|{LUNA}|{THESIS}|{ANTITHESIS})", re.MULTILINE)
+
 
 def role_header(role: Role | str) -> str:
     """The text before context and input, its blank line included: the same for all prompts of a role."""
@@ -18,20 +25,25 @@ def role_header(role: Role | str) -> str:
     return f"[{title}]\n{line}\n\n"
 
 
-def render_prompt(role: Role | str, input: str, context: str = "") -> str:
-    """The raw prompt of a role, up to where its answer begins; no chat template.
+def render_prompt(role: Role | str | None, input: str, context: str = "") -> str:
+    """The raw prompt of a role, up to where its answer begins; no chat template. The base (None) has no frame.
 
     `context` stands before the input, with a blank line between. Raises `LunaError` for an unknown role.
     """
-    marker = _frame(role)[2]
     body = f"{context}\n\n{input}" if context else input
-    return f"{role_header(role)}{body}\n\n[{marker}]\n"
+    return body if role is None else f"{role_header(role)}{body}\n\n[{_frame(role)[2]}]\n"
 
 
 def dialogue_context(thesis: str, antithesis: str = "") -> str:
     """The context of a later voice in a dialogue: the thesis for `logical`, thesis and antithesis for
     `dialectical`."""
-    return f"Thesis: {thesis}\nAntithesis: {antithesis}" if antithesis else f"Thesis: {thesis}"
+    said = f"{THESIS}{quoted(thesis)}"
+    return f"{said}\n{ANTITHESIS}{quoted(antithesis)}" if antithesis else said
+
+
+def quoted(text: str) -> str:
+    """A text whose lines cannot be taken for the beginning of what somebody else said: a space is set before them."""
+    return _LIKE_OURS.sub(" ", text)
 
 
 def _frame(role: str) -> tuple[str, str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,13 +95,15 @@ class _Talk:
     """Id of the last answer."""
     label: dict[str, Any] = field(default_factory=dict)
     """What was said of it so far; each label takes the place of the one before."""
+    unread: int = 0
+    """The oldest exchanges, which there is no room for any more; said when it grows."""
 
 
 def _command(home: Home, talk: _Talk, line: str, out: Console) -> None:
     name, _, rest = line[1:].partition(" ")
     rest = rest.strip()
     if name == "new":
-        talk.conversation = talk.last = None
+        talk.conversation, talk.last, talk.unread = None, None, 0
     elif name == "all":
         talk.role = "all"
         out.print("all three: thesis, antithesis, synthesis", style="dim")
@@ -128,8 +130,13 @@ def _exchange(home: Home, talk: _Talk, message: str, out: Console) -> None:
     if talk.role != "all":
         path, body = "/generate", body | {"role": talk.role, "stream": True}
     for name, data in events(home, path, body):
-        if name == "start" and talk.role == "all":
-            out.print(f"{part(data, 'role', path=path)}: ", style="dim", end="")
+        if name == "start":
+            # An answer that is stopped is stored as well: it can be labelled, and the talk goes on from it.
+            talk.conversation = str(part(data, "conversation", path=path))
+            talk.last, talk.label = str(part(data, "turn", path=path)), {}
+            _tell_unread(talk, data, out)
+            if talk.role == "all":
+                out.print(f"{part(data, 'role', path=path)}: ", style="dim", end="")
         elif name == "token":
             out.print(printable(str(part(data, "text", path=path))), end="", markup=False, soft_wrap=True)
         elif name == "turn":
@@ -138,6 +145,16 @@ def _exchange(home: Home, talk: _Talk, message: str, out: Console) -> None:
             talk.last, talk.label = str(part(data, "id", path=path)), {}
         elif name == "error":
             raise LunaError(f"the answer broke off: {part(data, 'message', path=path)}")
+
+
+def _tell_unread(talk: _Talk, start: Mapping[str, Any], out: Console) -> None:
+    unread = start.get("context_dropped")
+    if isinstance(unread, int) and unread > talk.unread:
+        talk.unread = unread
+        which = "oldest exchange is" if talk.unread == 1 else f"{talk.unread} oldest exchanges are"
+        out.print(f"(the {which} no longer read)", style="dim")
+    if start.get("text_cut"):
+        out.print("(a text is too long: its middle is not read)", style="dim")
 
 
 def _label(home: Home, talk: _Talk, name: str, value: Any, out: Console) -> None:

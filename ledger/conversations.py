@@ -99,6 +99,14 @@ class Heading(Record):
     last_at: str
 
 
+class Exchanges(Record):
+    """The newest exchanges of a conversation, (message, answer), oldest first."""
+
+    newest: tuple[tuple[str, str], ...]
+    older: int
+    """How many stand before these."""
+
+
 _TURN_FIELDS = tuple(Turn.model_fields)
 _LABEL_FIELDS = tuple(Label.model_fields)
 
@@ -177,6 +185,19 @@ class Conversations:
                 (conversation, -1 if most is None else most),
             ).fetchall()
         return [_labelled(row) for row in reversed(rows)]
+
+    def exchanges(self, conversation: str, most: int) -> Exchanges | None:
+        """What was asked and heard in a conversation, of a dialogue only its synthesis; None if there is none."""
+        heard = "conversation = ? AND (kind = 'generate' OR role = 'dialectical')"
+        with self.db.reading() as connection:
+            if connection.execute("SELECT 1 FROM turns WHERE conversation = ?", (conversation,)).fetchone() is None:
+                return None
+            total = connection.execute(f"SELECT count(*) FROM turns WHERE {heard}", (conversation,)).fetchone()[0]
+            rows = connection.execute(
+                f"SELECT message, answer FROM turns WHERE {heard} ORDER BY number DESC LIMIT ?", (conversation, most)
+            ).fetchall()
+        newest = tuple((row["message"], row["answer"]) for row in reversed(rows))
+        return Exchanges(newest=newest, older=total - len(newest))
 
     def labelled_turns(self) -> list[LabelledTurn]:
         """Every turn with a current label, of all conversations, oldest first."""

@@ -19,14 +19,13 @@ from starlette.types import ASGIApp
 from ledger.conversations import Label, Turn
 from ledger.errors import LunaError
 from ledger.home import Home
-from ledger.rules.gates import GateSettings
 from ledger.scores import Score
 from serving.api.errors import Refused
 from serving.api.gateway import OPEN_PATHS, build
 from serving.api.guard import guarded, is_loopback
-from serving.engine import Piece, Sampling, Started
+from serving.engine import Asked, Piece, Sampling, Started
 from serving.engine_app import EngineReplica
-from serving.settings import ServingSettings
+from serving.settings import ServingSettings, SharedSettings
 
 if TYPE_CHECKING:
     from serving.reward_app import Load
@@ -46,7 +45,7 @@ class Gateway:
     """The gateway's deployment."""
 
     def __init__(
-        self, root: str, settings: dict[str, Any], gates: dict[str, Any], key: str | None, coordinator: Coordinator
+        self, root: str, settings: dict[str, Any], shared: dict[str, Any], key: str | None, coordinator: Coordinator
     ):
         from serving.reward_app import RemoteJudge
 
@@ -58,7 +57,7 @@ class Gateway:
             RemoteKeeper(coordinator),
             RemoteJudge(home),
             self._settings,
-            GateSettings.model_validate(gates),
+            SharedSettings.model_validate(shared),
         )
 
     async def __serve_build_asgi_app__(self) -> ASGIApp:
@@ -71,8 +70,8 @@ class RemoteEngine:
     def __init__(self) -> None:
         self._known: Any = None
 
-    async def speak(self, model: str, prompt: str, sampling: Sampling) -> AsyncIterator[Started | Piece]:
-        stream = self._handle.options(stream=True).speak.remote(model, prompt, sampling)
+    async def speak(self, model: str, question: Asked, sampling: Sampling) -> AsyncIterator[Started | Piece]:
+        stream = self._handle.options(stream=True).speak.remote(model, question, sampling)
         try:
             async for item in stream:
                 yield item
@@ -168,7 +167,7 @@ def run(
     home: Home,
     base_sha: str,
     settings: ServingSettings,
-    gates: GateSettings,
+    shared: SharedSettings,
     coordinator: Coordinator,
     load: Load,
 ) -> Any:
@@ -198,8 +197,12 @@ def run(
     _refuse_other_address(settings)
     plain = settings.model_dump(mode="json")
     # The key as an argument: environment variables of an actor are shown in Ray's dashboard.
-    engine = _engine_deployment(settings).bind(str(home.root), base_sha, plain, key)
-    gateway = _gateway_deployment(settings).bind(str(home.root), plain, gates.model_dump(mode="json"), key, coordinator)
+    engine = _engine_deployment(settings).bind(
+        str(home.root), base_sha, plain, shared.text.model_dump(mode="json"), key
+    )
+    gateway = _gateway_deployment(settings).bind(
+        str(home.root), plain, shared.model_dump(mode="json"), key, coordinator
+    )
     try:
         _run_reward(settings, load, key)
         handles = serve.run_many(

@@ -5,6 +5,7 @@ The engines themselves are in `serving.engines`; `choose` picks one.
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Literal, Protocol
 
 from starlette.types import ASGIApp
 
+from curriculum.transcript import Fitted, LengthSettings, fit
 from ledger.errors import LunaError
 from ledger.roles import Role
 from serving.table import Adapter
@@ -33,6 +35,28 @@ class Sampling:
     """0 takes the likeliest token each time."""
     seed: int | None = None
     """Makes an answer with a temperature repeatable, as far as the engine can."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a voice is asked; the prompt is made of it where the tokenizer is."""
+
+    message: str
+    context: str = ""
+    """What was said before, as `curriculum.transcript` writes it."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Makes the prompt that has room."""
+
+    text: LengthSettings
+    count: Callable[[str], int]
+    """Tokens of a prompt."""
+
+    async def read(self, role: Role | None, asked: Asked) -> Fitted:
+        """The prompt, made in a thread of its own; see :func:`curriculum.transcript.fit`."""
+        return await asyncio.to_thread(fit, role, asked.message, asked.context, self.text.room, self.count)
 
 
 @dataclass(frozen=True)
@@ -57,6 +81,10 @@ class Started:
     generation: int | None
     adapter_sha: str | None
     lineage: str
+    dropped: int = 0
+    """Exchanges of the context that there was no room for, the oldest."""
+    cut: bool = False
+    """Whether a text that alone was too long lost its middle."""
 
 
 class Engine(Protocol):
@@ -87,6 +115,10 @@ class Engine(Protocol):
 
     async def unload(self, adapter: Adapter) -> None:
         """Forget an adapter and free its memory. No request may use it."""
+        ...
+
+    def count(self, prompt: str) -> int:
+        """Tokens of a raw prompt, with the tokenizer's own beginning. Called from threads."""
         ...
 
     def speak(self, name: str, prompt: str, sampling: Sampling) -> AsyncIterator[Piece]:

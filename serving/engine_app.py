@@ -18,6 +18,7 @@ from typing import Any, cast
 from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from curriculum.transcript import LengthSettings
 from ledger.errors import LunaError
 from ledger.files import write_atomic
 from ledger.home import Home
@@ -26,7 +27,7 @@ from ledger.store import Ledger
 from serving.api.errors import Refused
 from serving.api.front import Front, Leases, refuse_when_full, resolve
 from serving.api.guard import guarded
-from serving.engine import Engine, Piece, Sampling, Started, choose
+from serving.engine import Asked, Engine, Piece, Reader, Sampling, Started, choose
 from serving.engines.validate import Shape, base_shapes, check_adapter
 from serving.settings import ServingSettings
 from serving.table import Adapter, Table
@@ -63,11 +64,13 @@ def table_to_restore(saved: Saved | None, lineage: str, line: Sequence[int]) -> 
 class EngineReplica:
     """See the module."""
 
-    def __init__(self, root: str, base_sha: str, settings: dict[str, Any], key: str | None):
+    def __init__(self, root: str, base_sha: str, settings: dict[str, Any], text: dict[str, Any], key: str | None):
         self._home, self._settings, self._key = Home(Path(root)), ServingSettings.model_validate(settings), key
         base = self._home.base_dir(base_sha)
         self._base_sha, self._shapes = base_sha, base_shapes(base)
-        self._engine = _engine(base, self._shapes, self._home, self._settings)
+        lengths = LengthSettings.model_validate(text)
+        self._engine = _engine(base, self._shapes, self._home, self._settings, lengths)
+        self._reader = Reader(lengths, self._engine.count)
         self._table, self._leases, self._lock = Table(), Leases(), asyncio.Lock()
         self._problems: dict[int, str] = {}
         self._lineage = ""
@@ -78,27 +81,33 @@ class EngineReplica:
         self._engine.list_names(lambda: self._table.names())
         await self._restore()
         self._watch = asyncio.create_task(self._end_with_the_engine())
-        front = Front(inner, lambda: self._table, self._leases, self._settings, self._engine.base_name)
+        front = Front(inner, lambda: self._table, self._leases, self._settings, self._reader, self._engine.base_name)
         return at_shutdown(guarded(front, self._settings, self._key), self._stop)
 
     # -- answering -------------------------------------------------------------------------------------------
 
-    async def speak(self, model: str, prompt: str, sampling: Sampling) -> AsyncIterator[Started | Piece]:
-        """Answer a raw prompt as a public model name: first who answers, then the answer in pieces.
+    async def speak(self, model: str, question: Asked, sampling: Sampling) -> AsyncIterator[Started | Piece]:
+        """Answer as a public model name: first who answers and what there was no room for, then the answer in pieces.
 
         Raises:
-            Refused: nothing of that name is served, the prompt is too long, or too many requests are in work.
+            Refused: nothing of that name is served, or too many requests are in work.
         """
         refuse_when_full(self._leases, self._settings)
         asked = Sampling(min(sampling.max_tokens, self._settings.max_tokens), sampling.temperature, sampling.seed)
         with self._held(model) as (adapter, name):
+            try:
+                prompt = await self._reader.read(adapter.role if adapter else None, question)
+            except LunaError as error:
+                raise Refused(400, str(error)) from error
             started = Started(
                 adapter.role if adapter else None,
                 adapter.gen if adapter else None,
                 adapter.sha if adapter else None,
                 self._lineage,
+                prompt.dropped,
+                prompt.cut,
             )
-            pieces = self._engine.speak(name, prompt, asked)
+            pieces = self._engine.speak(name, prompt.prompt, asked)
             async with aclosing(cast(Any, pieces)):
                 try:
                     first = True
@@ -324,16 +333,18 @@ def at_shutdown(app: ASGIApp, stop: Callable[[], None]) -> ASGIApp:
     return wrapped
 
 
-def _engine(base: Path, shapes: Mapping[str, Shape], home: Home, settings: ServingSettings) -> Engine:
+def _engine(
+    base: Path, shapes: Mapping[str, Shape], home: Home, settings: ServingSettings, text: LengthSettings
+) -> Engine:
     """The engine that the settings choose; its library is imported only now."""
     if choose(settings.engine) == "vllm":
         from serving.engines.vllm import VllmEngine
 
-        return VllmEngine(base, shapes, home.root / "models" / "zero", settings)
+        return VllmEngine(base, shapes, home.root / "models" / "zero", settings, text)
     from serving.api.openai_app import openai_application
     from serving.engines.transformers import TransformersEngine
 
-    return TransformersEngine(base, settings, openai_application)
+    return TransformersEngine(base, settings, openai_application, text)
 
 
 def _saved(file: Path) -> Saved | None:

@@ -7,6 +7,9 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from curriculum.transcript import LengthSettings
+from ledger.rules.gates import GateSettings
+
 
 class ServingSettings(BaseModel):
     """Where and how Luna is served."""
@@ -22,8 +25,6 @@ class ServingSettings(BaseModel):
     port: int = Field(8000, ge=1, le=65535)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number format of the base; `auto` takes vLLM's choice, and float32 on a CPU without native bfloat16."""
-    max_model_len: int = Field(1024, ge=128)
-    """Longest prompt and answer together, in tokens."""
     max_num_seqs: int = Field(16, ge=1)
     """Requests that are decoded at the same time."""
     max_lora_rank: Literal[8, 16, 32, 64, 128, 256] = 32
@@ -34,14 +35,10 @@ class ServingSettings(BaseModel):
     """Adapters that the requests of one batch may use; requests for further ones wait a moment."""
     max_concurrent_requests: int = Field(64, ge=1)
     """Requests in flight; more are answered with 429."""
-    max_body_kib: int = Field(256, ge=1)
-    """Largest request body."""
+    max_body_kib: int = Field(2048, ge=1)
+    """Largest request body. A client of /v1 sends the whole talk with every question."""
     max_tokens: int = Field(512, ge=1)
-    """Most tokens that one answer may have."""
-    default_max_tokens: int = Field(200, ge=1)
-    """Most tokens of an answer in a conversation, where the request does not say."""
-    context_turns: int = Field(3, ge=0)
-    """Earlier exchanges of a conversation that stand before the question; 0 makes every question the first."""
+    """Most tokens that a request may ask for; an answer never has more than [text] max_tokens leaves it."""
     requests_per_minute: int = Field(600, ge=1)
     """Of all clients together; more are answered with 429. The gateway, /v1 and /reward count each for itself."""
     allowed_origins: tuple[str, ...] = ()
@@ -62,6 +59,15 @@ class ServingSettings(BaseModel):
                 hint = f"write {wanted!r}" if wanted else "write it as https://example.org"
                 raise ValueError(f"{origin!r} is not an origin as browsers send it; {hint}")
         return origins
+
+
+class SharedSettings(BaseModel):
+    """Tables that serving shares with training."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    gates: GateSettings = GateSettings()
+    text: LengthSettings = LengthSettings()
 
 
 def _origin(text: str) -> str | None:

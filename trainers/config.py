@@ -68,8 +68,6 @@ class TrainSettings(_Settings):
     """Examples a step, the same for every role or a number for each."""
     gradient_accumulation_steps: int = Field(1, ge=1)
     """Micro-batches a step: its examples are cut in this many parts to save memory; the gradient is the same."""
-    max_tokens: int = Field(256, ge=8)
-    """Longest example. A longer answer loses its end, to no less than half of this; a longer prompt its middle."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Largest gradient norm of a role."""
     weight_decay: float = Field(0.0, ge=0)

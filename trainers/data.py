@@ -12,10 +12,10 @@ from typing import Any
 from curriculum.example import Example
 from curriculum.parquet import read_examples
 from curriculum.preferences.pairs import Preference, read_preference_set
-from curriculum.render import render_prompt
+from curriculum.transcript import LengthSettings, fit
 from ledger.errors import LunaError
 from ledger.roles import Role
-from trainers.generator import answer_ids, prompt_ids
+from trainers.generator import counter, row_ids
 from trainers.job import TrioJob
 from trainers.lean.packing import Row
 
@@ -75,29 +75,16 @@ def channel_shares(w_sft: float, w_pref: float, has_sft: bool, has_pref: bool) -
     return float(has_sft), float(has_pref)
 
 
-def tokenise(tokenizer: Any, example: Example, max_tokens: int) -> Row:
-    """The example's prompt and answer as one row, at most `max_tokens` long.
-
-    A longer answer is cut at its end, to no less than half of the room; a prompt that is still too long loses its
-    middle, so that the role's header and the question's end both stay.
-    """
-    prompt = prompt_ids(tokenizer, render_prompt(example.role, example.input, example.context))
-    prompt, (answer,) = _fitted(prompt, [answer_ids(tokenizer, example.output)], max_tokens)
-    return Row([*prompt, *answer], len(prompt), example.weight)
+def tokenise(tokenizer: Any, example: Example, lengths: LengthSettings = LengthSettings()) -> Row:
+    """The example's prompt and answer as one row: the prompt as it is served, the answer cut to what is left."""
+    prompt = fit(example.role, example.input, example.context, lengths.room, counter(tokenizer)).prompt
+    return Row(*row_ids(tokenizer, prompt, example.output, lengths.max_tokens), example.weight)
 
 
-def tokenise_pair(tokenizer: Any, pair: Preference, max_tokens: int) -> tuple[Row, Row]:
+def tokenise_pair(tokenizer: Any, pair: Preference, lengths: LengthSettings = LengthSettings()) -> tuple[Row, Row]:
     """The chosen and the rejected row of a pair, cut as in :func:`tokenise`; both begin with the same prompt."""
-    prompt = prompt_ids(tokenizer, render_prompt(pair.role, pair.prompt, pair.context))
-    answers = [answer_ids(tokenizer, answer) for answer in (pair.chosen, pair.rejected)]
-    prompt, (chosen, rejected) = _fitted(prompt, answers, max_tokens)
-    return Row([*prompt, *chosen], len(prompt)), Row([*prompt, *rejected], len(prompt))
-
-
-def _fitted(prompt: list[int], answers: list[list[int]], max_tokens: int) -> tuple[list[int], list[list[int]]]:
-    answers = [answer[: max(max_tokens // 2, max_tokens - len(prompt))] for answer in answers]
-    room = max_tokens - max(map(len, answers))
-    if len(prompt) > room:
-        head = room // 2
-        prompt = prompt[:head] + prompt[len(prompt) - (room - head) :]
-    return prompt, answers
+    prompt = fit(pair.role, pair.prompt, pair.context, lengths.room, counter(tokenizer)).prompt
+    chosen, rejected = (
+        Row(*row_ids(tokenizer, prompt, answer, lengths.max_tokens)) for answer in (pair.chosen, pair.rejected)
+    )
+    return chosen, rejected

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
+from curriculum.transcript import LengthSettings
 from ledger.errors import LunaError
 from ledger.roles import Role
 from trainers.config import ChannelSettings, LoraSettings, TrainSettings
@@ -45,6 +46,8 @@ class TrioJob:
     The online gate of a dual run asks the scored examples."""
     health: HealthSettings = field(default_factory=HealthSettings)
     """The online gate's bounds."""
+    text: LengthSettings = field(default_factory=LengthSettings)
+    """How long a prompt and its answer may be."""
 
     @property
     def steps(self) -> int:

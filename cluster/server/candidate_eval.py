@@ -14,7 +14,7 @@ from ledger.roles import Voice
 from serving import app
 from serving.table import model_name
 from trainers.evals.scoring import RolePlan, evaluate_role
-from trainers.generator import answer_ids, prompt_ids
+from trainers.generator import prompt_ids, row_ids
 from trainers.models.adapter_set import AdapterSet
 from trainers.models.frozen import Base
 
@@ -42,11 +42,13 @@ class ServedGenerator:
             )
         return texts
 
-    def mean_log_likelihoods(self, voice: Voice, pairs: Sequence[tuple[str, str]]) -> list[float]:
-        rows = []
-        for prompt, answer in pairs:
-            begin = prompt_ids(self.tokenizer, prompt)
-            rows.append(([*begin, *answer_ids(self.tokenizer, answer)], len(begin)))
+    def count(self, prompt: str) -> int:
+        return len(prompt_ids(self.tokenizer, prompt))
+
+    def mean_log_likelihoods(
+        self, voice: Voice, pairs: Sequence[tuple[str, str]], max_tokens: int | None = None
+    ) -> list[float]:
+        rows = [row_ids(self.tokenizer, prompt, answer, max_tokens) for prompt, answer in pairs]
         scores: list[float] = []
         for start in range(0, len(rows), _ROWS_AT_ONCE):
             scores += self.ask("score", model_name(voice, self.generation), rows[start : start + _ROWS_AT_ONCE])
@@ -69,7 +71,9 @@ def evaluate_served(spec: RunSpec, plans: Sequence[RolePlan], candidate: Adapter
         client.load(home, gen_id, candidate.shas)
         logger.info("measuring G%d through the server (%s)", gen_id, state["engine"])
         generator = ServedGenerator(client.asker(home), _tokenizer(spec.base), gen_id)
-        found = [record for plan in plans for record in evaluate_role(generator, plan, gen_id, settings.eval)]
+        found = [
+            record for plan in plans for record in evaluate_role(generator, plan, gen_id, settings.eval, settings.text)
+        ]
     except LunaError as error:
         logger.warning("the server could not measure G%d: %s The trainers' own model is asked instead.", gen_id, error)
         return None

@@ -17,6 +17,7 @@ from ledger.errors import LunaError
 from ledger.home import Home
 from ledger.store import Ledger
 from serving import app
+from serving.settings import SharedSettings
 
 
 def start(home: Home, coordinator_for: Callable[[Home], Any]) -> dict[str, Any]:
@@ -43,5 +44,6 @@ def start(home: Home, coordinator_for: Callable[[Home], Any]) -> dict[str, Any]:
                 f"Luna is served at {found['host']}:{found['port']} already; `luna serve --stop` first, to change "
                 "the address."
             )
-    handle = app.run(home, base_sha, settings, whole.gates, partial(coordinator_for, home), loader(home))
+    shared = SharedSettings(gates=whole.gates, text=whole.text)
+    handle = app.run(home, base_sha, settings, shared, partial(coordinator_for, home), loader(home))
     return {**client.result(handle.state.remote()), "url": app.url(settings)}

@@ -63,6 +63,7 @@ class Examiner:
                 child=adapters.path(role),
                 parent=self.parents.path(role) if role in self.parents.shas else None,
                 seed=self.spec.settings.seed,
+                text=self.spec.settings.text,
             )
             for role in ROLES
         ]

@@ -31,6 +31,7 @@ def trio_job(spec: RunSpec, placement: Placement, collected: Collected, planned:
         preference_file=str(home.data_file(channels.pref_sha)) if channels.pref_sha else None,
         rewards_file=str(home.data_file(channels.rewards_sha)) if channels.rewards_sha else None,
         health=settings.health,
+        text=settings.text,
     )
 
 

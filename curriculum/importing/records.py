@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from curriculum.example import Example, make_example
+from curriculum.transcript import Exchange, keep_recent, render_talk
 from ledger.errors import LunaError
 from ledger.roles import Role
 
@@ -79,10 +80,9 @@ def _from_record(record: Mapping[str, Any], defaults: Defaults) -> Example:
 
 
 def _from_messages(record: Mapping[str, Any], defaults: Defaults) -> list[Example]:
-    """One example for every assistant message; the exchange before it becomes its context.
+    """One example for every assistant message; system text and all that was said before become its context.
 
-    System messages are left out, since the role header takes their place. An assistant message with weight 0
-    is only context, as in OpenAI's format.
+    An assistant message with weight 0 is only context, as in OpenAI's format.
     """
     _refuse_unknown(record, MESSAGES_KEYS)
     messages = record["messages"]
@@ -92,10 +92,14 @@ def _from_messages(record: Mapping[str, Any], defaults: Defaults) -> list[Exampl
         _weight(record.get("weight", 1.0)),
         _utc(record.get("created_at") or defaults.created_at),
     )
-    examples, context, question = [], "", ""
+    examples, question = [], ""
+    system: list[str] = []
+    said: list[Exchange] = []
     for number, message in enumerate(messages, start=1):
         speaker, text = _message(message, number)
-        if speaker == "user":
+        if speaker in ("system", "developer"):
+            system.append(text)
+        elif speaker == "user":
             question = f"{question}\n{text}" if question else text
         elif speaker == "assistant":
             if not question:
@@ -109,13 +113,14 @@ def _from_messages(record: Mapping[str, Any], defaults: Defaults) -> list[Exampl
                         kind="hybrid",
                         input=question,
                         output=text,
-                        context=context,
+                        context=render_talk(keep_recent(said), "\n".join(system)),
                         source=defaults.source,
                         weight=weight,
                         created_at=created_at,
                     )
                 )
-            context, question = f"User: {question}\nLuna: {text}", ""
+            said.append(Exchange(question, text))
+            question = ""
     if not examples:
         raise LunaError("'messages' holds no assistant answer to learn from")
     return examples

@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from curriculum.regression import Outcome, RegressionPrompt, problems, prompts_sha, read_regression_prompts, word_diff
-from curriculum.render import render_prompt
+from curriculum.transcript import fit
 from jobs.generation.engine import generation_rows, open_generation_engine
 from ledger.errors import LunaError
 from ledger.files import write_atomic
@@ -77,14 +77,17 @@ def answers_of(home: Home, rows: Sequence[GenerationRow], prompts: Sequence[Regr
             logger.info(f"G{rows[0].gen_id}: answers from {file}")
             return dict(stored["answers"])
     logger.info(f"G{rows[0].gen_id}: asking {len(prompts)} prompts")
+    from cluster.settings import settings_of
     from trainers.models.adapter_set import AdapterSet
 
+    room = settings_of(home).text.room
     engine = open_generation_engine(home, rows[0])
     generator = engine.generator(AdapterSet(home.adapters_dir, adapters))
     answers: dict[str, str] = {}
     for role, tokens in dict.fromkeys((prompt.role, prompt.tokens) for prompt in prompts):
         own = [prompt for prompt in prompts if (prompt.role, prompt.tokens) == (role, tokens)]
-        texts = generator.generate(role, [render_prompt(role, prompt.prompt) for prompt in own], tokens)
+        asked = [fit(role, prompt.prompt, "", room, generator.count).prompt for prompt in own]
+        texts = generator.generate(role, asked, tokens)
         answers |= {prompt.id: text for prompt, text in zip(own, texts, strict=True)}
     write_atomic(file, json.dumps({**key, "answers": answers}, ensure_ascii=False, indent=1) + "\n")
     return answers

@@ -108,6 +108,7 @@ def _job(home: Home, record: _Record, rows: Sequence[GenerationRow], adapters: P
         preference_file=str(home.data_file(first.pref_sha)) if first.pref_sha else None,
         rewards_file=str(home.data_file(first.rewards_sha)) if first.rewards_sha else None,
         health=settings.health,
+        text=settings.text,
     )
 
 

@@ -91,19 +91,21 @@ def measured_now(home: Home, gen_id: int) -> list[EvalRecord]:
 
     reward_model = current_model(home)
     rows = generation_rows(home, gen_id)
+    settings = settings_of(home)
     plans = [
         HealthPlan(
             role=row.role,
             child=home.adapter_dir(row.child_sha),
             parent=None if row.parent_gen is None else home.adapter_dir(row.parent_sha),
             seed=row.seed,
+            text=settings.text,
         )
         for row in rows
     ]
     logger.info(f"measuring G{gen_id} with the reward model {reward_model.name[:12]}")
     engine = open_generation_engine(home, rows[0])
     curves = home.run_dir(f"health-g{gen_id}")
-    records, reason = measure_health(engine.lean, plans, reward_model, gen_id, curves, settings_of(home).health)
+    records, reason = measure_health(engine.lean, plans, reward_model, gen_id, curves, settings.health)
     if reason:
         raise LunaError(reason + ".")
     return records

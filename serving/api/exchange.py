@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, cast
 
 from curriculum.render import dialogue_context
+from curriculum.transcript import Exchange, keep_recent, render_talk
 from ledger.clock import utc_now
 from ledger.conversations import LabelledTurn, Turn
-from ledger.roles import BASE, ROLES, Voice
+from ledger.roles import ROLES, Voice
 from serving.api.errors import Refused
-from serving.api.front import raw_prompt
-from serving.engine import Piece, Sampling, Started
+from serving.engine import Asked, Piece, Sampling, Started
 from serving.table import model_name
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 class Voices(Protocol):
     """Who answers."""
 
-    def speak(self, model: str, prompt: str, sampling: Sampling) -> AsyncIterator[Started | Piece]:
+    def speak(self, model: str, question: Asked, sampling: Sampling) -> AsyncIterator[Started | Piece]:
         """See :meth:`serving.engine_app.EngineReplica.speak`."""
         ...
 
@@ -52,11 +52,25 @@ class Question:
 
     message: str
     conversation: str
-    earlier: Sequence[Turn]
-    """What was said to the user before, oldest first (:func:`last_exchanges`)."""
+    earlier: Sequence[Exchange]
+    """What was said to the user before, oldest first."""
     sampling: Sampling
     generation: int | None = None
     """None: the current one."""
+    left_out: int = 0
+    """Exchanges before `earlier`."""
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A voice begins its answer."""
+
+    by: Started
+    conversation: str
+    turn: str
+    """Id under which the answer will be stored, also if the user stops it."""
+    dropped: int
+    """The oldest exchanges of the conversation, which are not read any more."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +81,7 @@ class Said:
     text: str
 
 
-Event = Started | Said | LabelledTurn
+Event = Begun | Said | LabelledTurn
 
 
 @dataclass
@@ -78,6 +92,7 @@ class _Heard:
     voice: Voice
     kind: Literal["generate", "dialogue"]
     context: str
+    turn_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     began: float = field(default_factory=time.monotonic)
     started: Started | None = None
     answer: str = ""
@@ -87,7 +102,7 @@ class _Heard:
         """The exchange as it is stored."""
         assert self.started is not None
         return Turn(
-            id=uuid.uuid4().hex,
+            id=self.turn_id,
             conversation=self.question.conversation,
             kind=self.kind,
             lineage=self.started.lineage,
@@ -123,16 +138,18 @@ async def one_voice(
     Raises:
         Refused: nobody can answer, or the answer could not be stored.
     """
-    context = "\n\n".join(part for part in (_history(question.earlier), before) if part)
+    recent = keep_recent(question.earlier)
+    context = "\n".join(part for part in (render_talk(recent), before) if part)
     heard = _Heard(question, voice, kind, context)
-    prompt = raw_prompt(None if voice == BASE else voice, question.message, context)
-    pieces = voices.speak(model_name(voice, question.generation), prompt, question.sampling)
+    asked = Asked(question.message, context)
+    pieces = voices.speak(model_name(voice, question.generation), asked, question.sampling)
     try:
         async with aclosing(cast(Any, pieces)):
             async for piece in pieces:
                 if isinstance(piece, Started):
                     heard.started = piece
-                    yield piece
+                    older = question.left_out + len(question.earlier) - len(recent)
+                    yield Begun(piece, question.conversation, heard.turn_id, older + piece.dropped)
                     continue
                 heard.last, heard.answer = piece, heard.answer + piece.text
                 if piece.text:
@@ -160,16 +177,6 @@ async def all_voices(voices: Voices, record: Record, question: Question) -> Asyn
                 if isinstance(event, LabelledTurn):
                     said.append(event.answer)
                 yield event
-
-
-def last_exchanges(turns: Sequence[Turn], most: int) -> list[Turn]:
-    """The last `most` answers that count as said to the user: of a dialogue only its synthesis."""
-    heard = [turn for turn in turns if turn.kind == "generate" or turn.role == "dialectical"]
-    return heard[max(0, len(heard) - most) :]
-
-
-def _history(earlier: Sequence[Turn]) -> str:
-    return "\n".join(f"user: {turn.message}\nassistant: {turn.answer}" for turn in earlier)
 
 
 _unfinished: set[asyncio.Task[None]] = set()

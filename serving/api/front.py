@@ -15,17 +15,18 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from curriculum.render import render_prompt
+from curriculum.transcript import Talk, render_talk, talk_of
 from ledger.errors import LunaError
-from ledger.roles import Role
 from serving.api.errors import Refused, send_error
 from serving.api.guard import close, read_body, replay
+from serving.engine import Asked, Reader
 from serving.settings import ServingSettings
 from serving.table import Adapter, Table
 
 _GENERATE = ("/v1/completions", "/v1/chat/completions")
 _READ = ("/v1/models",)
 _MOST_ANSWERS = 8
+_SPEAKERS = ("system", "developer", "user", "assistant", "tool", "function")
 
 
 class Leases:
@@ -66,6 +67,7 @@ class Front:
     Args:
         inner: the engine's OpenAI application, which knows adapters by their own names and the base by `base_name`.
         table: gives the table of this moment.
+        reader: makes a chat's prompt.
     """
 
     def __init__(
@@ -74,10 +76,11 @@ class Front:
         table: Callable[[], Table],
         leases: Leases,
         settings: ServingSettings,
+        reader: Reader,
         base_name: str,
     ):
         self.inner, self.table, self.leases, self.settings = inner, table, leases, settings
-        self.base_name = base_name
+        self.reader, self.base_name = reader, base_name
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -102,53 +105,72 @@ class Front:
         body = _object(await read_body(receive, self.settings.max_body_kib << 10))
         table = self.table()
         adapter = resolve(table, body.get("model"))
-        asked = self._bound(body, adapter, chat=scope["path"].endswith("/chat/completions"))
+        asked = self._bound(body, adapter)
         headers = {"x-luna-table": str(table.version), "x-luna-generation": "base", "x-luna-adapter-sha": ""}
         if adapter:
             headers |= {"x-luna-generation": f"G{adapter.gen}", "x-luna-adapter-sha": adapter.sha}
         with self.leases.on(adapter.gen if adapter else None):
+            if scope["path"].endswith("/chat/completions"):
+                dropped = await self._read(asked, adapter)
+                headers["x-luna-context-dropped"] = str(dropped)
             payload = json.dumps(asked).encode()
             await self.inner(_sized(scope, len(payload)), replay(payload, receive), _with_headers(send, headers))
 
-    def _bound(self, body: dict[str, Any], adapter: Adapter | None, chat: bool) -> dict[str, Any]:
-        """The request as vLLM gets it: the adapter's own name, the rendered prompt, limits kept."""
+    def _bound(self, body: dict[str, Any], adapter: Adapter | None) -> dict[str, Any]:
+        """The request under the adapter's own name, limits kept."""
         limit = self.settings.max_tokens
         for name in ("max_tokens", "max_completion_tokens"):
             if _number(body, name, limit) > limit:
                 raise Refused(400, f"{name} is {body[name]}; at most {limit} are allowed here.")
         if max(_number(body, "n", 1), _number(body, "best_of", 1)) > _MOST_ANSWERS:
             raise Refused(400, f"at most {_MOST_ANSWERS} answers to one request are allowed here.")
-        asked = {**body, "model": adapter.name if adapter else self.base_name}
-        if chat:
-            content = _rendered(body.get("messages"), adapter)
-            # As in training: the raw prompt with the tokenizer's own beginning, no chat template.
-            asked |= {"messages": [{"role": "user", "content": content}], "add_special_tokens": True}
-            asked["add_generation_prompt"] = False
-        return asked
+        return {**body, "model": adapter.name if adapter else self.base_name}
+
+    async def _read(self, asked: dict[str, Any], adapter: Adapter | None) -> int:
+        """Put the rendered prompt in the place of a chat's messages; returns how many exchanges had no room."""
+        talk = _talk(asked.get("messages"))
+        question = Asked(talk.question, render_talk(talk.exchanges, talk.system))
+        try:
+            read = await self.reader.read(adapter.role if adapter else None, question)
+        except LunaError as error:
+            raise Refused(400, str(error)) from error
+        # As in training: the raw prompt with the tokenizer's own beginning, no chat template.
+        asked |= {"messages": [{"role": "user", "content": read.prompt}], "add_special_tokens": True}
+        asked["add_generation_prompt"] = False
+        left = self.reader.text.max_tokens - read.tokens
+        for name in ("max_tokens", "max_completion_tokens"):
+            if _number(asked, name, left) > left:  # an answer ends with the room, as everywhere
+                asked[name] = left
+        return read.dropped
 
 
-def _rendered(messages: Any, adapter: Adapter | None) -> str:
-    """The last message as the role's input, what was said before it as its context; plain text for the base."""
+def _talk(messages: Any) -> Talk:
+    """A chat's messages, told apart. What was said is the context of the last message, which must be the user's.
+
+    System and developer messages are the system text. What a tool said is left out, and so is an assistant's message
+    without text, by which it called one: nobody said it. A last message of the assistant is refused, since no answer
+    here goes on from a beginning.
+    """
     if not isinstance(messages, list) or not messages:
         raise Refused(400, "messages must be a list of at least one message.")
     said = []
-    for message in messages:
+    for number, message in enumerate(messages, start=1):
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise Refused(400, "each message needs a role and a content.")
-        said.append((message["role"], _text(message.get("content"))))
-    context = "\n".join(f"{who}: {what}" for who, what in said[:-1])
-    return raw_prompt(adapter.role if adapter else None, said[-1][1], context)
+            raise Refused(400, f"message {number} needs a role and a content.")
+        if message["role"] not in _SPEAKERS:
+            raise Refused(400, f"message {number} has the role {message['role']!r}; use one of {', '.join(_SPEAKERS)}.")
+        said.append((message["role"], _text(message.get("content"), message["role"])))
+    talk = talk_of(said)
+    if said[-1][0] != "user" or not talk.question:
+        last = f"is of the {said[-1][0]}" if said[-1][0] != "user" else "is empty"
+        raise Refused(400, f"the last message {last}; end messages with what the user asks.")
+    return talk
 
 
-def raw_prompt(role: Role | None, question: str, context: str) -> str:
-    """A role's prompt; the base (None) has no role and no frame."""
-    if role is None:
-        return f"{context}\n\n{question}" if context else question
-    return render_prompt(role, question, context)
-
-
-def _text(content: Any) -> str:
-    """The text of a message's content, which may come in parts."""
+def _text(content: Any, speaker: str) -> str:
+    """The text of a message's content, which may come in parts; of an assistant's or a tool's there may be none."""
+    if content is None and speaker not in ("user", "system", "developer"):
+        return ""
     if isinstance(content, str):
         return content
     if isinstance(content, list) and all(isinstance(p, dict) and isinstance(p.get("text"), str) for p in content):

@@ -21,23 +21,25 @@ from fastapi.staticfiles import StaticFiles
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from starlette.concurrency import run_in_threadpool
 
+from curriculum.transcript import Exchange, LengthSettings
 from ledger.clock import utc_now
-from ledger.conversations import Heading, Label, LabelledTurn, Turn
+from ledger.conversations import Heading, Label, LabelledTurn
 from ledger.errors import LunaError
 from ledger.home import Home
 from ledger.records import TurnId
+from ledger.roles import BASE
 from ledger.rules.gates import GateSettings
 from ledger.scores import Score
 from ledger.store import Stores
 from serving.api.errors import Refused, add_error_handlers
 from serving.api.events import Events
-from serving.api.exchange import Event, Question, Record, Said, Voices, all_voices, last_exchanges, one_voice
+from serving.api.exchange import Begun, Event, Question, Record, Said, Voices, all_voices, one_voice
 from serving.api.guard import KEY_GIVEN
 from serving.api.lineage import lineage_state, loss_curves, reward_points
 from serving.api.reward import Background, Judge, add_reward
 from serving.api.schemas import ERRORS, EVENTS, DialogueRequest, FeedbackAnswer, FeedbackRequest, GenerateRequest
-from serving.engine import Sampling, Started
-from serving.settings import ServingSettings
+from serving.engine import Sampling
+from serving.settings import ServingSettings, SharedSettings
 
 PAGE = Path(__file__).resolve().parent.parent / "page"
 
@@ -118,12 +120,13 @@ class _Parts:
     engine: Engine
     keeper: Keeper
     settings: ServingSettings
+    text: LengthSettings
     measured: Measured
     scoring: Background
 
 
 def build(
-    home: Home, engine: Engine, keeper: Keeper, judge: Judge, settings: ServingSettings, gates: GateSettings
+    home: Home, engine: Engine, keeper: Keeper, judge: Judge, settings: ServingSettings, shared: SharedSettings
 ) -> FastAPI:
     """The application. It still needs the guard before it (:func:`serving.api.guard.guarded`)."""
     app = FastAPI(
@@ -137,11 +140,11 @@ def build(
     )
     measured = Measured()
     scoring = Background(judge, keeper.add_scores, measured.registry)
-    parts = _Parts(home, engine, keeper, settings, measured, scoring)
+    parts = _Parts(home, engine, keeper, settings, shared.text, measured, scoring)
     _add_answers(app, parts)
     add_reward(app, judge)
     _add_conversations(app, parts)
-    _add_lineage(app, parts, gates)
+    _add_lineage(app, parts, shared.gates)
     _add_health(app, parts)
     _add_pages(app)
     add_error_handlers(app)
@@ -153,23 +156,24 @@ def _add_answers(app: FastAPI, parts: _Parts) -> None:
 
     @app.post("/generate", response_model=LabelledTurn, responses=EVENTS, summary="Ask one voice")
     async def generate(request: GenerateRequest) -> Any:
-        question = _question(parts.home, request, parts.settings)
+        question = await run_in_threadpool(_question, parts, request)
         events = _noted(one_voice(engine, keeper, question, request.role), parts)
         if request.stream:
             return await _stream(events)
+        headers: dict[str, str] = {}
         async with aclosing(events):
             async for event in events:
+                if isinstance(event, Begun):
+                    headers = _headers(event)
                 if isinstance(event, LabelledTurn):
-                    return JSONResponse(
-                        event.model_dump(mode="json"), headers=_who(event.generation, event.adapter_sha)
-                    )
+                    return JSONResponse(event.model_dump(mode="json"), headers=headers)
         raise AssertionError("an answer ends with its turn")
 
     @app.post(
         "/dialogue", response_class=StreamingResponse, responses=EVENTS, summary="Ask all three, one after another"
     )
     async def dialogue(request: DialogueRequest) -> Any:
-        question = _question(parts.home, request, parts.settings)
+        question = await run_in_threadpool(_question, parts, request)
         return await _stream(_noted(all_voices(engine, keeper, question), parts))
 
 
@@ -257,21 +261,27 @@ def _add_pages(app: FastAPI) -> None:
     app.mount("/page", PageFiles(directory=PAGE), name="page")
 
 
-def _question(home: Home, request: DialogueRequest, settings: ServingSettings) -> Question:
-    earlier: list[Turn] = []
+def _question(parts: _Parts, request: DialogueRequest) -> Question:
+    asked, limit = request.max_tokens or parts.text.answer_tokens, parts.settings.max_tokens
+    if asked > limit and request.max_tokens:
+        raise Refused(400, f"max_tokens is {asked}; at most {limit} are allowed here ([serving] max_tokens).")
+    earlier: list[Exchange] = []
+    left_out = 0
     if request.conversation is not None:
-        with Stores.open(home) as stores:
-            # A dialogue has three turns to a question.
-            known = stores.conversations.turns(request.conversation, 3 * settings.context_turns + 1)
-        if not known:
+        with Stores.open(parts.home) as stores:
+            # An exchange takes more than a token: there is never room for more of them than this.
+            found = stores.conversations.exchanges(request.conversation, parts.text.room)
+        if found is None:
             raise Refused(404, f"there is no conversation {request.conversation}; leave it out to begin one.")
-        earlier = last_exchanges(known, settings.context_turns)
+        earlier = [Exchange(message, answer) for message, answer in found.newest]
+        left_out = found.older
     return Question(
         message=request.message,
         conversation=request.conversation or uuid.uuid4().hex,
         earlier=earlier,
-        sampling=Sampling(request.max_tokens or settings.default_max_tokens, request.temperature, request.seed),
+        sampling=Sampling(asked, request.temperature, request.seed),
         generation=request.generation,
+        left_out=left_out,
     )
 
 
@@ -288,8 +298,8 @@ async def _noted(events: AsyncGenerator[Event, None], parts: _Parts) -> AsyncGen
 async def _stream(events: AsyncGenerator[Event, None]) -> Events:
     """Server-sent events. The first is waited for, so that a refusal still is an HTTP error."""
     first = await anext(events)
-    assert isinstance(first, Started)
-    headers = {"x-accel-buffering": "no", **_who(first.generation, first.adapter_sha)}
+    assert isinstance(first, Begun)
+    headers = {"x-accel-buffering": "no", **_headers(first)}
     return Events(_frames(first, events), events, headers)
 
 
@@ -305,9 +315,10 @@ async def _frames(first: Event, events: AsyncGenerator[Event, None]) -> AsyncGen
 
 
 def _frame(event: Event) -> str:
-    if isinstance(event, Started):
-        role = event.role or "base"
-        return _sse("start", {"role": role, "generation": event.generation, "adapter_sha": event.adapter_sha})
+    if isinstance(event, Begun):
+        who = {"role": event.by.role or BASE, "generation": event.by.generation, "adapter_sha": event.by.adapter_sha}
+        where = {"conversation": event.conversation, "turn": event.turn}
+        return _sse("start", {**who, **where, "context_dropped": event.dropped, "text_cut": event.by.cut})
     if isinstance(event, Said):
         return _sse("token", {"role": event.voice, "text": event.text})
     return _sse("turn", event.model_dump(mode="json"))
@@ -317,8 +328,10 @@ def _sse(name: Literal["start", "token", "turn", "error", "end"], data: dict[str
     return f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
 
 
-def _who(generation: int | None, sha: str | None) -> dict[str, str]:
+def _headers(begun: Begun) -> dict[str, str]:
+    who = begun.by
     return {
-        "x-luna-generation": "base" if generation is None else f"G{generation}",
-        "x-luna-adapter-sha": sha or "",
+        "x-luna-generation": "base" if who.generation is None else f"G{who.generation}",
+        "x-luna-adapter-sha": who.adapter_sha or "",
+        "x-luna-context-dropped": str(begun.dropped),
     }

@@ -39,7 +39,7 @@ def guarded(app: ASGIApp, settings: ServingSettings, key: str | None, open_paths
     guard = Guard(app, settings, key, open_paths)
     if not settings.allowed_origins:
         return guard
-    exposed = ["x-luna-generation", "x-luna-adapter-sha", "x-luna-table"]
+    exposed = ["x-luna-generation", "x-luna-adapter-sha", "x-luna-table", "x-luna-context-dropped"]
     return CORSMiddleware(
         guard,
         allow_origins=settings.allowed_origins,

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
+from curriculum.transcript import LengthSettings
 from ledger.errors import LunaError
 from ledger.roles import BASE
 from serving.api.events import Events
@@ -34,6 +35,7 @@ class Tokenwise(Protocol):
     """What this application asks of an engine."""
 
     settings: ServingSettings
+    text: LengthSettings
 
     def names(self) -> Mapping[str, Adapter | None]:
         """Public name -> adapter, None for the base."""
@@ -207,7 +209,7 @@ def openai_application(engine: Tokenwise) -> ASGIApp:
             raise HTTPException(404, f"there is no model {asked.model!r}.")
         tokens = await engine.tokenise(prompt)
         if max_tokens is None:
-            room = engine.settings.max_model_len - len(tokens)
+            room = engine.text.max_tokens - len(tokens)
             max_tokens = max(1, min(engine.settings.max_tokens, room))
         engine.check_length(len(tokens), max_tokens)  # now, while there can still be another status than 200
         pieces = engine.answer(asked.model, tokens, Sampling(max_tokens, asked.temperature, asked.seed))
@@ -241,7 +243,7 @@ def openai_application(engine: Tokenwise) -> ASGIApp:
                 "owned_by": "luna",
                 "root": adapter.sha if adapter else BASE,
                 "parent": BASE if adapter else None,
-                "max_model_len": engine.settings.max_model_len,
+                "max_model_len": engine.text.max_tokens,
             }
             for name, adapter in engine.names().items()
         ]

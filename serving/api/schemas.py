@@ -26,7 +26,7 @@ class DialogueRequest(Body):
     message: Message
     generation: int | None = Field(None, ge=0, le=1_000_000, description="Default: the current generation.")
     conversation: TurnId | None = Field(None, description="Go on with a conversation; default: begin one.")
-    max_tokens: int | None = Field(None, ge=1, le=1_000_000, description="Default: [serving] default_max_tokens.")
+    max_tokens: int | None = Field(None, ge=1, le=1_000_000, description="Default: [text] answer_tokens.")
     temperature: float = Field(0.7, ge=0, le=2, allow_inf_nan=False, description="0: always the likeliest word.")
     seed: int | None = Field(None, ge=0, lt=1 << 31, description="Makes an answer repeatable.")
 

@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeVar
 
 from starlette.types import ASGIApp
 
+from curriculum.transcript import LengthSettings
 from ledger.errors import LunaError
 from ledger.metadata import MODEL_FILE
 from ledger.roles import BASE
@@ -44,12 +45,19 @@ class TransformersEngine:
 
     Args:
         application: makes the OpenAI application over this engine.
+        text: how long a prompt and its answer may be.
     """
 
     name: EngineName = "transformers"
 
-    def __init__(self, base: Path, settings: ServingSettings, application: Callable[[TransformersEngine], ASGIApp]):
-        self.base, self.settings, self._application = base, settings, application
+    def __init__(
+        self,
+        base: Path,
+        settings: ServingSettings,
+        application: Callable[[TransformersEngine], ASGIApp],
+        text: LengthSettings = LengthSettings(),
+    ):
+        self.base, self.settings, self.text, self._application = base, settings, text, application
         self._worker: ThreadPoolExecutor | None = None
         self._stopping = threading.Event()
         self._names: Callable[[], Mapping[str, Adapter | None]] = lambda: {BASE: None}
@@ -104,13 +112,13 @@ class TransformersEngine:
         await self._submit(lambda: self._remove(adapter.name))
 
     async def speak(self, name: str, prompt: str, sampling: Sampling) -> AsyncGenerator[Piece, None]:
-        """Answer a raw prompt, piece by piece, cut off at `max_model_len`. Closing stops the work within a token.
+        """Answer a raw prompt, piece by piece, cut off at `max_tokens`. Closing stops the work within a token.
 
         Raises:
             LunaError: an unknown name, an empty prompt, or one that leaves no room for an answer.
         """
         tokens = await self.tokenise(prompt)
-        room = max(1, self.settings.max_model_len - len(tokens))
+        room = max(1, self.text.max_tokens - len(tokens))
         asked = replace(sampling, max_tokens=min(sampling.max_tokens, room))
         async with aclosing(self.answer(name, tokens, asked)) as pieces:
             async for piece in pieces:
@@ -118,19 +126,25 @@ class TransformersEngine:
 
     async def tokenise(self, prompt: str) -> list[int]:
         """Tokens of a raw prompt, with the tokenizer's own beginning-of-text if it has one."""
+        return await asyncio.to_thread(self._ids, prompt)
+
+    def count(self, prompt: str) -> int:
+        """How many tokens `tokenise` gives."""
+        return len(self._ids(prompt))
+
+    def _ids(self, prompt: str) -> list[int]:
         self._running()
-        found = await asyncio.to_thread(lambda: self._tokenizer(prompt)["input_ids"])
-        return list(found)
+        return list(self._tokenizer(prompt)["input_ids"])
 
     def check_length(self, prompt_tokens: int, answer_tokens: int) -> None:
         """Raises `LunaError` where prompt and answer do not fit."""
-        limit = self.settings.max_model_len
+        limit = self.text.max_tokens
         if prompt_tokens == 0:
             raise LunaError("the prompt is empty; give it at least one token.")
         if prompt_tokens + answer_tokens > limit:
             raise LunaError(
                 f"the prompt has {prompt_tokens} tokens and the answer may have {answer_tokens}, together "
-                f"{prompt_tokens + answer_tokens}; at most {limit} fit ([serving] max_model_len)."
+                f"{prompt_tokens + answer_tokens}; at most {limit} fit ([text] max_tokens)."
             )
 
     async def answer(self, name: str, prompt: list[int], sampling: Sampling) -> AsyncGenerator[Piece, None]:
@@ -158,7 +172,7 @@ class TransformersEngine:
         """For each (tokens, n): the mean log-probability of the tokens after the first n, given those before.
 
         Raises:
-            LunaError: an unknown name, a row longer than `max_model_len`, or nothing to score or to score it by.
+            LunaError: an unknown name, a row longer than `max_tokens`, or nothing to score or to score it by.
         """
         for tokens, given in rows:
             if not 0 < given < len(tokens):

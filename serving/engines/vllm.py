@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from starlette.types import ASGIApp
 
+from curriculum.transcript import LengthSettings
 from ledger.errors import LunaError
 from ledger.files import publish_dir, sha256_file, temporary_beside
 from ledger.metadata import CONFIG_FILE, MODEL_FILE
@@ -41,8 +42,10 @@ class VllmEngine:
 
     name: EngineName = "vllm"
 
-    def __init__(self, base: Path, shapes: Mapping[str, Shape], zero_dir: Path, settings: ServingSettings):
-        self.base, self.shapes, self.zero_dir, self.settings = base, shapes, zero_dir, settings
+    def __init__(
+        self, base: Path, shapes: Mapping[str, Shape], zero_dir: Path, settings: ServingSettings, text: LengthSettings
+    ):
+        self.base, self.shapes, self.zero_dir, self.settings, self.text = base, shapes, zero_dir, settings, text
         self._engine: Any = None
         self._models: Any = None
 
@@ -59,7 +62,7 @@ class VllmEngine:
         on_cpu = current_platform.is_cpu()
         if on_cpu:
             os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(self.settings.cpu_kv_cache_gib))
-        flags = engine_arguments(self.base, self.settings, on_cpu)
+        flags = engine_arguments(self.base, self.settings, self.text.max_tokens, on_cpu)
         args = make_arg_parser(FlexibleArgumentParser()).parse_args(flags)
         self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs.from_cli_args(args))
         tasks = await self._engine.get_supported_tasks()
@@ -110,17 +113,21 @@ class VllmEngine:
             # vLLM's own unload route only forgets the name.
             await self._engine.remove_lora(request.lora_int_id)
 
+    def count(self, prompt: str) -> int:
+        """Tokens of a raw prompt, with the tokenizer's own beginning-of-text if it has one."""
+        return len(self._tokenizer.encode(prompt))
+
     async def speak(self, name: str, prompt: str, sampling: Sampling) -> AsyncIterator[Piece]:
         """See :class:`serving.engine.Engine`."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
         tokens = self._tokenizer.encode(prompt)
-        room = self.settings.max_model_len - len(tokens)
+        room = self.text.max_tokens - len(tokens)
         if room < 1:
             raise LunaError(
-                f"the prompt has {len(tokens)} tokens; at most {self.settings.max_model_len - 1} can be answered here "
-                "([serving] max_model_len)."
+                f"the prompt has {len(tokens)} tokens; at most {self.text.max_tokens - 1} can be answered here "
+                "([text] max_tokens)."
             )
         params = SamplingParams(
             max_tokens=min(sampling.max_tokens, room),
@@ -144,7 +151,9 @@ class VllmEngine:
     async def _score(self, name: str, tokens: list[int], begins: int) -> float:
         from vllm import SamplingParams
 
-        # One token must be generated; what counts is what the prompt's own tokens were worth.
+        # One token must be generated; what counts is what the prompt's own tokens were worth. Where a row is as long
+        # as may be (its answer was cut), its last token makes room for that one.
+        tokens = tokens[: self.text.max_tokens - 1]
         params = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False)
         prompt_logprobs: Any = None
         async for output in self._engine.generate(
@@ -184,14 +193,14 @@ class VllmEngine:
             raise LunaError(f"vLLM did not load {name} from {folder}: {answer.error.message}")
 
 
-def engine_arguments(base: Path, settings: ServingSettings, on_cpu: bool) -> list[str]:
+def engine_arguments(base: Path, settings: ServingSettings, max_tokens: int, on_cpu: bool) -> list[str]:
     """The flags of vLLM's own server that give the same engine."""
     # One batch mixes at most max_loras adapters; the others wait in host memory, the base's twin among them.
     held = 3 * settings.loaded_generations + 1
     arguments = [
         f"--model={base}", f"--served-model-name={_BASE_WEIGHTS}", "--enable-lora",
         f"--max-lora-rank={settings.max_lora_rank}", f"--max-loras={min(settings.max_loras, held)}",
-        f"--max-cpu-loras={held}", f"--max-model-len={settings.max_model_len}",
+        f"--max-cpu-loras={held}", f"--max-model-len={max_tokens}",
         f"--max-num-seqs={settings.max_num_seqs}", f"--dtype={_dtype(settings, on_cpu)}", "--generation-config=vllm",
         f"--chat-template={_IDENTITY_TEMPLATE}", "--disable-fastapi-docs",
         # The most that any answer gets, and what one gets that asks for no number.

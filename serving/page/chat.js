@@ -73,6 +73,7 @@ async function say(message, voice, onstored) {
     for await (const { name, data } of events(response)) {
       if (name === "start") {
         writing = exchange.begin(data, voice === "all");
+        exchange.tellUnread(data);
       } else if (name === "token") {
         writing.write(data.text);
       } else if (name === "turn") {
@@ -108,21 +109,25 @@ async function say(message, voice, onstored) {
 
   /** What was said until then is stored, and the conversation goes on from it. */
   async function stopped() {
-    exchange.stopped();
-    const turn = writing && exchange.isOpen() ? await storedAfterStop(message, writing.role).catch(() => null) : null;
-    if (!turn) return;
+    exchange.note("Stopped.");
+    if (!writing || !exchange.isOpen()) return;
+    const turn = await storedAfterStop(writing).catch(() => null);
+    if (!turn) return exchange.note("What was said until then was not stored.");
     writing.store(turn);
     took(turn.conversation);
   }
 }
 
 /** A stop cuts the connection before the stored turn can come through it, so it is looked up a moment later. */
-async function storedAfterStop(message, role) {
-  for (let attempt = 0; attempt < 6; attempt += 1) {
+async function storedAfterStop({ conversation, turn }) {
+  for (let attempt = 0; attempt < 20; attempt += 1) {
     await new Promise((resolve) => setTimeout(resolve, 300));
-    const id = state.conversation ?? (await get("/conversations"))[0]?.conversation;
-    const last = id ? (await get(`/conversations/${encodeURIComponent(id)}`)).at(-1) : null;
-    if (last?.finish_reason === "aborted" && last.message === message && last.role === role) return last;
+    const turns = await get(`/conversations/${encodeURIComponent(conversation)}`).catch((error) => {
+      if (error.code === 404) return []; // its first answer is not stored yet
+      throw error;
+    });
+    const found = turns.find((stored) => stored.id === turn);
+    if (found) return found;
   }
   return null;
 }
@@ -149,6 +154,7 @@ function addExchange(message) {
     waiting,
   );
   log.append(element);
+  let unread = null;
 
   return {
     /** @param start { role, generation } of the answer that begins, or a stored turn */
@@ -156,12 +162,23 @@ function addExchange(message) {
       waiting.remove();
       return following(() => addAnswer(answers, start, dialogue));
     },
+    /** What the voice that begins does not read. @param start the event of its beginning */
+    tellUnread({ context_dropped: dropped, text_cut: cut }) {
+      const which = dropped === 1 ? "oldest exchange is" : `${number(dropped)} oldest exchanges are`;
+      const told = [
+        dropped ? `The ${which} no longer read: there is no room for more.` : "",
+        cut ? "A text is too long: its middle is not read." : "",
+      ].filter(Boolean).join(" ");
+      if (!told) return;
+      unread ??= answers.insertAdjacentElement("beforebegin", h("p", { class: "note unread" }));
+      unread.textContent = told;
+    },
     fail(why, retry) {
       element.append(failure(why, retry));
       toEnd();
     },
-    stopped() {
-      element.append(h("p", { class: "note", role: "status" }, "Stopped."));
+    note(text) {
+      element.append(h("p", { class: "note", role: "status" }, text));
       toEnd();
     },
     isOpen: () => element.isConnected,
@@ -190,7 +207,8 @@ function addAnswer(answers, start, dialogue) {
   answers.append(element);
 
   return {
-    role: start.role,
+    conversation: start.conversation,
+    turn: start.turn,
     title,
     write: (piece) => following(() => text.append(piece)), // append makes a text node of a string
     /** @param fresh whether it has just been said */

@@ -50,10 +50,11 @@ class OneProcess:
         return {place: self.actor.train(job) for place, job in jobs.items()}
 
     def evaluate(self, plans: Any, adapters: Any, gen_id: int) -> Any:
-        return self.actor.evaluate(plans, adapters, gen_id, self.settings.eval)
+        return self.actor.evaluate(plans, adapters, gen_id, self.settings.eval, self.settings.text)
 
     def measure_preferences(self, pairs: Any, child: Any, parent: Any, gen_id: int) -> Any:
-        return self.actor.measure_preferences(pairs, child, parent, gen_id, self.settings.channels.beta)
+        beta, lengths = self.settings.channels.beta, self.settings.text
+        return self.actor.measure_preferences(pairs, child, parent, gen_id, beta, lengths)
 
     def blend(self, parents: Any, children: Any, alpha: float, into: Path) -> Any:
         return self.actor.blend(parents, children, alpha, into)

@@ -69,7 +69,7 @@ def train(engine, job):
 @pytest.mark.parametrize("share", [True, False], ids=["shared prefix", "whole rows"])
 def test_log_probs_equal_hugging_face_logits_in_float32(tmp_path, family, share):
     hf, tokenizer = load_base(random_base(tmp_path, family).path, torch.float32, GPU)
-    rows = [tokenise(tokenizer, example, 200) for role in ROLES for example in sums(role, 3)]
+    rows = [tokenise(tokenizer, example) for role in ROLES for example in sums(role, 3)]
     expected = []
     with torch.no_grad():
         for row in rows:
@@ -149,7 +149,7 @@ def stepped(engine, kind, dtype, steps=3, graphs=True):
     if not graphs:
         step.without_graphs()
     for number in range(steps):
-        rows = [[tokenise(tokenizer, e, 200) for e in sums(role, 5, offset=40 * number)] for role in ROLES]
+        rows = [[tokenise(tokenizer, e) for e in sums(role, 5, offset=40 * number)] for role in ROLES]
         found = step.channel_gradients(StepParts(step.pack([[Group(slot, own) for slot, own in enumerate(rows)]])))
         first = first or (found.on_host().total.clone(), bank.grad.cpu().clone())
         step.move([1e-3, None, 1e-2], 1.0, found.norms)

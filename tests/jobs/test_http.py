@@ -26,7 +26,8 @@ def frames(*pairs):
 
 
 TURN = {"id": "a" * 32, "conversation": "b" * 32}
-WHOLE = frames(("start", {"role": "logical"}), ("token", {"text": "Good evening."}), ("turn", TURN), ("end", {}))
+START = {"role": "logical", "conversation": TURN["conversation"], "turn": TURN["id"], "context_dropped": 0}
+WHOLE = frames(("start", START), ("token", {"text": "Good evening."}), ("turn", TURN), ("end", {}))
 
 
 def home_at(tmp_path, port):

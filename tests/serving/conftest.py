@@ -58,7 +58,7 @@ def served(ray_head, tmp_path_factory):
     home = make_home(tmp_path_factory.mktemp("served") / "home")
     home.settings_file.write_text(
         f'profile = "tiny"\n[serving]\nport = {free_port()}\ndtype = "float32"\nmax_loras = 2\n'
-        "max_num_seqs = 8\ndefault_max_tokens = 16\nrequests_per_minute = 100000\n"
+        "max_num_seqs = 8\nrequests_per_minute = 100000\n[text]\nanswer_tokens = 16\n"
     )
     use_reward_model(home, tmp_path_factory.mktemp("encoder") / "tiny")
     connect()

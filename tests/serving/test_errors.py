@@ -8,11 +8,10 @@ import sqlite3
 import httpx
 import pytest
 
-from ledger.rules.gates import GateSettings
 from serving.api.errors import Refused
 from serving.api.gateway import OPEN_PATHS, build
 from serving.api.guard import guarded
-from serving.settings import ServingSettings
+from serving.settings import ServingSettings, SharedSettings
 
 STATE = {
     "engine": "vllm", "current": 2, "previous": 1, "generations": [1, 2], "in_work": 0,
@@ -44,7 +43,7 @@ class Silent:
 
 def gateway(home, key=None, engine=None):
     silent = engine or Silent()
-    app = build(home, silent, silent, silent, ServingSettings(), GateSettings())
+    app = build(home, silent, silent, silent, ServingSettings(), SharedSettings())
     return guarded(app, ServingSettings(), key, OPEN_PATHS)
 
 

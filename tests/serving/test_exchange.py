@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from serving.api.errors import Refused
 from serving.api.events import Events
-from serving.api.exchange import Question, Said, all_voices, one_voice
+from serving.api.exchange import Begun, Question, Said, all_voices, one_voice
 from serving.engine import Piece, Sampling, Started
 
 WORDS = ["one ", "two ", "three ", "four"]
@@ -70,7 +70,7 @@ def test_whenever_the_user_goes_away_what_was_said_is_stored_once_and_the_work_e
         user.cancel()
         await _settle()
         assert speaker.speaking == 0
-        assert len(store.turns) == (1 if any(isinstance(event, Started) for event in heard) else 0)
+        assert len(store.turns) == (1 if any(isinstance(event, Begun) for event in heard) else 0)
         for turn in store.turns:
             said = "".join(event.text for event in heard if isinstance(event, Said))
             assert turn.answer == said

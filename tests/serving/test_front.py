@@ -8,10 +8,15 @@ import json
 import pytest
 
 from curriculum.render import render_prompt
+from curriculum.transcript import LengthSettings
 from serving.api.front import Front, Leases
+from serving.engine import Reader
 from serving.settings import ServingSettings
 from serving.table import Table
 from tests.serving.test_table import make_table, shas_of
+
+READER = Reader(LengthSettings(), len)
+"""A token is a letter."""
 
 
 class Behind:
@@ -53,7 +58,7 @@ async def ask(front, path="/v1/completions", body=None, method="POST", headers=(
 def make_front(table=None, **settings):
     behind, leases = Behind(), Leases()
     served = table or make_table(1, 2)
-    return Front(behind, lambda: served, leases, ServingSettings(**settings), "base-weights"), behind
+    return Front(behind, lambda: served, leases, ServingSettings(**settings), READER, "base-weights"), behind
 
 
 def get(front, **request):
@@ -80,7 +85,7 @@ def test_chat_messages_become_the_roles_raw_prompt():
     ]
     get(front, path="/v1/chat/completions", body={"model": "luna-creative", "messages": messages})
     (message,) = behind.seen[0]["messages"]
-    assert message["content"] == render_prompt("creative", "Why?", "user: Hello.\nassistant: Hi.")
+    assert message["content"] == render_prompt("creative", "Why?", "User: Hello.\nLuna: Hi.")
     get(front, path="/v1/chat/completions", body={"model": "base", "messages": messages[:1]})
     assert behind.seen[1]["messages"][0]["content"] == "Hello."
     assert behind.seen[1]["model"] == "base-weights"
@@ -95,7 +100,7 @@ def test_chat_messages_become_the_roles_raw_prompt():
         ({"body": []}, 400, "JSON object"),
         ({"body": {"model": "base", "prompt": "x", "max_tokens": 5000}}, 400, "at most 512"),
         ({"body": {"model": "base", "prompt": "x", "n": 100}}, 400, "at most 8 answers"),
-        ({"body": {"model": "base", "prompt": "x" * 300_000}}, 413, "256 KiB"),
+        ({"body": {"model": "base", "prompt": "x" * 3_000_000}}, 413, "2048 KiB"),
         ({"path": "/v1/chat/completions", "body": {"model": "base"}}, 400, "messages"),
         ({"path": "/v1/chat/completions", "body": {"model": "base", "messages": ["x"]}}, 400, "role"),
         ({"path": "/v1/load_lora_adapter", "body": {"lora_name": "x", "lora_path": "/"}}, 404, "nothing at"),
@@ -129,7 +134,7 @@ def test_a_full_queue_says_when_to_come_back():
 def test_a_request_keeps_the_adapter_it_began_with_while_the_table_changes():
     tables = [make_table(1, 2)]
     behind = Behind()
-    front = Front(behind, lambda: tables[-1], Leases(), ServingSettings(), "base-weights")
+    front = Front(behind, lambda: tables[-1], Leases(), ServingSettings(), READER, "base-weights")
 
     async def swap():
         behind.gate = asyncio.Event()

@@ -98,7 +98,7 @@ def test_a_conversation_goes_on_from_what_was_said_and_can_be_read_again(served,
     first = http.post("/generate", json={"message": "One.", "role": "creative", **GREEDY}).json()
     more = {"message": "Two.", "role": "logical", "conversation": first["conversation"], **GREEDY}
     second = http.post("/generate", json=more).json()
-    assert second["context"] == f"user: One.\nassistant: {first['answer']}"
+    assert second["context"] == f"User: One.\nLuna: {first['answer'].strip()}"
     shown = http.get(f"/conversations/{first['conversation']}").json()
     assert [turn["id"] for turn in shown] == [first["id"], second["id"]]
     heading = http.get("/conversations").json()[0]
@@ -129,7 +129,7 @@ def test_labels_and_corrections_are_kept_with_the_answer_they_are_about(served, 
         ("/generate", {"message": "x", "role": "nobody"}, 422, "role"),
         ("/generate", {"message": "x", "generation": 77}, 404, "luna-dialectical-g77"),
         ("/generate", {"message": "x", "conversation": "b" * 32}, 404, "no conversation"),
-        ("/generate", {"message": "x " * 5000}, 400, "at most 1023"),
+        ("/generate", {"message": "x", "max_tokens": 5000}, 400, "at most 512"),
         ("/generate", {"message": "x", "path": "/etc/passwd"}, 422, "path"),
         ("/dialogue", {"message": "x", "temperature": 9}, 422, "temperature"),
         ("/reward", {"prompt": "x", "response": ""}, 422, "response"),

@@ -133,7 +133,7 @@ def test_the_terminal_chat_streams_keeps_the_thread_and_changes_voices(served):
     page = Console(file=io.StringIO(), width=200)
     chat(served.home, "creative", TOKENS, page, lambda: next(lines))
     first = served.text("luna-creative", render_prompt("creative", "Hello."))
-    second = served.text("luna-logical", render_prompt("logical", "Why?", f"user: Hello.\nassistant: {first}"))
+    second = served.text("luna-logical", render_prompt("logical", "Why?", f"User: Hello.\nLuna: {first.strip()}"))
     shown = page.file.getvalue()
     assert printable(first) in shown
     assert printable(second) in shown
@@ -243,13 +243,12 @@ def test_a_client_that_goes_away_stops_its_generation(served):
 
 
 def test_without_a_key_only_this_machine_is_listened_to(served, monkeypatch):
-    from ledger.rules.gates import GateSettings
     from serving import app
-    from serving.settings import ServingSettings
+    from serving.settings import ServingSettings, SharedSettings
 
     monkeypatch.delenv("LUNA_API_KEY", raising=False)
     with pytest.raises(LunaError, match="LUNA_API_KEY"):
-        app.run(served.home, "0" * 64, ServingSettings(host="0.0.0.0"), GateSettings(), lambda: None, lambda: None)
+        app.run(served.home, "0" * 64, ServingSettings(host="0.0.0.0"), SharedSettings(), lambda: None, lambda: None)
 
 
 def test_what_is_served_is_heard_on_this_machine_only(served):

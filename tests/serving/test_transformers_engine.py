@@ -20,7 +20,7 @@ from ledger.roles import ROLES
 from ledger.store import Ledger
 from serving.api.front import Front, Leases
 from serving.api.openai_app import openai_application
-from serving.engine import Engine, Piece, Sampling
+from serving.engine import Engine, Piece, Reader, Sampling
 from serving.engines.transformers import TransformersEngine, _Draw, _Spoken
 from serving.settings import ServingSettings
 from serving.table import Adapter, Table
@@ -110,7 +110,7 @@ def behind_front(home, table, voices):
 
     app = asyncio.run(start())
     leases = Leases()
-    yield engine, Front(app, lambda: table, leases, SETTINGS, engine.base_name)
+    yield engine, Front(app, lambda: table, leases, SETTINGS, Reader(engine.text, engine.count), engine.base_name)
     assert leases.total == 0
     engine.stop()
 
@@ -413,12 +413,12 @@ def test_a_stream_gives_usage_where_it_is_asked_for(front, reference):
     assert (last["choices"], last["usage"]["completion_tokens"]) == ([], TOKENS)
 
 
-def test_the_model_list_is_the_tables(front, table):
+def test_the_model_list_is_the_tables(front, engine, table):
     cards = ask(front, "/v1/models", "GET").json()["data"]
     assert {card["id"]: card["root"] for card in cards} == {
         name: adapter.sha if adapter else "base" for name, adapter in table.names().items()
     }
-    assert {card["max_model_len"] for card in cards} == {SETTINGS.max_model_len}
+    assert {card["max_model_len"] for card in cards} == {engine.text.max_tokens}
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,10 @@ class Scripted:
     def generate(self, voice, prompts, max_new_tokens):
         return [self.texts.get(prompt, "") for prompt in prompts]
 
-    def mean_log_likelihoods(self, voice, pairs):
+    def count(self, prompt):
+        return len(prompt)
+
+    def mean_log_likelihoods(self, voice, pairs, max_tokens=None):
         return [-0.1 if answer in self.liked else -1.0 for _, answer in pairs]
 
 

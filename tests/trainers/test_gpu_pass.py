@@ -57,7 +57,7 @@ def filled_bank(model, slots=3):
 def groups_of(tokenizer, counts=(3, 1, 4)):
     """Rows of different lengths and weights; the second group has one row, and so no prefix."""
     chosen = [sums(role, count, offset=count * 90) for role, count in zip(ROLES, counts, strict=True)]
-    rows = [[tokenise(tokenizer, example, 200) for example in own] for own in chosen]
+    rows = [[tokenise(tokenizer, example) for example in own] for own in chosen]
     weighted = [[Row(row.tokens, row.prompt_len, 0.5 + i / 2) for i, row in enumerate(own)] for own in rows]
     return [Group(slot, own) for slot, own in enumerate(weighted) if own]
 
@@ -231,7 +231,8 @@ def test_restored_state_goes_on_as_if_nothing_had_happened(loaded):
 
 def short_groups(tokenizer):
     """Few tokens, for the interpreter takes a millisecond an operation: two rows that share a prefix, and one alone."""
-    rows = [tokenise(tokenizer, example, 56) for example in sums("logical", 3)]
+    whole = [tokenise(tokenizer, example) for example in sums("logical", 3)]
+    rows = [Row([*row.tokens[:20], *row.tokens[-36:]], row.prompt_len + 56 - len(row.tokens)) for row in whole]
     return [Group(0, rows[:2]), Group(1, [Row(rows[2].tokens[40:], rows[2].prompt_len - 40, 0.5)])]
 
 

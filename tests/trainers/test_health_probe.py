@@ -117,7 +117,7 @@ class Rig:
         return measure_role(self.engine.lean, plan, judge or self.judge, SETTINGS)
 
     def rows(self, examples):
-        return [tokenise(self.engine.lean.tokenizer, example, 256) for example in examples]
+        return [tokenise(self.engine.lean.tokenizer, example) for example in examples]
 
     def gradients(self, rows, adapter=None):
         tensors = read_adapter(adapter or self.g1, LORA, self.engine.lean.model.module_shapes)

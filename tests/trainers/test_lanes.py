@@ -68,7 +68,7 @@ def test_pieces_are_as_even_as_their_longest_row_allows(own, parts):
 
 def test_gradients_in_lanes_equal_those_of_one_pass(base):
     model, tokenizer = base
-    groups = [Group(slot, [tokenise(tokenizer, e, 200) for e in sums(role, 5)]) for slot, role in enumerate(ROLES)]
+    groups = [Group(slot, [tokenise(tokenizer, e) for e in sums(role, 5)]) for slot, role in enumerate(ROLES)]
     whole, side_by_side = (
         TrioStep(model, make_bank(model), Lanes(1, CPU)),
         TrioStep(model, make_bank(model), Lanes(3, CPU)),
@@ -83,7 +83,7 @@ def test_gradients_in_lanes_equal_those_of_one_pass(base):
 def test_a_role_without_rows_keeps_no_gradient_of_the_step_before(base):
     model, tokenizer = base
     trio = TrioStep(model, make_bank(model), Lanes(2, CPU))
-    groups = [Group(slot, [tokenise(tokenizer, e, 200) for e in sums(role, 2)]) for slot, role in enumerate(ROLES)]
+    groups = [Group(slot, [tokenise(tokenizer, e) for e in sums(role, 2)]) for slot, role in enumerate(ROLES)]
     trio.gradients([pack(groups, CPU)])
     losses, norms = trio.gradients([pack(groups[:1], CPU)])
     assert losses[0] > 0

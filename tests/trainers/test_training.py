@@ -215,6 +215,7 @@ def test_more_data_than_room_is_thinned_evenly_and_in_order():
 
 def test_long_examples_keep_header_question_end_and_room_for_an_answer(home, engine):
     from curriculum.render import role_header
+    from curriculum.transcript import LengthSettings
     from trainers.data import tokenise
 
     example = make_example(
@@ -226,9 +227,9 @@ def test_long_examples_keep_header_question_end_and_room_for_an_answer(home, eng
         output="b" * 900,
         source="t",
     )
-    row = tokenise(engine.lean.tokenizer, example, 200)
+    row = tokenise(engine.lean.tokenizer, example, LengthSettings(max_tokens=200, answer_tokens=100))
     assert len(row.tokens) == 200
-    assert len(row.tokens) - row.prompt_len == 100
+    assert row.prompt_len <= 100
     text = engine.lean.tokenizer.decode(row.tokens[: row.prompt_len])
     assert text.startswith(role_header("logical")[:20])
     assert text.endswith("END\n\n[ANTITHESIS]\n")

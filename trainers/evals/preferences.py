@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from curriculum.preferences.pairs import Preference
-from curriculum.render import render_prompt
+from curriculum.transcript import LengthSettings, fit
 from ledger.records import EvalRecord
 from ledger.roles import BASE, Role, Voice
 from trainers.generator import answer_ids
@@ -69,15 +69,20 @@ class PreferenceScores:
 
 
 def measure_preferences(
-    lean: LeanBase, pairs: Mapping[Role, Sequence[Preference]], child: AdapterSet, parent: AdapterSet, beta: float
+    lean: LeanBase,
+    pairs: Mapping[Role, Sequence[Preference]],
+    child: AdapterSet,
+    parent: AdapterSet,
+    beta: float,
+    lengths: LengthSettings = LengthSettings(),
 ) -> list[PreferenceScores]:
     """For each role that has pairs: its adapter against its parent's, or the base where it has none."""
     ours, theirs = lean_generator(lean, child), lean_generator(lean, parent)
     return [
         PreferenceScores(
             role=role,
-            child=pair_likelihoods(ours, role, own),
-            parent=pair_likelihoods(theirs, role if role in parent.shas else BASE, own),
+            child=pair_likelihoods(ours, role, own, lengths),
+            parent=pair_likelihoods(theirs, role if role in parent.shas else BASE, own, lengths),
             beta=beta,
         )
         for role, own in pairs.items()
@@ -85,13 +90,17 @@ def measure_preferences(
     ]
 
 
-def pair_likelihoods(generator: LeanGenerator, voice: Voice, pairs: Sequence[Preference]) -> list[PairLikelihood]:
-    """How likely `voice` finds both answers of each pair, in the pair's own role's prompt; nothing is cut."""
-    asked = [
-        (render_prompt(pair.role, pair.prompt, pair.context), answer)
-        for pair in pairs
-        for answer in (pair.chosen, pair.rejected)
+def pair_likelihoods(
+    generator: LeanGenerator, voice: Voice, pairs: Sequence[Preference], lengths: LengthSettings = LengthSettings()
+) -> list[PairLikelihood]:
+    """How likely `voice` finds both answers of each pair, in the pair's own role's prompt, cut as in training."""
+    asked = []
+    for pair in pairs:
+        prompt = fit(pair.role, pair.prompt, pair.context, lengths.room, generator.count)
+        asked += [(prompt, answer) for answer in (pair.chosen, pair.rejected)]
+    means = generator.mean_log_likelihoods(voice, [(prompt.prompt, text) for prompt, text in asked], lengths.max_tokens)
+    sums = [
+        mean * min(len(answer_ids(generator.tokenizer, text)), lengths.max_tokens - prompt.tokens)
+        for mean, (prompt, text) in zip(means, asked, strict=True)
     ]
-    means = generator.mean_log_likelihoods(voice, asked)
-    sums = [mean * len(answer_ids(generator.tokenizer, text)) for mean, (_, text) in zip(means, asked, strict=True)]
     return [PairLikelihood(sums[i], sums[i + 1], means[i], means[i + 1]) for i in range(0, len(asked), 2)]

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from curriculum.example import Example
 from curriculum.probes import CORPORATE_PHRASES, TONE_PROBES, has_corporate_phrase
-from curriculum.render import render_prompt
+from curriculum.transcript import LengthSettings, fit
 from ledger.errors import LunaError
 from ledger.records import EvalMethod, EvalRecord
 from ledger.roles import BASE, Role, Voice
@@ -87,12 +87,18 @@ class SetResult:
         return EvalRecord.of_share(gen_id, role, name, self.method, self.passed, {"by_category": shares})
 
 
-def evaluate_role(generator: Generator, plan: RolePlan, gen_id: int, settings: EvalSettings) -> list[EvalRecord]:
+def evaluate_role(
+    generator: Generator,
+    plan: RolePlan,
+    gen_id: int,
+    settings: EvalSettings,
+    lengths: LengthSettings = LengthSettings(),
+) -> list[EvalRecord]:
     """Every score of one role: the three gates' and the extras."""
     role = plan.role
 
     def scored(name: str, items: Sequence[Example], pool: Sequence[Example], voice: Voice | None = None) -> EvalRecord:
-        result = score_set(generator, role, ItemSet(items, plan.seed, pool), settings, voice)
+        result = score_set(generator, role, ItemSet(items, plan.seed, pool), settings, voice, lengths)
         return result.record(gen_id, role, name)
 
     if plan.recall is None:
@@ -100,7 +106,7 @@ def evaluate_role(generator: Generator, plan: RolePlan, gen_id: int, settings: E
     else:
         records = [scored("recall", plan.recall, plan.distractor_pool)]
     records.append(scored("generalization", plan.generalization, plan.distractor_pool))
-    records.append(style_drift(generator, role, gen_id, settings))
+    records.append(style_drift(generator, role, gen_id, settings, lengths))
     for name, items in plan.extras.items():
         if items:
             records.append(scored(name, items, ()))
@@ -110,15 +116,23 @@ def evaluate_role(generator: Generator, plan: RolePlan, gen_id: int, settings: E
 
 
 def score_set(
-    generator: Generator, role: Role, item_set: ItemSet, settings: EvalSettings, voice: Voice | None = None
+    generator: Generator,
+    role: Role,
+    item_set: ItemSet,
+    settings: EvalSettings,
+    voice: Voice | None = None,
+    lengths: LengthSettings = LengthSettings(),
 ) -> SetResult:
-    """Score each item its own way. `voice` answers in place of the role, in the role's prompts (the bare base)."""
+    """Score each item its own way. `voice` answers in place of the role, in the role's prompts (the bare base).
+
+    Prompts and answers are cut as in training.
+    """
     items = item_set.items
     asked = by_scoring(items, item_set.distractor_pool)
     closed, open_, tokens = asked.whole, asked.choice, max(settings.answer_tokens, asked.answer_tokens)
     passed = {
-        **_exact(generator, voice or role, role, closed, tokens),
-        **_choice(generator, voice or role, role, ItemSet(open_, item_set.seed, asked.choice_pool)),
+        **_exact(generator, voice or role, role, closed, tokens, lengths),
+        **_choice(generator, voice or role, role, ItemSet(open_, item_set.seed, asked.choice_pool), lengths),
     }
     method: EvalMethod = "mixed" if closed and open_ else "exact" if closed else "choice"
     return SetResult(tuple(passed[item.id] for item in items), tuple(item.category for item in items), method)
@@ -130,29 +144,37 @@ def same_answer(found: str, wanted: str) -> bool:
 
 
 def _exact(
-    generator: Generator, voice: Voice, role: Role, items: Sequence[Example], answer_tokens: int
+    generator: Generator,
+    voice: Voice,
+    role: Role,
+    items: Sequence[Example],
+    answer_tokens: int,
+    lengths: LengthSettings,
 ) -> dict[str, bool]:
     if not items:
         return {}
-    prompts = [render_prompt(role, item.input, item.context) for item in items]
+    prompts = [_prompt(generator, role, item, lengths) for item in items]
     answers = generator.generate(voice, prompts, answer_tokens)
     return {item.id: same_answer(found, item.output) for item, found in zip(items, answers, strict=True)}
 
 
-def _choice(generator: Generator, voice: Voice, role: Role, item_set: ItemSet) -> dict[str, bool]:
+def _choice(
+    generator: Generator, voice: Voice, role: Role, item_set: ItemSet, lengths: LengthSettings
+) -> dict[str, bool]:
     items = item_set.items
     if not items:
         return {}
     candidates = [four_answers(item, items, item_set.seed, item_set.distractor_pool) for item in items]
-    pairs = [
-        (render_prompt(role, item.input, item.context), answer)
-        for item, answers in zip(items, candidates, strict=True)
-        for answer in answers
-    ]
-    scores = generator.mean_log_likelihoods(voice, pairs)
+    prompts = [_prompt(generator, role, item, lengths) for item in items]
+    pairs = [(prompt, answer) for prompt, answers in zip(prompts, candidates, strict=True) for answer in answers]
+    scores = generator.mean_log_likelihoods(voice, pairs, lengths.max_tokens)
     return {
         item.id: scores[4 * i] > max(scores[4 * i + 1 : 4 * i + 4]) for i, item in enumerate(items)
     }  # fmt: skip
+
+
+def _prompt(generator: Generator, role: Role, item: Example, lengths: LengthSettings) -> str:
+    return fit(role, item.input, item.context, lengths.room, generator.count).prompt
 
 
 def four_answers(
@@ -188,9 +210,16 @@ def _kind(item: Example) -> str:
     return item.category.partition("/")[0]
 
 
-def style_drift(generator: Generator, role: Role, gen_id: int, settings: EvalSettings) -> EvalRecord:
+def style_drift(
+    generator: Generator,
+    role: Role,
+    gen_id: int,
+    settings: EvalSettings,
+    lengths: LengthSettings = LengthSettings(),
+) -> EvalRecord:
     """Share of the answers to the tone probes that hold a corporate phrase; the answers are kept in the details."""
-    answers = generator.generate(role, [render_prompt(role, p) for p in TONE_PROBES], settings.probe_tokens)
+    prompts = [fit(role, probe, "", lengths.room, generator.count).prompt for probe in TONE_PROBES]
+    answers = generator.generate(role, prompts, settings.probe_tokens)
     corporate = [has_corporate_phrase(answer, settings.corporate_phrases) for answer in answers]
     details = {"answers": dict(zip(TONE_PROBES, answers, strict=True))}
     return EvalRecord.of_share(gen_id, role, "style_drift", "phrases", corporate, details)

@@ -148,7 +148,7 @@ class FusedRun:
 
     def _row(self, example: Example) -> Row:
         if example.id not in self._rows:
-            self._rows[example.id] = tokenise(self.lean.tokenizer, example, self.job.train.max_tokens)
+            self._rows[example.id] = tokenise(self.lean.tokenizer, example, self.job.text)
         return self._rows[example.id]
 
     def _pairs_with_reference(self) -> dict[str, PairRows]:
@@ -161,7 +161,7 @@ class FusedRun:
             for pair in self._batch_pairs(role, step)
         }
         found = [
-            PairRows(slot, *tokenise_pair(lean.tokenizer, pair, job.train.max_tokens), pair.weight)
+            PairRows(slot, *tokenise_pair(lean.tokenizer, pair, job.text), pair.weight)
             for slot, pair in scheduled.values()
         ]
         margins = reference_margins(lean.model, self.bank, lean.lanes, found)

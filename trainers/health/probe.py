@@ -19,9 +19,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from curriculum.render import render_prompt
 from curriculum.reward import DIMENSIONS, RewardOutput
 from curriculum.teacher.seed_prompts import SeedPrompt, seed_prompts
+from curriculum.transcript import LengthSettings, fit
 from ledger.records import EvalRecord
 from ledger.roles import Role
 from trainers.generator import prompt_ids
@@ -68,6 +68,8 @@ class HealthPlan:
     """Folder of the parent's; None where the role began from the seed."""
     seed: int
     """Of the generation: a fresh adapter's beginning."""
+    text: LengthSettings = field(default_factory=LengthSettings)
+    """How long a prompt may be."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +108,8 @@ def measure_role(lean: LeanBase, plan: HealthPlan, judge: Judge, settings: Healt
     bank = lean.empty_bank(len(tensors))
     for slot, values in enumerate(tensors):
         bank.load_state_dict(slot, values)
-    prompts = [render_prompt(plan.role, probe.text) for probe in probes]
     generator = LeanGenerator(lean.model, lean.tokenizer, bank, {plan.role: CHILD}, lean.lanes)
+    prompts = [fit(plan.role, probe.text, "", plan.text.room, generator.count).prompt for probe in probes]
     answers = generator.generate(plan.role, prompts, settings.answer_tokens)
 
     judged = judge_answers(judge, [probe.text for probe in probes], answers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from ledger.errors import LunaError
 from ledger.roles import BASE as BASE
 from ledger.roles import Role, Voice
-from trainers.generator import answer_ids, prompt_ids
+from trainers.generator import prompt_ids, row_ids
 from trainers.lean.adapter_bank import AdapterBank
 from trainers.lean.lanes import Lanes
 from trainers.lean.model import LeanModel, PackedAttention
@@ -20,6 +20,11 @@ from trainers.lean.ops import attend
 from trainers.lean.packing import BARE, Group, Row, pack, shared_prefix_len
 
 Item = TypeVar("Item")
+
+_SQUARES_AT_ONCE = 48 * 256**2
+"""Most rows of a batch times the square of its longest: what attention takes of memory and time."""
+_LIKE_TOKENS = 32
+"""A batch may hold short items that differ by so much whatever their ratio."""
 
 
 class LeanGenerator:
@@ -46,8 +51,7 @@ class LeanGenerator:
     def generate(self, voice: Voice, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
         """Greedy continuations; prompts of like length are decoded together, results keep their order."""
         tokens = [prompt_ids(self.tokenizer, prompt) for prompt in prompts]
-        order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
-        batches = self._in_batches(order)
+        batches = self._in_batches(range(len(tokens)), lambda i: len(tokens[i]))
         answers = self.lanes.map(
             lambda batch: self._decode(self._slot(voice), [tokens[i] for i in batch], max_new_tokens), batches
         )
@@ -57,19 +61,26 @@ class LeanGenerator:
                 texts[i] = self.tokenizer.decode(answer, skip_special_tokens=True)
         return texts
 
-    def mean_log_likelihoods(self, voice: Voice, pairs: Sequence[tuple[str, str]]) -> list[float]:
+    def count(self, prompt: str) -> int:
+        """Tokens of a raw prompt."""
+        return len(prompt_ids(self.tokenizer, prompt))
+
+    def mean_log_likelihoods(
+        self, voice: Voice, pairs: Sequence[tuple[str, str]], max_tokens: int | None = None
+    ) -> list[float]:
         """Scores of answers; prompts share what they begin with, answers to one prompt share the whole prompt."""
         by_prompt: dict[str, list[int]] = {}
         for i, (prompt, _) in enumerate(pairs):
             by_prompt.setdefault(prompt, []).append(i)
         groups = []
         for prompt, members in by_prompt.items():
-            ids = prompt_ids(self.tokenizer, prompt)
-            rows = [Row([*ids, *answer_ids(self.tokenizer, pairs[i][1])], len(ids)) for i in members]
+            rows = [Row(*row_ids(self.tokenizer, prompt, pairs[i][1], max_tokens)) for i in members]
             groups.append((Group(self._slot(voice), rows), members))
         longest = max((len(members) for members in by_prompt.values()), default=1)
-        batches = self._in_batches(groups, longest)
         common = shared_prefix_len([row for group, _ in groups for row in group.rows])
+        batches = self._in_batches(
+            groups, lambda item: max(len(row.tokens) for row in item[0].rows) - common, rows_each=longest
+        )
         past = (
             self.model.prefill(groups[0][0].rows[0].tokens[:common], self._slot(voice), self.bank) if common else None
         )
@@ -80,11 +91,29 @@ class LeanGenerator:
                 scores[i] = mean
         return scores
 
-    def _in_batches(self, items: Sequence[Item], rows_each: int = 1) -> list[Sequence[Item]]:
-        """The items in order, in equal batches of at most `rows_at_once` rows, as many as keep every lane busy."""
+    def _in_batches(self, items: Sequence[Item], length: Callable[[Item], int], rows_each: int = 1) -> list[list[Item]]:
+        """Batches of items of like length, of at most `rows_at_once` rows, as many as keep every lane busy.
+
+        A batch is padded to its longest item, so that none is more than twice as long as another beside it.
+        """
         rounds = math.ceil(len(items) * rows_each / (self.rows_at_once * self.lanes.count))
         size = max(1, math.ceil(len(items) / max(1, rounds * self.lanes.count)))
-        return [items[start : start + size] for start in range(0, len(items), size)]
+        batches: list[list[Item]] = []
+        shortest = 0
+        for item in sorted(items, key=length):
+            long = length(item)
+            rows = (len(batches[-1]) + 1) * rows_each if batches else 0
+            if (
+                batches
+                and len(batches[-1]) < size
+                and long <= 2 * shortest + _LIKE_TOKENS
+                and rows * long**2 <= _SQUARES_AT_ONCE
+            ):
+                batches[-1].append(item)
+            else:
+                batches.append([item])
+                shortest = long
+        return batches
 
     def _slot(self, voice: Voice) -> int:
         return BARE if voice == BASE else slot_of(voice, self.slots)

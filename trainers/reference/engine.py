@@ -239,7 +239,7 @@ class _RoleRun:
             )
         rows: dict[str, dict[str, list[int]]] = {}
         for example in self.examples:
-            row = tokenise(tokenizer, example, self.job.train.max_tokens)
+            row = tokenise(tokenizer, example, self.job.text)
             labels = [-100] * row.prompt_len + list(row.tokens[row.prompt_len :])
             rows[example.id] = {"input_ids": list(row.tokens), "labels": labels}
         return [rows[example.id] for step in range(self.steps) for example in self.batch(step)]

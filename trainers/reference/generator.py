@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ledger.roles import Voice
-from trainers.generator import answer_ids, prompt_ids
+from trainers.generator import prompt_ids, row_ids
 
 _ROWS_AT_ONCE = 16
 
@@ -26,11 +26,14 @@ class PeftGenerator:
 
     @torch.no_grad()
     def generate(self, voice: Voice, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
-        """Greedy continuations, left-padded batches."""
-        tokenizer, texts = self.tokenizer, []
+        """Greedy continuations, left-padded batches of like length."""
+        tokenizer, texts = self.tokenizer, [""] * len(prompts)
+        tokens = [prompt_ids(tokenizer, prompt) for prompt in prompts]
+        order = sorted(range(len(prompts)), key=lambda i: len(tokens[i]))
         with self.voiced(voice) as model:
             for start in range(0, len(prompts), _ROWS_AT_ONCE):
-                rows = [prompt_ids(tokenizer, prompt) for prompt in prompts[start : start + _ROWS_AT_ONCE]]
+                batch = order[start : start + _ROWS_AT_ONCE]
+                rows = [tokens[i] for i in batch]
                 width = max(map(len, rows))
                 ids = torch.tensor([[tokenizer.eos_token_id] * (width - len(r)) + r for r in rows])
                 mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in rows])
@@ -41,18 +44,25 @@ class PeftGenerator:
                     do_sample=False,
                     pad_token_id=tokenizer.eos_token_id,
                 )
-                texts += [tokenizer.decode(row[width:], skip_special_tokens=True) for row in out]
+                for i, row in zip(batch, out, strict=True):
+                    texts[i] = tokenizer.decode(row[width:], skip_special_tokens=True)
         return texts
 
     @torch.no_grad()
-    def mean_log_likelihoods(self, voice: Voice, pairs: Sequence[tuple[str, str]]) -> list[float]:
+    def mean_log_likelihoods(
+        self, voice: Voice, pairs: Sequence[tuple[str, str]], max_tokens: int | None = None
+    ) -> list[float]:
         """One forward a pair."""
         scores = []
         with self.voiced(voice) as model:
             for prompt, answer in pairs:
-                ids, target = prompt_ids(self.tokenizer, prompt), answer_ids(self.tokenizer, answer)
-                tokens = torch.tensor([[*ids, *target]], device=self.device)
-                logits = model(input_ids=tokens).logits[0, len(ids) - 1 : -1].float()
-                wanted = torch.tensor(target, device=self.device)[:, None]
+                ids, begin = row_ids(self.tokenizer, prompt, answer, max_tokens)
+                tokens = torch.tensor([ids], device=self.device)
+                logits = model(input_ids=tokens).logits[0, begin - 1 : -1].float()
+                wanted = tokens[0, begin:, None]
                 scores.append(float(logits.log_softmax(-1).gather(1, wanted).mean()))
         return scores
+
+    def count(self, prompt: str) -> int:
+        """Tokens of a raw prompt."""
+        return len(prompt_ids(self.tokenizer, prompt))

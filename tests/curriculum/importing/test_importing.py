@@ -44,7 +44,7 @@ def test_our_own_records_keep_their_fields_and_get_defaults(tmp_path):
     assert report.problems == []
 
 
-def test_openai_messages_become_one_example_an_answer_with_the_exchange_before_as_context(tmp_path):
+def test_openai_messages_become_one_example_an_answer_with_all_that_was_said_before_as_context(tmp_path):
     messages = [
         {"role": "system", "content": "You are terse."},
         {"role": "user", "content": "one?"},
@@ -55,8 +55,8 @@ def test_openai_messages_become_one_example_an_answer_with_the_exchange_before_a
     first, second = import_file(
         write_lines(tmp_path / "x.jsonl", json.dumps({"messages": messages})), "logical"
     ).examples
-    assert (first.input, first.output, first.context) == ("one?", "1", "")
-    assert (second.input, second.output, second.context) == ("two?", "2", "User: one?\nLuna: 1")
+    assert (first.input, first.output, first.context) == ("one?", "1", "You are terse.")
+    assert (second.input, second.output, second.context) == ("two?", "2", "You are terse.\nUser: one?\nLuna: 1")
 
 
 def test_an_answer_of_weight_zero_is_only_context(tmp_path):
