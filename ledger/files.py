@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -75,25 +75,47 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomic(path: Path, data: bytes | str) -> None:
-    """Write ``data`` to ``path`` completely or not at all.
+def write_atomic(path: Path, data: bytes | str | Iterable[bytes]) -> None:
+    """Write ``data``, whole or in parts, to ``path`` completely or not at all.
 
     Raises:
         LunaError: when the disk refuses; the old file, if any, is untouched.
     """
-    payload = data.encode() if isinstance(data, str) else data
+    whole = data.encode() if isinstance(data, str) else data
     temporary = temporary_beside(path)
     with explain_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("wb") as file:
-                file.write(payload)
+                file.writelines([whole] if isinstance(whole, bytes) else whole)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
             sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def append_synced(path: Path, data: bytes, size: int) -> None:
+    """Add ``data`` to a file of ``size`` bytes, in one write.
+
+    A reader in this very moment may see a part of it; a full disk or a crash may leave one behind.
+
+    Raises:
+        LunaError: when the disk refuses; what was written of it is cut off again.
+    """
+    with explain_write_errors(path):
+        descriptor = os.open(path, os.O_WRONLY)
+        try:
+            written = 0
+            while written < len(data):
+                written += os.pwrite(descriptor, data[written:], size + written)
+            os.fsync(descriptor)
+        except OSError:
+            os.ftruncate(descriptor, size)
+            raise
+        finally:
+            os.close(descriptor)
 
 
 def publish_dir(temporary: Path, final: Path) -> Path:

@@ -6,14 +6,13 @@ import re
 import sqlite3
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Self
 
 from ledger.conversations import Conversations
 from ledger.database import chain, line, queries
 from ledger.database.connection import Database
+from ledger.database.csv_export import continue_csv, expect_rows, rewrite_csv
 from ledger.errors import LunaError
-from ledger.files import write_atomic
 from ledger.home import Home
 from ledger.journal import RunJournal
 from ledger.records import EvalRecord, GenerationRow, HeadMove, Lineage, Stop, generation_verdict
@@ -161,12 +160,13 @@ class Ledger:
         with self.db.reading() as connection:
             return queries.records(connection, EvalRecord, "eval", _name(connection, lineage))
 
-    def judged_scores(self, lineage: str | None = None) -> list[GenerationScores]:
-        """What the stop rule asks of every judged generation, oldest first."""
+    def stop_window(self, gen_id: int, parent_gen: int | None, lineage: str | None = None) -> list[GenerationScores]:
+        """What the stop rule asks of earlier generations when a new child of `parent_gen` is judged, oldest first."""
         with self.db.reading() as connection:
             name = _name(connection, lineage)
-            rows = queries.records(connection, GenerationRow, "generation", name)
-        return [generation_scores(list(of_one)) for _, of_one in groupby(rows, key=lambda row: row.gen_id)]
+            number = queries.lineage_number(connection, name)
+            asked = [] if parent_gen is None else line.compared_with(connection, number, gen_id, parent_gen)
+            return [generation_scores(rows) for rows in queries.generations(connection, name, asked).values()]
 
     def next_gen_id(self, lineage: str | None = None) -> int:
         """The number for the next run: above every number judged or reserved by a run, however it ended."""
@@ -272,15 +272,17 @@ class Ledger:
     # -- derived -------------------------------------------------------------------------------------------
 
     def derive_csv(self) -> None:
-        """Write ``lineage_ledger.csv`` anew if it differs from what the chain says.
+        """Make ``lineage_ledger.csv`` what the chain says: continued at its end, or written anew where it differs.
 
         Raises:
             LunaError: if the disk refuses. The chain is complete without it; the next writer derives again.
         """
+        path = self.db.home.csv
         with self.db.reading() as connection:  # until the file is written, so that no other thread overtakes this one
-            text, path = queries.derived_csv(connection), self.db.home.csv
-            if not path.is_file() or path.read_bytes() != text.encode():
-                write_atomic(path, text)
+            if continue_csv(connection, path):
+                return
+        with self.db.writing() as connection:
+            rewrite_csv(connection, path)
 
     def _healed(self) -> Self:
         try:
@@ -318,8 +320,8 @@ def _append_judgement(
     if already_judged(rows, known):
         return False
     check_judgement(rows, evals, head_move, lineage, known, line.head(connection, number))
-    for row in rows:
-        queries.append_record(connection, "generation", name, row, gen_id, row.role)
+    shas = [queries.append_record(connection, "generation", name, row, gen_id, row.role).row_sha for row in rows]
+    expect_rows(connection, zip(rows, shas, strict=True))
     line.add_generation(connection, number, gen_id, parent_gen)
     for score in evals:
         queries.append_record(connection, "eval", name, score, gen_id, score.role)

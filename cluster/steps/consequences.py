@@ -15,12 +15,12 @@ from ledger.store import Ledger
 
 def consequences(spec: RunSpec, ledger: Ledger, rows: Sequence[GenerationRow]) -> tuple[HeadMove | None, Stop | None]:
     """The head's move and the stop that follow from a generation's rows, in this order."""
+    head, gen_id = rows[0].parent_gen, rows[0].gen_id
     decision = stop_decision(
-        [*ledger.judged_scores(spec.lineage), generation_scores(rows)],
+        [*ledger.stop_window(gen_id, head, spec.lineage), generation_scores(rows)],
         ledger.last_stop_gen(spec.lineage),
         spec.settings.stop_rule,
     )
-    head, gen_id = rows[0].parent_gen, rows[0].gen_id
     if decision is None:
         accepted = rows[0].verdict == "accepted"
         return (HeadMove(from_gen=head, to_gen=gen_id, reason="accepted", at=utc_now()) if accepted else None), None

@@ -68,12 +68,16 @@ def read(
     kind: str | None = None,
     lineage: str | None = None,
     gen_id: int | None = None,
+    *,
+    newest_first: bool = False,
 ) -> Iterator[Entry]:
     """Entries in order, all of them or those that match what is given."""
     wanted = {"kind": kind, "lineage": lineage, "gen_id": gen_id}
     conditions = [f"{column} = :{column}" for column, value in wanted.items() if value is not None]
     where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
-    for row in connection.execute(f"SELECT {COLUMNS} FROM entries {where} ORDER BY seq", wanted):
+    for row in connection.execute(
+        f"SELECT {COLUMNS} FROM entries {where} ORDER BY seq{' DESC' * newest_first}", wanted
+    ):
         yield Entry(*row)
 
 

@@ -23,12 +23,17 @@ def newest(connection: sqlite3.Connection, lineage: int) -> int | None:
     return None if gen_id is None else int(gen_id)
 
 
-def newest_child(connection: sqlite3.Connection, lineage: int, parent_gen: int) -> int | None:
-    """The highest number that was judged against a parent."""
-    (gen_id,) = connection.execute(
-        "SELECT max(gen_id) FROM generations WHERE lineage = ? AND parent_gen = ?", (lineage, parent_gen)
-    ).fetchone()
-    return None if gen_id is None else int(gen_id)
+def compared_with(connection: sqlite3.Connection, lineage: int, gen_id: int, parent_gen: int) -> list[int | None]:
+    """A new generation's parent, that one's parent, and what was tried from the former last."""
+    return [
+        *connection.execute(
+            "SELECT max(gen_id) FROM generations WHERE lineage = ? AND parent_gen = ? AND gen_id < ?",
+            (lineage, parent_gen, gen_id),
+        ).fetchone(),
+        *connection.execute(
+            "SELECT gen_id, parent_gen FROM generations WHERE lineage = ? AND gen_id = ?", (lineage, parent_gen)
+        ).fetchone(),
+    ]
 
 
 def age_of(connection: sqlite3.Connection, lineage: int, gen_id: int) -> int:

@@ -10,7 +10,6 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from ledger.database import chain
-from ledger.database.csv_export import csv_text
 from ledger.errors import LunaError
 from ledger.files import canonical_json
 from ledger.records import GenerationRow, Lineage, Record
@@ -25,10 +24,10 @@ def append_record(
     record: Record,
     gen_id: int | None = None,
     role: str | None = None,
-) -> None:
+) -> chain.Entry:
     """Add a record to the chain."""
     body = canonical_json(record.model_dump(mode="json"))
-    chain.append(connection, kind, lineage, body, gen_id=gen_id, role=role)
+    return chain.append(connection, kind, lineage, body, gen_id=gen_id, role=role)
 
 
 def parse(model: type[AnyRecord], entry: chain.Entry) -> AnyRecord:
@@ -110,8 +109,3 @@ def make_current(connection: sqlite3.Connection, name: str) -> None:
     chosen = chain.last(connection, "current")
     if chosen is None or chosen.lineage != name:
         chain.append(connection, "current", name, json.dumps({}))
-
-
-def derived_csv(connection: sqlite3.Connection) -> str:
-    """What ``lineage_ledger.csv`` must hold: the rows of all lineages in the order recorded."""
-    return csv_text((parse(GenerationRow, entry), entry.row_sha) for entry in chain.read(connection, "generation"))

@@ -1,8 +1,11 @@
 """When to stop training and look at the data (DESIGN section 6).
 
-Over the last two judged generations, each compared with its own parent: if both gain less than epsilon in
-generalization and at least one drifts by more than theta, training stops. The head goes back to before those
-two, and the lineage refuses the same data until it changes.
+Over the last two judged generations of the head's line, each compared with its own parent: if both gain less than
+epsilon in generalization and at least one drifts by more than theta, training stops. The head goes back to before
+those two, and the lineage refuses the same data until it changes.
+
+Of the line are the head, its ancestors, and what was tried from the head; not what a roll back has left behind. So
+the head only ever moves to one of its own ancestors, never forward.
 
 How one number comes from three roles: the *gain* is the difference of the means over the roles (all roles
 count alike), the *drift* is the largest increase of any role (one voice turning corporate is enough).
@@ -58,7 +61,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class StopDecision:
-    """Stop: move the head to ``head``, refuse the data of ``generations``."""
+    """Stop: move the head to ``head``, itself or one of its ancestors; refuse the data of ``generations``."""
 
     generations: tuple[int, int]
     head: int
@@ -93,7 +96,8 @@ def stop_decision(
     """Apply the rule to a lineage.
 
     Args:
-        judged: all judged generations of the lineage, accepted and rejected, oldest first, the new one last.
+        judged: judged generations of the lineage, accepted and rejected, oldest first, the new one last; of the
+            earlier ones at least the new one's parent, that one's parent, and what was tried last from the former.
         last_stop_gen: newest generation that was judged when the rule fired last, or ``None``.
         settings: the bounds.
 
@@ -101,10 +105,14 @@ def stop_decision(
         What to do, or ``None`` to go on.
     """
     by_gen = {scores.gen_id: scores for scores in judged}
+    head = judged[-1].parent_gen
+    line = _ancestry(by_gen, head)
     window = [
         scores
         for scores in judged
-        if scores.parent_gen in by_gen and (last_stop_gen is None or scores.gen_id > last_stop_gen)
+        if scores.parent_gen in by_gen
+        and (scores.gen_id in line or scores.parent_gen == head)
+        and (last_stop_gen is None or scores.gen_id > last_stop_gen)
     ][-2:]
     if len(window) < 2 or window[-1] is not judged[-1]:
         return None
@@ -126,6 +134,15 @@ def stop_decision(
             "Fix the data, not the size."
         ),
     )
+
+
+def _ancestry(by_gen: Mapping[int, GenerationScores], gen_id: int | None) -> set[int]:
+    """A generation and its ancestors, as far as they are known."""
+    found: set[int] = set()
+    while gen_id is not None and gen_id in by_gen:
+        found.add(gen_id)
+        gen_id = by_gen[gen_id].parent_gen
+    return found
 
 
 def stopped_refusal(stop: Stop | None, delta_sha: str) -> str | None:

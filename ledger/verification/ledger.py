@@ -24,6 +24,7 @@ from ledger.database.queries import parse
 from ledger.errors import LunaError
 from ledger.home import Home
 from ledger.records import GenerationRow, HeadMove, Lineage, Record
+from ledger.verification.derived import derived_problems, read_tables
 from ledger.verification.files import adapter_problems, base_problems, data_problems
 from ledger.verification.problems import Problem
 
@@ -40,7 +41,7 @@ class LedgerContent:
 
 
 def verify(home: Home) -> list[Problem]:
-    """Check the chain, every adapter, data file and base it names, and the CSV. Empty means all is well.
+    """Check the chain, the tables and the CSV derived from it, and every file it names. Empty means all is well.
 
     Raises:
         LunaError: if ``home`` has no ledger, or one of a newer Luna.
@@ -55,16 +56,19 @@ def verify(home: Home) -> list[Problem]:
             damage = [*file_problems(connection)]
             entries = list(chain.read(connection))
             highest = chain.highest_number_given(connection)
+            tables = read_tables(connection)
     except sqlite3.DatabaseError as error:
         return [Problem("database cannot be read", home.db.name, "a SQLite database", str(error), RESTORE_DB)]
 
     content = read_content(entries)
     rows = [row for row, _ in content.rows]
     damaged = {entry.seq for entry in entries if recomputed_sha(entry) != entry.row_sha}
+    broken = [*check_chain(entries, highest), *unreadable_problems(entries, damaged)]
     return [
         *damage,
-        *check_chain(entries, highest),
-        *unreadable_problems(entries, damaged),
+        *broken,
+        # What is derived from a chain that is not whole cannot be told right from wrong.
+        *([] if broken else derived_problems(entries, tables)),
         *link_problems(content),
         # Before the files, whose hashing takes long: a coordinator at work may rewrite the CSV meanwhile.
         *csv_problems(home, content.rows, damaged),
@@ -165,7 +169,7 @@ def link_problems(content: LedgerContent) -> Iterator[Problem]:
 def csv_problems(home: Home, rows: Sequence[tuple[GenerationRow, chain.Entry]], damaged: set[int]) -> Iterator[Problem]:
     """The CSV says what the chain says. Lines of damaged rows are left out: the row itself has been named."""
     where = str(home.csv.relative_to(home.root))
-    hint = "it is derived: any command that writes the ledger, or `luna ledger export`, derives it again"
+    hint = "it is derived: delete it, and the next command that writes the ledger (`luna init` is one) writes it anew"
     try:
         text = home.csv.read_bytes().decode(errors="backslashreplace")
     except OSError:

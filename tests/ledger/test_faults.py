@@ -11,6 +11,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import ledger.database.migrations
 from ledger.database.migrations import MIGRATIONS, NEWEST, migrate, schema_version
@@ -75,8 +77,9 @@ def test_a_kill_before_the_commit_leaves_no_trace(home):
         "from ledger.database import queries\n"
         "real = queries.append_record\n"
         "def append_record(connection, kind, *rest):\n"
-        "    real(connection, kind, *rest)\n"
+        "    entry = real(connection, kind, *rest)\n"
         "    if kind == 'head': os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return entry\n"
         "queries.append_record = append_record\n"
         "add_generation(ledger, 1, 0)\n"
     )
@@ -114,12 +117,12 @@ def test_a_full_disk_while_writing_the_csv_keeps_the_old_one_and_heals(home):
     before = home.csv.read_text()
     limit = (
         "import resource\n"
-        "import ledger.store as store\n"
-        "real = store.write_atomic\n"
-        "def limited(path, text):\n"
-        "    resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))\n"
-        "    real(path, text)\n"
-        "store.write_atomic = limited\n"
+        "from ledger.database import csv_export\n"
+        "real = csv_export.append_synced\n"
+        "def limited(path, data, size):\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 100, resource.RLIM_INFINITY))\n"
+        "    real(path, data, size)\n"
+        "csv_export.append_synced = limited\n"
         "try:\n"
         "    add_generation(ledger, 1, 0)\n"
         "except LunaError as error:\n"
@@ -130,6 +133,78 @@ def test_a_full_disk_while_writing_the_csv_keeps_the_old_one_and_heals(home):
     assert home.csv.read_text() == before
     assert judged(home) == [0, 1]
     assert list(home.csv.parent.glob("*.tmp")) == []
+    Ledger.open(home, writer=True).close()
+    assert csv_problems(home) == []
+
+
+def test_a_kill_in_the_middle_of_a_line_is_healed_by_the_next_writer(home):
+    kill = (
+        "real = os.pwrite\n"
+        "def half(descriptor, data, offset):\n"
+        "    real(descriptor, data[: len(data) // 2], offset)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "os.pwrite = half\n"
+        "add_generation(ledger, 1, 0)\n"
+    )
+    assert run_python(RECORD_G1 + kill, home).returncode == -signal.SIGKILL
+    assert judged(home) == [0, 1]
+    assert not home.csv.read_text().endswith("\n")
+    assert csv_problems(home) != []
+    Ledger.open(home, writer=True).close()
+    assert csv_problems(home) == []
+
+
+def test_a_full_disk_while_the_csv_is_written_anew_keeps_the_old_one(home):
+    home.csv.write_text("edited")
+    limit = (
+        "import resource\n"
+        "from pathlib import Path\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))\n"
+    )
+    done = run_python(limit + RECORD_G1, home)
+    assert done.returncode == 1
+    assert home.csv.read_text() == "edited"
+    Ledger.open(home, writer=True).close()
+    assert csv_problems(home) == []
+
+
+def test_a_judgement_adds_to_the_csv_and_leaves_what_stands_there(home):
+    before, file = home.csv.read_bytes(), home.csv.stat().st_ino
+    with Ledger.open(home, writer=True) as ledger:
+        add_generation(ledger, 1, 0)
+        ledger.record_judgement(ledger.generation(1), [], None, None)
+    assert home.csv.stat().st_ino == file
+    assert home.csv.read_bytes().startswith(before)
+    assert csv_problems(home) == []
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_whatever_happened_to_the_csv_the_next_writer_makes_it_right(tmp_path_factory, data):
+    home = Home(tmp_path_factory.mktemp("home"))
+    with make_ledger(home.root) as ledger:
+        for gen_id in range(3):
+            add_generation(ledger, gen_id, gen_id - 1 if gen_id else None, reason='one, "two" and ½')
+    whole = home.csv.read_bytes()
+    cut = data.draw(st.one_of(st.integers(0, len(whole)), st.sampled_from(line_ends(whole))))
+    added = data.draw(st.binary(max_size=20))
+    home.csv.write_bytes(whole[:cut] + added)
+    if data.draw(st.booleans()):
+        home.csv.unlink()
+    with Ledger.open(home, writer=True) as ledger:
+        assert home.csv.read_bytes() == whole or len(added) + cut == len(whole)
+        add_generation(ledger, 3, 2)
+    if len(added) + cut != len(whole):
+        assert csv_problems(home) == []
+
+
+def line_ends(text: bytes) -> list[int]:
+    return [place + 1 for place, byte in enumerate(text) if byte == 10]
+
+
+def test_a_luna_that_knows_more_columns_writes_the_csv_anew(home):
+    home.csv.write_text(home.csv.read_text().replace("GEN_ID", "GEN", 1))
+    tamper(home, "UPDATE csv_state SET header = replace(header, 'GEN_ID', 'GEN')")
     Ledger.open(home, writer=True).close()
     assert csv_problems(home) == []
 

@@ -8,12 +8,15 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ledger.database import queries
 from ledger.errors import LunaError
 from ledger.home import Home
 from ledger.journal import RunJournal
 from ledger.records import HeadMove, Stop
+from ledger.rules.stop_rule import GenerationScores, StopRuleSettings, generation_scores, stop_decision
 from ledger.store import Ledger
 from tests.ledger.builders import (
     AT,
@@ -186,11 +189,59 @@ def test_a_stop_holds_until_a_later_generation_is_judged(ledger):
     assert (ledger.stop_of(), ledger.last_stop_gen()) == (None, 2)
 
 
-def test_judged_scores_leave_out_what_was_not_measured(ledger):
+def test_scores_leave_out_what_was_not_measured(ledger):
     add_generation(ledger, 0, None, eval_generalization=None)
-    (scores,) = ledger.judged_scores()
+    (scores,) = ledger.stop_window(1, 0)
     assert scores.generalization == {}
     assert scores.style_drift == {"creative": 0.0, "logical": 0.0, "dialectical": 0.0}
+
+
+shares = st.sampled_from([0.3, 0.5, 0.52, 0.9])
+steps = st.tuples(st.sampled_from(["accept", "accept", "reject", "back"]), shares, shares, st.integers(0, 20))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(steps, min_size=3, max_size=14))
+def test_the_stop_rule_never_moves_the_head_forward_and_needs_no_more_than_its_window(tmp_path_factory, story):
+    with make_ledger(tmp_path_factory.mktemp("story")) as ledger:
+        everything: list[GenerationScores] = []
+        for kind, generalization, drift, number in story:
+            head, gen_id = ledger.head(), ledger.next_gen_id()
+            ancestors = [] if head is None else ledger.parent_chain(head)
+            if kind == "back":
+                if ancestors:
+                    ledger.move_head(make_move(head, ancestors[number % len(ancestors)], "rollback"))
+                continue
+            parent = None if head is None else by_role(ledger.generation(head))
+            rows = make_trio(
+                gen_id,
+                parent,
+                verdict="accepted" if kind == "accept" else "rejected",
+                eval_generalization=generalization,
+                eval_style_drift=drift,
+            )
+            new, last = generation_scores(rows), ledger.last_stop_gen()
+            everything.append(new)
+            decision = stop_decision([*ledger.stop_window(gen_id, head), new], last, StopRuleSettings())
+            assert decision == stop_decision(everything, last, StopRuleSettings())
+            move, stop = make_move(head, gen_id) if kind == "accept" else None, None
+            if decision is not None:
+                assert decision.head in ancestors
+                stop = make_stop("one")
+                move = None if decision.head == head else make_move(head, decision.head, "stop_rule")
+            ledger.record_judgement(rows, [], move, stop)
+
+
+def test_the_stop_rule_leaves_a_head_alone_that_its_user_has_rolled_back(ledger):
+    """G1 to G3 gained little, the user went back to G0, and a bad G4 comes: the head stays at G0, not at G2."""
+    for gen_id in range(4):
+        add_generation(ledger, gen_id, gen_id - 1 if gen_id else None, eval_generalization=0.9)
+    ledger.move_head(make_move(3, 0, "rollback"))
+    bad = {"verdict": "rejected", "eval_generalization": 0.9, "eval_style_drift": 0.3}
+    rows = make_trio(4, by_role(ledger.generation(0)), **bad)
+    decision = stop_decision([*ledger.stop_window(4, 0), generation_scores(rows)], None, StopRuleSettings())
+    assert decision is not None
+    assert (decision.generations, decision.head) == ((1, 4), 0)
 
 
 def test_lineages_number_their_generations_apart(ledger):

@@ -23,6 +23,7 @@ from ledger.metadata import CONFIG_FILE, METADATA_FILE, MODEL_FILE, read_metadat
 from ledger.records import GenerationRow
 from ledger.roles import ROLES
 from ledger.store import Ledger
+from ledger.taken import SIDES, Taken
 from ledger.verification.ledger import verify
 from ledger.verification.problems import Problem
 from ledger.verification.weights import weights_sha
@@ -261,6 +262,65 @@ def test_any_flipped_bit_in_a_stored_row_is_found_and_the_row_named(judged_file,
 def test_a_damaged_database_file_is_reported_and_not_raised(home):
     flip_byte(home.db, 5)
     only(verify(home), "database cannot be read", "luna.db")
+
+
+# -- the tables beside the chain ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def taking(tmp_path: Path) -> Home:
+    """A home whose two generations took examples and keys; no files."""
+    with make_ledger(tmp_path) as ledger:
+        for gen_id, parent in ((0, None), (1, by_role(make_trio(0)))):
+            taken = [Taken(sha(f"{gen_id} {n}"), SIDES[n % 2], (n, -n - gen_id)) for n in range(1, 5)]
+            ledger.record_judgement(make_trio(gen_id, parent), [], make_move(ledger.head(), gen_id), taken=taken)
+        ledger.record_judgement(make_trio(2, by_role(ledger.generation(1)), verdict="rejected"), [])
+    return Home(tmp_path)
+
+
+def of_tables(home: Home) -> list[Problem]:
+    return [problem for problem in verify(home) if "missing" not in problem.what]
+
+
+def test_tables_that_fit_the_chain_have_no_problems(taking):
+    assert of_tables(taking) == []
+    with Ledger.open(taking, writer=True) as ledger:
+        ledger.move_head(make_move(1, 0, "rollback"))
+        ledger.note_taken(0, [Taken(sha(f"0 {n}"), SIDES[n % 2], ()) for n in range(1, 5)])
+    assert of_tables(taking) == []
+
+
+@pytest.mark.parametrize(
+    ("statement", "what", "where"),
+    [
+        ("DELETE FROM taken WHERE rowid_is_first", "taken differs", "taken main G"),
+        ("DELETE FROM taken WHERE gen_id = 1", "taken differs", "taken main G1"),
+        ("INSERT INTO taken SELECT lineage, example, 0, side FROM taken WHERE gen_id = 1 LIMIT 1", "taken", "main G0"),
+        ("INSERT INTO taken SELECT lineage, example, 2, side FROM taken WHERE gen_id = 1 LIMIT 1", "taken", "main G2"),
+        ("UPDATE taken SET side = 1 - side WHERE rowid_is_first", "taken differs", "main G"),
+        ("UPDATE taken SET example = zeroblob(16) WHERE rowid_is_first", "taken differs", "main G"),
+        ("DELETE FROM sides WHERE key = 3", "sides differ", "sides of main"),
+        ("DELETE FROM sides", "sides differ", "sides of main"),
+        ("UPDATE sides SET key = key + 100 WHERE key = 3", "sides differ", "sides of main"),
+        ("UPDATE sides SET side = 1 - side WHERE key = 3", "sides differ", "sides of main"),
+        ("INSERT INTO sides VALUES (7, 1, 1)", "sides differ", "sides of 7"),
+        ("DELETE FROM line WHERE gen_id = 1", "line differs", "line main G1"),
+        ("INSERT INTO line VALUES (1, 2)", "line differs", "line main G2"),
+        ("UPDATE generations SET age = 5 WHERE gen_id = 1", "generation differs", "main G1"),
+        ("UPDATE generations SET parent_gen = NULL WHERE gen_id = 2", "generation differs", "main G2"),
+        ("DELETE FROM generations WHERE gen_id = 2", "generation differs", "main G2"),
+        ("UPDATE csv_state SET bytes = bytes + 1", "length of the CSV", "csv_state"),
+    ],
+)
+def test_a_table_that_is_not_what_the_chain_says_is_named(taking, statement, what, where):
+    first = "example = (SELECT min(example) FROM taken)"
+    tamper(taking, statement.replace("rowid_is_first", first))
+    only(of_tables(taking), what, where)
+
+
+def test_a_note_of_what_was_taken_cannot_be_changed_either(taking):
+    tamper(taking, "UPDATE entries SET body = replace(body, '4', '3') WHERE kind = 'taken' AND gen_id = 1")
+    only(of_tables(taking), "row changed", "taken main G1")
 
 
 # -- the CSV itself ------------------------------------------------------------------------------------------
