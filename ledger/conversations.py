@@ -167,13 +167,16 @@ class Conversations:
         with self.db.reading() as connection:
             return karma_since(connection, lineage, last_acceptance(connection, lineage)[1])
 
-    def new_turns(self, lineage: str) -> list[LabelledTurn]:
-        """Complete answers of a lineage's voices since its newest acceptance, oldest first."""
+    def teaching_turns(self, lineage: str, least_scalar: float) -> list[LabelledTurn]:
+        """Answers of a lineage that can teach, oldest first: with a label, or a score above `least_scalar`.
+
+        Two indexes find them; what nobody labelled and no model liked is not read.
+        """
         with self.db.reading() as connection:
             rows = connection.execute(
-                f"{_SELECT} WHERE lineage = ? AND turns.number > ? AND role != 'base' AND {_WHOLE} "
-                "ORDER BY turns.number",
-                (lineage, last_acceptance(connection, lineage)[0]),
+                f"{_SELECT} WHERE turns.lineage = ? AND turns.id IN (SELECT turn_id FROM labels UNION "
+                "SELECT turn_id FROM scores WHERE scalar_preference > ?) ORDER BY turns.number",
+                (lineage, least_scalar),
             ).fetchall()
         return [_labelled(row) for row in rows]
 

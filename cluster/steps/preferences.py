@@ -10,11 +10,12 @@ from pathlib import Path
 
 from cluster.request import GenerationRequest
 from cluster.steps.records import ChannelFiles
+from curriculum.conversations.lessons import weight_by_reward
 from curriculum.example import Example
 from curriculum.parquet import read_examples
 from curriculum.preferences.pairs import Preference, freeze_preferences, read_preference_set
 from curriculum.preferences.sources import split_by_prompt
-from curriculum.reward import RewardOutput, example_weight
+from curriculum.reward import RewardOutput, example_weight, gate
 from curriculum.reward.scores import freeze_scores
 from ledger.home import Home
 from ledger.roles import ROLES, Role
@@ -51,7 +52,7 @@ def prepare_channels(home: Home, request: GenerationRequest, delta_sha: str) -> 
     else:
         judged = [example for example in read_examples(home.data_file(delta_sha)) if is_judged(example)]
         scores = dict(zip((e.id for e in judged), scorer([(e.input, e.output) for e in judged]), strict=True))
-        weights = {name: example_weight(s.reward_intensity, s.safety_score) for name, s in scores.items()}
+        weights = {example.id: weight_by_reward(example, scores[example.id]) for example in judged}
         pairs = weighed_pairs(pairs, scorer)
         rewards_sha = freeze_scores(scores, home) if scores else ""
         unsafe = sum(weight == 0 for weight in weights.values())
@@ -73,20 +74,28 @@ def prepare_channels(home: Home, request: GenerationRequest, delta_sha: str) -> 
 
 
 def is_judged(example: Example) -> bool:
-    """Whether a reward model has a say in the example's weight: it stems from a conversation and is no puzzle."""
+    """Whether a reward model scores the example: it stems from a conversation and is no puzzle."""
     return example.stage == "conversations" and not example.category.startswith("agl/")
 
 
 def weighed_pairs(pairs: Sequence[Preference], scorer: Scorer) -> list[Preference]:
-    """Each pair with its weight times that of its chosen answer; pairs of labels have it already."""
-    asked = [pair for pair in pairs if not pair.weighed]
+    """Each pair with its weight times that of its chosen answer.
+
+    Pairs of labels have it already. What a user wrote instead no model weighs, and what a user liked better passes the
+    safety gate alone.
+    """
+    asked = [pair for pair in pairs if not pair.weighed and pair.origin != "correction"]
     scores = dict(zip((p.id for p in asked), scorer([(p.prompt, p.chosen) for p in asked]), strict=True))
     return [
-        dataclasses.replace(pair, weight=pair.weight * example_weight(s.reward_intensity, s.safety_score))
-        if (s := scores.get(pair.id)) is not None
-        else pair
+        dataclasses.replace(pair, weight=pair.weight * _factor(pair, s)) if (s := scores.get(pair.id)) else pair
         for pair in pairs
     ]
+
+
+def _factor(pair: Preference, reward: RewardOutput) -> float:
+    if pair.origin == "valence":
+        return gate(reward.safety_score)
+    return example_weight(reward.reward_intensity, reward.safety_score)
 
 
 def weighted_pairs_by_role(file: Path) -> dict[Role, list[Preference]]:

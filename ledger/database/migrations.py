@@ -196,7 +196,12 @@ CREATE INDEX runs_by_lineage ON runs (lineage, gen_id);
 CREATE INDEX acceptances_by_lineage ON acceptances (lineage, number);
 """
 
-MIGRATIONS: tuple[str, ...] = (CHAIN, RUN_JOURNAL, CONVERSATIONS, SCORES_AND_KARMA, INDEXED)
+TEACHING = """
+-- Answers that a reward model liked are found without reading the others.
+CREATE INDEX scores_by_preference ON scores (scalar_preference, turn_id);
+"""
+
+MIGRATIONS: tuple[str, ...] = (CHAIN, RUN_JOURNAL, CONVERSATIONS, SCORES_AND_KARMA, INDEXED, TEACHING)
 """In order; the version of a database is the number of steps applied to it."""
 
 NEWEST = len(MIGRATIONS)

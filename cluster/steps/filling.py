@@ -1,0 +1,79 @@
+"""Filling up with recipe examples where a role's own data is too little for the gates."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+from cluster.settings import Settings
+from curriculum.example import Example
+from curriculum.recipes.build import build_recipe
+from ledger.errors import LunaError
+from ledger.roles import ROLES, Role
+from ledger.rules.age_up import examples_needed
+from ledger.store import Ledger
+
+logger = logging.getLogger(__name__)
+
+_ROUNDS = 8
+"""Draws at most. One suffices unless the split puts far fewer on the holdout's side than its share."""
+
+_SEEDS_APART = 100_003
+"""Between two draws, so that the seeds of one generation are no other's."""
+
+
+def filling(
+    ledger: Ledger,
+    lineage: str,
+    settings: Settings,
+    own: Sequence[Example],
+    held_out: Callable[[Sequence[Example]], Iterable[Example]],
+) -> list[Example]:
+    """Of each role's recipe what `own` lacks for a holdout that the gates accept, none of it taken before.
+
+    The same for the same head, settings and data, so that a run that collects twice collects the same.
+
+    Args:
+        own: new examples of the inbox and of conversations.
+        held_out: the held-out part of examples, as the generation will split them.
+    """
+    least, found = settings.gates.min_items, list[Example]()
+    for number in range(_ROUNDS):
+        held = Counter(example.role for example in held_out([*own, *found]))
+        short = {role: least - held[role] for role in ROLES if held[role] < least}
+        known = {example.id for example in (*own, *found)}
+        drawn: list[Example] = []
+        for role, missing in short.items():
+            count = examples_needed(missing, settings.data.holdout_percent)
+            drawn += _draw(ledger, lineage, role, count, _seed(ledger, lineage, settings, number), known)
+        if not drawn:
+            break
+        found += drawn
+    _tell(own, found)
+    return found
+
+
+def _draw(ledger: Ledger, lineage: str, role: Role, count: int, seed: int, known: set[str]) -> list[Example]:
+    """`count` new examples, spread evenly over a recipe twice as long; fewer where it has no more."""
+    try:
+        recipe = build_recipe(role, 2 * count, seed)
+    except LunaError:  # more than its templates hold
+        return []
+    taken = ledger.taken_among([example.id for example in recipe], lineage)
+    fresh = [example for example in recipe if example.id not in taken and example.id not in known]
+    count = min(count, len(fresh))
+    return [fresh[i * len(fresh) // count] for i in range(count)]
+
+
+def _seed(ledger: Ledger, lineage: str, settings: Settings, number: int) -> int:
+    head = ledger.head(lineage)
+    return settings.seed + (0 if head is None else head + 1) + number * _SEEDS_APART
+
+
+def _tell(own: Sequence[Example], found: Sequence[Example]) -> None:
+    if not found:
+        return
+    yours, filled = Counter(example.role for example in own), Counter(example.role for example in found)
+    told = [f"{role}: {yours[role]} of your own, {filled[role]} from the recipe" for role in ROLES if filled[role]]
+    logger.info("too little for the gates, filled up: %s", "; ".join(told))
