@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +20,6 @@ import typer
 from jobs.context import ADDRESS_OPTION, HOME_OPTION, NO, friendly_errors, resolve_home
 from ledger.errors import LunaError
 from ledger.home import Home
-from ledger.roles import ROLES
 from ledger.store import Ledger, Stores
 
 if TYPE_CHECKING:
@@ -70,10 +68,10 @@ def age_up(home: Home, address: str | None, now: bool = False) -> tuple[str, boo
     if not lessons:
         return why, False
     logger.info(why)
-    sha = write_examples(home.inbox_dir, [*lessons, *filling(home, lessons, settings)])
+    sha = write_examples(home.inbox_dir, [*lessons, *_filling(home, lessons, settings)])
     result = raise_generation(home, address, (sha,), note="age-up")
-    # Frozen under its own hash by now; in the inbox it would join the user's next generation.
-    (home.inbox_dir / f"{sha}.parquet").unlink(missing_ok=True)
+    if not result["resumed"]:  # Frozen under its own hash by now; in the inbox it would join the next generation.
+        (home.inbox_dir / f"{sha}.parquet").unlink(missing_ok=True)
     return f"G{result['gen_id']}: {result['verdict']} ({result['reason']})", result["verdict"] == "rejected"
 
 
@@ -83,22 +81,22 @@ def lessons_due(home: Home, settings: Settings, now: bool) -> tuple[str, list[Ex
     Raises:
         LunaError: `now`, and there is nothing to learn from.
     """
-    from curriculum.conversations.lessons import conversation_examples
+    from cluster.steps.lessons import news
     from jobs.status import cadence_of, karma_of
     from ledger.rules.age_up import age_up_reason, was_tried
 
     with Stores.open(home) as stores:
-        karma, turns = karma_of(stores), stores.conversations.new_turns(stores.ledger.current_lineage())
+        karma, new = karma_of(stores), news(stores, stores.ledger.current_lineage())
         rows = stores.ledger.rows()
-    cadence, _ = cadence_of(turns, settings.cadence)
-    reason, lessons = age_up_reason(karma, cadence), conversation_examples(turns)
-    nothing = "nobody liked or corrected an answer, and the reward model liked none"
+    cadence, lessons = cadence_of(new, settings.cadence), list(new.lessons)
+    reason = age_up_reason(karma, cadence)
+    nothing = "no answer that was liked or corrected, or that the reward model liked, is new"
     if now and not lessons:
         raise LunaError(f"there is nothing to learn from: {nothing}. Talk (`luna chat`) and label what you hear.")
     if now:
-        return f"age-up as asked: {len(lessons)} lessons from {len(turns)} answers", lessons
+        return f"age-up as asked: {len(lessons)} new lessons", lessons
     if not reason:
-        return f"not yet: karma {karma.earned:.1f} of {karma.threshold}, {len(turns)} new answers", []
+        return f"not yet: karma {karma.earned:.1f} of {karma.threshold}, {len(lessons)} new lessons", []
     if cadence.quiet:
         return f"due ({reason}), but these are quiet hours", []
     if not lessons:
@@ -106,7 +104,7 @@ def lessons_due(home: Home, settings: Settings, now: bool) -> tuple[str, list[Ex
     tried = examples_of(home, rows[-1].data_delta_sha, rows[-1].holdout_sha) if rows else set()
     if rows and rows[-1].verdict == "rejected" and was_tried([lesson.id for lesson in lessons], tried):
         return f"due ({reason}), but G{rows[-1].gen_id} tried all of it and was rejected; talk on, or correct more", []
-    return f"age-up: {reason}; {len(lessons)} lessons from {len(turns)} answers", lessons
+    return f"age-up: {reason}; {len(lessons)} new lessons", lessons
 
 
 def examples_of(home: Home, *shas: str | None) -> set[str]:
@@ -116,20 +114,11 @@ def examples_of(home: Home, *shas: str | None) -> set[str]:
     return {example.id for sha in shas if sha for example in read_examples(home.data_file(sha))}
 
 
-def filling(home: Home, lessons: Sequence[Example], settings: Settings) -> list[Example]:
-    """Of each role's recipe what is missing to a holdout that the gates accept, none of it seen before."""
-    from cluster.steps.data import seen_ids
-    from curriculum.recipes.build import build_recipe
-    from ledger.rules.age_up import examples_needed
+def _filling(home: Home, lessons: Sequence[Example], settings: Settings) -> list[Example]:
+    from cluster.steps.filling import filling
+    from curriculum.split import split_holdout
 
     with Ledger.open(home) as ledger:
+        percent = settings.data.holdout_percent
         lineage = ledger.current_lineage()
-        seen, seed = seen_ids(home, ledger, lineage), settings.seed + ledger.next_gen_id(lineage)
-    needed = examples_needed(settings.gates.min_items, settings.data.holdout_percent)
-    have = Counter(lesson.role for lesson in lessons)
-    found: list[Example] = []
-    for role in ROLES:
-        missing = max(0, needed - have[role])
-        fresh = [example for example in build_recipe(role, 2 * needed, seed) if example.id not in seen]
-        found += [fresh[i * len(fresh) // missing] for i in range(min(missing, len(fresh)))]
-    return found
+        return filling(ledger, lineage, settings, lessons, lambda examples: split_holdout(examples, percent)[1])

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jobs.context import HOME_OPTION, JSON_OPTION, friendly_errors, out, resolve_home
-from ledger.conversations import LabelledTurn
 from ledger.home import Home
 from ledger.rules.cadence import Cadence, CadenceSettings, cadence
 from ledger.rules.karma import KarmaState, karma_state
 from ledger.store import Ledger, Stores
+
+if TYPE_CHECKING:
+    from cluster.steps.lessons import News
 
 
 def status(json_: bool = JSON_OPTION, home: Path | None = HOME_OPTION) -> None:
@@ -42,18 +44,19 @@ def running_now(home: Home) -> tuple[dict[str, Any] | None, str]:
 
 
 def growth(home: Home) -> dict[str, Any]:
-    """Karma, and what is new since the newest generation was accepted (DESIGN section 8)."""
+    """Karma, and what conversations teach that the head's line has not taken (DESIGN section 8)."""
     from cluster.settings import settings_of
+    from cluster.steps.lessons import news
 
     settings = settings_of(home).cadence
     with Stores.open(home) as stores:
-        karma, turns = karma_of(stores), stores.conversations.new_turns(stores.ledger.current_lineage())
-    now, pairs = cadence_of(turns, settings)
+        karma, new = karma_of(stores), news(stores, stores.ledger.current_lineage())
+    now = cadence_of(new, settings)
     return {
         "karma": {"earned": karma.earned, "threshold": karma.threshold, "progress": karma.progress, "due": karma.due},
         "cadence": {
-            "conversation_pairs": len(turns), "conversation_pairs_needed": settings.memory_pairs,
-            "preference_pairs": pairs, "preference_pairs_needed": settings.reward_pairs,
+            "conversation_pairs": len(new.lessons), "conversation_pairs_needed": settings.memory_pairs,
+            "preference_pairs": new.pairs, "preference_pairs_needed": settings.reward_pairs,
             "due": now.due, "quiet": now.quiet,
         },
     }  # fmt: skip
@@ -65,11 +68,6 @@ def karma_of(stores: Stores) -> KarmaState:
     return karma_state(stores.conversations.karma_earned(ledger.current_lineage()), ledger.age() or 0)
 
 
-def cadence_of(turns: list[LabelledTurn], settings: CadenceSettings) -> tuple[Cadence, int]:
-    """(where the home stands at this hour, preference pairs that users' labels give)."""
-    from curriculum.preferences.pairs import correction_pairs, merge, valence_pairs
-    from curriculum.preferences.sources import judged_turns
-
-    judged = judged_turns(turns)
-    pairs = len(merge(correction_pairs(judged), valence_pairs(judged)))
-    return cadence(len(turns), pairs, time.localtime().tm_hour, settings), pairs
+def cadence_of(new: News, settings: CadenceSettings) -> Cadence:
+    """Where the home stands at this hour."""
+    return cadence(len(new.lessons), new.pairs, time.localtime().tm_hour, settings)

@@ -16,8 +16,11 @@ from ledger.store import Ledger
 
 logger = logging.getLogger(__name__)
 
-_ROUNDS = 8
-"""Draws at most. One suffices unless the split puts far fewer on the holdout's side than its share."""
+_ROUNDS = 6
+"""Draws at most. One or two suffice unless the split puts far fewer on the holdout's side than its share."""
+
+_LEAST_DRAW = 30
+"""So many that one without any on the holdout's side says that more would not help."""
 
 _SEEDS_APART = 100_003
 """Between two draws, so that the seeds of one generation are no other's."""
@@ -38,30 +41,37 @@ def filling(
         own: new examples of the inbox and of conversations.
         held_out: the held-out part of examples, as the generation will split them.
     """
-    least, found = settings.gates.min_items, list[Example]()
+    least, found, before = settings.gates.min_items, list[Example](), Counter[Role]()
     for number in range(_ROUNDS):
-        held = Counter(example.role for example in held_out([*own, *found]))
-        short = {role: least - held[role] for role in ROLES if held[role] < least}
-        known = {example.id for example in (*own, *found)}
+        held, have = Counter(e.role for e in held_out([*own, *found])), Counter(e.role for e in (*own, *found))
         drawn: list[Example] = []
-        for role, missing in short.items():
-            count = examples_needed(missing, settings.data.holdout_percent)
-            drawn += _draw(ledger, lineage, role, count, _seed(ledger, lineage, settings, number), known)
+        for role in ROLES:
+            if held[role] >= least or (number and held[role] == before[role]):
+                continue  # enough, or more of the recipe brings no more
+            share = _share(held[role], have[role], settings.data.holdout_percent)
+            count = max(_LEAST_DRAW, examples_needed(least - held[role], share))
+            drawn += _draw(ledger, lineage, role, count, _seed(ledger, lineage, settings, number), [*own, *found])
         if not drawn:
             break
-        found += drawn
+        found, before = [*found, *drawn], held
     _tell(own, found)
     return found
 
 
-def _draw(ledger: Ledger, lineage: str, role: Role, count: int, seed: int, known: set[str]) -> list[Example]:
+def _share(held: int, have: int, percent: int) -> int:
+    """Percent that the split holds out, as far as it can be seen, but no less than a quarter of what is asked for."""
+    seen = 100 * held // have if have >= _LEAST_DRAW else percent
+    return max(1, percent // 4, min(percent, seen))
+
+
+def _draw(ledger: Ledger, lineage: str, role: Role, count: int, seed: int, have: Sequence[Example]) -> list[Example]:
     """`count` new examples, spread evenly over a recipe twice as long; fewer where it has no more."""
     try:
         recipe = build_recipe(role, 2 * count, seed)
     except LunaError:  # more than its templates hold
         return []
-    taken = ledger.taken_among([example.id for example in recipe], lineage)
-    fresh = [example for example in recipe if example.id not in taken and example.id not in known]
+    known = {example.id for example in have} | ledger.taken_among([example.id for example in recipe], lineage)
+    fresh = [example for example in recipe if example.id not in known]
     count = min(count, len(fresh))
     return [fresh[i * len(fresh) // count] for i in range(count)]
 

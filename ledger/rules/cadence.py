@@ -16,9 +16,9 @@ class CadenceSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     memory_pairs: int = Field(500, ge=1)
-    """New conversation pairs (a message and its answer) that suffice for a generation."""
+    """Lessons of conversations, new to the head's line, that suffice for a generation."""
     reward_pairs: int = Field(200, ge=1)
-    """New preference pairs that suffice."""
+    """Preference pairs with a new lesson as the better answer that suffice."""
     quiet_hours: tuple[Hour, Hour] | None = None
     """From the first hour up to the second, by this machine's clock, no generation starts on its own; `[22, 7]` spans
     midnight. None: no hour is quiet."""
@@ -29,7 +29,7 @@ class Cadence:
     """How much new data a home has, against what a generation needs."""
 
     memory: float
-    """New conversation pairs divided by those needed; 1 or more suffices."""
+    """New lessons divided by those needed; 1 or more suffices."""
     reward: float
     """The same for preference pairs."""
     quiet: bool

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.settings import Settings
+from cluster.steps.lessons import new_lessons
 from curriculum.parquet import freeze
 from curriculum.reward import DIMENSIONS
-from curriculum.split import split_holdout
-from jobs.age_up import filling, lessons_due
+from jobs.age_up import lessons_due
 from ledger.conversations import Label, Turn
 from ledger.errors import LunaError
 from ledger.home import Home
@@ -20,6 +20,7 @@ from ledger.rules.cadence import Cadence
 from ledger.rules.karma import karma_state
 from ledger.scores import Score
 from ledger.store import Ledger, Stores
+from tests.cluster.test_lessons import take
 from tests.ledger.builders import add_generation, make_ledger, sha
 
 AT = "2026-01-01T00:00:00Z"
@@ -55,14 +56,14 @@ def talk(home, answers, valence=2, preference=1.0, first=0):
 
 def test_below_the_threshold_nothing_is_raised_and_the_count_is_told(home):
     talk(home, 5)
-    assert lessons_due(home, SETTINGS, now=False) == ("not yet: karma 10.0 of 100, 5 new answers", [])
+    assert lessons_due(home, SETTINGS, now=False) == ("not yet: karma 10.0 of 100, 5 new lessons", [])
 
 
 def test_at_the_threshold_the_answers_that_were_liked_are_the_lessons(home):
     talk(home, 55)
     talk(home, 3, valence=-2, preference=0.1, first=55)
     why, lessons = lessons_due(home, SETTINGS, now=False)
-    assert why.startswith("age-up: karma 107 of 100; 55 lessons from 58 answers")
+    assert why.startswith("age-up: karma 107 of 100; 55 new lessons")
     assert {lesson.output for lesson in lessons} == {f"answer {i}" for i in range(55)}
 
 
@@ -98,22 +99,8 @@ def test_after_a_rejection_the_next_try_waits_for_new_conversations(home):
 def test_acceptance_takes_karma_back_to_nothing(home):
     talk(home, 55)
     with Ledger.create(home) as ledger:
-        empty = freeze([], home)
-        add_generation(ledger, 1, 0, data_delta_sha=empty, holdout_sha=empty)
-    assert lessons_due(home, SETTINGS, now=False)[0] == "not yet: karma 0.0 of 250, 0 new answers"
-
-
-def test_a_recipe_fills_every_role_to_what_the_gates_need_with_nothing_seen(home):
-    talk(home, 30)
-    lessons = lessons_due(home, SETTINGS, now=True)[1]
-    seen = filling(home, lessons, SETTINGS)
-    with Ledger.create(home) as ledger:
-        add_generation(ledger, 1, 0, data_delta_sha=freeze(seen, home), holdout_sha=freeze([], home))
-    more = filling(home, lessons, SETTINGS)
-    assert not {e.id for e in seen} & {e.id for e in more}
-    _, holdout = split_holdout([*lessons, *more], SETTINGS.data.holdout_percent)
-    for role in ROLES:
-        assert sum(e.role == role for e in holdout) >= SETTINGS.gates.min_items
+        take(ledger, 1, 0, new_lessons(Stores.of(ledger), "main"))
+    assert lessons_due(home, SETTINGS, now=False)[0] == "not yet: karma 0.0 of 250, 0 new lessons"
 
 
 @given(st.floats(-50, 99.9), st.floats(0, 0.49), st.floats(0, 0.49))

@@ -223,11 +223,11 @@ def test_what_is_no_job_server_is_told_so(home, reply, told):
 
 @pytest.mark.parametrize(("verdict", "status"), [("accepted", 0), ("rejected", 3)])
 def test_a_rejected_generation_ends_with_3(home, monkeypatch, verdict, status):
-    result = {"gen_id": 0, "verdict": verdict, "reason": "as measured"}
+    result = {"gen_id": 0, "verdict": verdict, "reason": "as measured", "resumed": False}
     monkeypatch.setattr("jobs.generation.run.raise_generation", lambda *_, **__: result)
     assert luna("generation", "run", "--home", home.root).exit_code == status
     monkeypatch.setattr("jobs.age_up.lessons_due", lambda *_: ("age-up", ["a lesson"]))
-    monkeypatch.setattr("jobs.age_up.filling", lambda *_: [])
+    monkeypatch.setattr("jobs.age_up._filling", lambda *_: [])
     monkeypatch.setattr("curriculum.parquet.write_examples", lambda *_: "a" * 64)
     assert luna("age-up", "--home", home.root).exit_code == status
 

@@ -145,23 +145,19 @@ def test_the_base_is_scored_and_earns_nothing(conversations):
 
 
 def test_an_accepted_generation_sets_karma_back_and_a_rejected_one_does_not(ledger, conversations):
-    turns = [a_turn(number) for number in (1, 2)]
-    conversations.add_turn(turns[0])
-    conversations.add_scores([a_score(turns[0])])
+    turn = a_turn()
+    conversations.add_turn(turn)
+    conversations.add_scores([a_score(turn)])
     earned = conversations.karma_earned("main")
     assert earned > 0
     add_generation(ledger, 1, 0, verdict="rejected", reason="no")
     assert conversations.karma_earned("main") == earned
-    assert [turn.id for turn in conversations.new_turns("main")] == [turns[0].id]
     add_generation(ledger, 2, 0)
     assert conversations.karma_earned("main") == 0
-    assert conversations.new_turns("main") == []
-    conversations.add_label(turns[0].id, Label(valence=2, at=AT))
+    conversations.add_label(turn.id, Label(valence=2, at=AT))
     assert conversations.karma_earned("main") == pytest.approx(2 * RULE.valence), (
         "the difference counts when it is made"
     )
-    conversations.add_turn(turns[1])
-    assert [turn.id for turn in conversations.new_turns("main")] == [turns[1].id]
 
 
 def test_what_is_unscored_is_whole_and_not_empty(conversations):
