@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 
 import pytest
@@ -12,6 +13,7 @@ from cluster.settings import Settings
 from cluster.steps.data import mix_with_replay
 from cluster.steps.preferences import prepare_channels
 from cluster.steps.records import ChannelFiles
+from curriculum.conversations.lessons import CORRECTED, LIKED, LIKED_UNSCORED, REWARDED
 from curriculum.example import make_example
 from curriculum.parquet import freeze, read_examples
 from curriculum.preferences.pairs import freeze_preferences, make_preference, read_preference_set
@@ -109,6 +111,18 @@ def test_conversations_are_weighed_and_puzzles_are_not(with_model):
     assert found.weights[talks[1].id] == 0.0 < found.weights[talks[0].id]
 
 
+def test_lessons_that_were_weighed_when_they_were_made_are_not_weighed_again(with_model):
+    home, words = with_model, " ".join(HARSH)
+    own = {
+        source: dataclasses.replace(talk("logical", number, words), source=source, weight=0.5)
+        for number, source in enumerate((CORRECTED, LIKED, LIKED_UNSCORED, REWARDED))
+    }
+    found = prepare_channels(home, a_request(), freeze(own.values(), home))
+    assert [found.weights[example.id] for example in own.values()] == [1.0, 1.0, 0.0, 1.0], (
+        "only the liked answer that no model had judged yet passes the gate now"
+    )
+
+
 def test_an_unsafe_example_leaves_the_training_set_as_it_would_be_without_it(with_model):
     home = with_model
     safe = [talk("logical", i, " ".join([*KIND, *KIND[: i % 3]])) for i in range(12)]
@@ -133,6 +147,7 @@ def test_pairs_are_split_by_prompt_weighed_and_frozen(with_model):
         *pairs("imported", " ".join(KIND)),
         *pairs("valence", " ".join(HARSH)),
         *pairs("rules", "Yes.", '{"teacher": "rules"}'),
+        *pairs("correction", HARSH[0]),
     ]
     delta_sha = freeze(even_numbers(0, 2), home)
     found = prepare_channels(home, a_request(freeze_preferences(every, home)), delta_sha)
@@ -144,6 +159,7 @@ def test_pairs_are_split_by_prompt_weighed_and_frozen(with_model):
     weights = {pair.origin: pair.weight for pair in train}
     assert weights["valence"] == 0.0 < weights["imported"]
     assert weights["rules"] == 1.0, "its weight came from the judge's own label"
+    assert weights["correction"] == 1.0, "no model weighs what the user wrote instead"
     assert found.files.rewards_sha == ""
 
 
