@@ -26,7 +26,8 @@ from curriculum.agl.puzzles import plain_puzzles, puzzle_examples
 from curriculum.example import Example
 from curriculum.parquet import freeze
 from curriculum.preferences.pairs import Preference, freeze_preferences, make_preference
-from curriculum.preferences.sources import read_pairs, split_by_prompt
+from curriculum.preferences.sources import read_pairs
+from curriculum.split import split_by_group
 from ledger.errors import LunaError
 from ledger.home import Home
 from ledger.intervals import wilson_interval
@@ -85,7 +86,8 @@ def measure(base: str, preferences: Path | None, beta: float) -> Path:
     """Train the parent and every child, ask all, keep the table; returns its path."""
     bench = BASES[base]
     pairs = read_pairs(preferences)[0] if preferences else made_pairs()
-    train, held_out = split_by_prompt(pairs, 20)
+    split = split_by_group([], pairs, 20)
+    train, held_out = split.train_pairs, split.holdout_pairs
     memory = made_memory(bench.memory)
     with tempfile.TemporaryDirectory(prefix="luna-dual-") as name:
         home = Home(Path(name)).create()

@@ -32,7 +32,7 @@ from ledger.records import GenerationRow
 from ledger.roles import ROLES, Role
 from ledger.store import Stores
 from trainers.engines import open_engine
-from trainers.evals.plan import plan_role
+from trainers.evals.plan import Material, plan_role
 from trainers.evals.scoring import ItemSet, RolePlan, SetResult, score_set
 from trainers.job import Engine, TrioJob
 from trainers.models.adapter_set import AdapterSet
@@ -111,12 +111,9 @@ def read_record(home: Home, gen_id: int) -> Recorded:
     request = GenerationRequest.from_record(requests[rows[0].run_id])
     train = read_examples(home.data_file(rows[0].train_sha))
     holdout = read_examples(home.data_file(rows[0].holdout_sha))
-    plans: dict[Role, RolePlan] = {}
-    for role in ROLES:
-        plans[role] = plan_role(
-            role, holdout=holdout, earlier=earlier, trained_now=train, settings=request.settings.eval,
-            seed=request.settings.seed,
-        )  # fmt: skip
+    settings = request.settings
+    material = Material(holdout, earlier, train, percent=settings.data.holdout_percent)
+    plans: dict[Role, RolePlan] = {role: plan_role(role, material, settings.eval, settings.seed) for role in ROLES}
     delta = read_examples(home.data_file(rows[0].data_delta_sha))
     pairs_file = home.data_file(rows[0].pref_sha) if rows[0].pref_sha else None
     return Recorded(rows, request, parents, train, delta, plans, pairs_file)

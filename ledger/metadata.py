@@ -52,18 +52,17 @@ def capability_minimums(gates: GateSettings) -> dict[str, float]:
     }
 
 
-def capabilities(evals: Iterable[EvalRecord], minimums: Mapping[str, float], min_items: int) -> list[dict[str, Any]]:
-    """Evals that passed, by name, each with its score, size and 95 % interval.
+CAPABILITY_ITEMS = 50
+"""Fewest items that a capability is measured on."""
 
-    Args:
-        evals: the scores of one role.
-        minimums: eval name to the accuracy it must exceed; other evals are no capabilities.
-        min_items: fewest items that make a score count.
-    """
+
+def capabilities(evals: Iterable[EvalRecord], minimums: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Evals of one role that passed on at least `CAPABILITY_ITEMS` items, by name, each with its score, size and 95 %
+    interval; only those with a minimum can be one."""
     return [
         {"name": score.eval, "score": score.value, "n": score.n, "interval": [score.low, score.high]}
         for score in sorted(evals, key=lambda score: score.eval)
-        if score.n >= min_items and score.value > minimums.get(score.eval, 1.0)
+        if score.n >= CAPABILITY_ITEMS and score.value > minimums.get(score.eval, 1.0)
     ]
 
 

@@ -12,10 +12,11 @@ from cluster.steps.preferences import weighted_pairs_by_role
 from cluster.steps.records import Collected, Planned
 from cluster.trainer_pool import TrainerSession
 from curriculum.parquet import read_examples
+from curriculum.preferences.pairs import read_preference_set
 from ledger.records import EvalRecord
 from ledger.roles import ROLES
 from ledger.store import Ledger
-from trainers.evals.plan import plan_role
+from trainers.evals.plan import Material, plan_role
 from trainers.evals.scoring import RolePlan
 from trainers.health.probe import HealthPlan
 from trainers.models.adapter_set import AdapterSet
@@ -77,14 +78,13 @@ class Examiner:
         holdout = read_examples(home.data_file(self._collected.holdout_sha))
         trained = read_examples(home.data_file(self._planned.examples.train_sha))
         earlier = earlier_examples(home, self._ledger, self.spec.lineage, parent_gen)
-        return [
-            plan_role(
-                role,
-                holdout=holdout,
-                earlier=earlier,
-                trained_now=trained,
-                settings=settings.eval,
-                seed=settings.seed,
-            )
-            for role in ROLES
-        ]
+        pairs = self._planned.channels.pref_sha
+        material = Material(
+            holdout=holdout,
+            earlier=earlier,
+            trained_now=trained,
+            trained_pairs=read_preference_set(home.data_file(pairs)) if pairs else (),
+            percent=settings.data.holdout_percent,
+            sides_of=lambda keys: self._ledger.sides_of(keys, self.spec.lineage),
+        )
+        return [plan_role(role, material, settings.eval, settings.seed) for role in ROLES]

@@ -74,7 +74,7 @@ def write_adapter_metadata(
     parent = rows[0].parent_gen
     age = 0 if parent is None else len(ledger.parent_chain(parent, spec.lineage))
     for row in rows:
-        passed = capabilities([score for score in evals if score.role == row.role], minimums, min_items=1)
+        passed = capabilities([score for score in evals if score.role == row.role], minimums)
         talks = sum(e.role == row.role and e.stage == "conversations" for e in train)
         metadata = build_metadata(row, n_conversations=talks, passed=passed, age=age)
         write_metadata(spec.home.adapter_dir(row.child_sha), metadata)

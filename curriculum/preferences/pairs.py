@@ -53,6 +53,8 @@ class Preference:
     origin: Origin
     provenance: str
     """Who preferred and by what, as JSON: judge, ids of the labels or turns."""
+    group: str = ""
+    """The conversation it is from, as in `Example.group`; not part of the id."""
 
     @property
     def weighed(self) -> bool:
@@ -77,6 +79,8 @@ class JudgedTurn:
     """-2 to 2."""
     correction: str | None = None
     """What the person would rather have read."""
+    group: str = ""
+    """The conversation, as in `Example.group`."""
 
 
 def make_preference(
@@ -90,6 +94,7 @@ def make_preference(
     context: str = "",
     weight: float = 1.0,
     provenance: str = "{}",
+    group: str = "",
 ) -> Preference:
     """Check the fields, compute the id, return the pair.
 
@@ -120,6 +125,7 @@ def make_preference(
         weight=float(weight),
         origin=origin,
         provenance=provenance,
+        group=group,
     )
 
 
@@ -188,6 +194,7 @@ def correction_pairs(turns: Iterable[JudgedTurn]) -> list[Preference]:
             margin=CORRECTION_MARGIN,
             origin="correction",
             provenance=canonical_json({"turn": turn.turn}),
+            group=turn.group,
         )
         for turn in turns
         if turn.correction and turn.correction.strip() and turn.correction.strip() != turn.answer.strip()
@@ -235,6 +242,7 @@ def valence_pairs(turns: Iterable[JudgedTurn], *, min_steps: int = 2) -> list[Pr
                             "rejected": sorted(x.turn for x in turns_worse),
                         }
                     ),
+                    group=min(turn.group for turn in turns_better),
                 )
             )
     return pairs

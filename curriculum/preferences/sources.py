@@ -1,8 +1,7 @@
 """Where a generation's preference pairs come from: files, teacher labels, and what people said of answers.
 
 A pair that names no role, as a teacher's does, is one for each of the three: what is better said is better said by any
-voice. Train and held-out parts are split by prompt, so that a prompt is on one side with all of its pairs, in every
-role and every generation.
+voice.
 """
 
 from __future__ import annotations
@@ -25,10 +24,9 @@ from curriculum.preferences.pairs import (
     read_preference_set,
 )
 from curriculum.reward import TeacherLabel, TeacherPreference
-from curriculum.split import is_holdout
 from ledger.conversations import LabelledTurn
 from ledger.errors import LunaError
-from ledger.files import canonical_json, sha256_bytes
+from ledger.files import canonical_json
 from ledger.roles import ROLES
 
 
@@ -112,6 +110,7 @@ def judged_turns(turns: Iterable[LabelledTurn]) -> list[JudgedTurn]:
             context=turn.context,
             valence=turn.label.valence,
             correction=turn.label.correction,
+            group=f"conversation/{turn.conversation}",
         )
         for turn in turns
         if turn.label is not None
@@ -123,13 +122,11 @@ def judged_turns(turns: Iterable[LabelledTurn]) -> list[JudgedTurn]:
 
 
 def split_by_prompt(pairs: Iterable[Preference], percent: int) -> tuple[list[Preference], list[Preference]]:
-    """(training part, held-out part) by a hash of the prompt's words, each in the given order."""
-    train: list[Preference] = []
-    held_out: list[Preference] = []
-    for pair in pairs:
-        words = " ".join(pair.prompt.split()).casefold()
-        (held_out if is_holdout(sha256_bytes(words.encode()), percent) else train).append(pair)
-    return train, held_out
+    """(training part, held-out part) of pairs alone."""
+    from curriculum.split import split_by_group
+
+    split = split_by_group([], list(pairs), percent)
+    return split.train_pairs, split.holdout_pairs
 
 
 def _for_roles(fields: Mapping[str, Any]) -> list[Preference]:

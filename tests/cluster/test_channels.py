@@ -83,14 +83,14 @@ def pairs(origin, chosen, provenance="{}"):
         make_preference(
             role=role,
             prompt=f"Question {i}?",
-            chosen=chosen,
+            chosen=chosen[i % len(chosen)],
             rejected="No.",
             margin=1.0,
             origin=origin,
             provenance=provenance,
         )
         for role in ROLES
-        for i in range(20)
+        for i in range(40)
     ]
 
 
@@ -144,10 +144,10 @@ def test_an_unsafe_example_leaves_the_training_set_as_it_would_be_without_it(wit
 def test_pairs_are_split_by_prompt_weighed_and_frozen(with_model):
     home = with_model
     every = [
-        *pairs("imported", " ".join(KIND)),
-        *pairs("valence", " ".join(HARSH)),
-        *pairs("rules", "Yes.", '{"teacher": "rules"}'),
-        *pairs("correction", HARSH[0]),
+        *pairs("imported", KIND),
+        *pairs("valence", HARSH),
+        *pairs("rules", ["Yes."], '{"teacher": "rules"}'),
+        *pairs("correction", HARSH[:1]),
     ]
     delta_sha = freeze(even_numbers(0, 2), home)
     found = prepare_channels(home, a_request(freeze_preferences(every, home)), delta_sha)

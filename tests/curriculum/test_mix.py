@@ -1,6 +1,4 @@
-"""Curriculum order, holdout, replay and the mix of a generation."""
-
-import random
+"""Curriculum order, replay and the mix of a generation."""
 
 import pytest
 from hypothesis import given, settings
@@ -9,7 +7,6 @@ from hypothesis import strategies as st
 from curriculum.example import STAGES, make_example
 from curriculum.mix import curriculum_order, mix, shuffle_within_stages
 from curriculum.replay import sample_replay
-from curriculum.split import is_holdout, split_holdout
 from ledger.errors import LunaError
 from ledger.roles import ROLES
 
@@ -45,29 +42,6 @@ def test_a_shuffle_stays_within_stages_and_follows_the_seed():
     assert shuffled == shuffle_within_stages(examples[::-1], 1)
     assert shuffled != shuffle_within_stages(examples, 2)
     assert sorted(shuffled, key=lambda e: e.id) == sorted(examples, key=lambda e: e.id)
-
-
-def test_about_a_fifth_is_held_out_and_an_example_never_changes_sides():
-    examples = many(3000)
-    train, holdout = split_holdout(examples)
-    assert 0.17 < len(holdout) / 3000 < 0.23
-    shuffled = random.Random(1).sample(examples, 1500)
-    assert {e.id for e in split_holdout(shuffled)[1]} <= {e.id for e in holdout}
-    assert not {e.id for e in train} & {e.id for e in holdout}
-
-
-@given(st.integers(0, 99), st.integers(0, 1000))
-def test_a_larger_holdout_contains_the_smaller_one(percent, number):
-    example = make(number)
-    assert not is_holdout(example.id, percent) or is_holdout(example.id, percent + 1)
-
-
-def test_the_ends_of_the_holdout_range():
-    examples = many(50)
-    assert split_holdout(examples, 0) == (examples, [])
-    assert split_holdout(examples, 100) == ([], examples)
-    with pytest.raises(LunaError, match="101"):
-        is_holdout(examples[0].id, 101)
 
 
 def test_replay_draws_k_of_every_role_and_less_where_there_is_less():

@@ -22,15 +22,15 @@ def test_a_capability_is_listed_only_if_its_eval_passed():
     evals = [
         make_eval("logical", "recall", 0.95),
         make_eval("logical", "generalization", 0.85),  # on the bound
-        make_eval("logical", "agl_accuracy", 0.99, n=99),  # too few items
-        make_eval("logical", "tool_syntax", 0.86),
+        make_eval("logical", "agl_accuracy", 0.99, n=49),  # too few items
+        make_eval("logical", "tool_syntax", 0.86, n=50),
         make_eval("logical", "style_drift", 0.9),  # a fault rate
         make_eval("logical", "base_agl", 1.0),  # not the adapter's merit
     ]
-    listed = capabilities(evals, MINIMUMS, min_items=100)
+    listed = capabilities(evals, MINIMUMS)
     assert listed == [
         {"name": "recall", "score": 0.95, "n": 100, "interval": [0.0, 1.0]},
-        {"name": "tool_syntax", "score": 0.86, "n": 100, "interval": [0.0, 1.0]},
+        {"name": "tool_syntax", "score": 0.86, "n": 50, "interval": [0.0, 1.0]},
     ]
 
 

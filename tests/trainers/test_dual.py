@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from curriculum.preferences.pairs import make_preference
-from curriculum.preferences.sources import split_by_prompt
 from curriculum.render import render_prompt
+from curriculum.split import split_by_group
 from ledger.errors import LunaError
 from ledger.roles import ROLES
 from tests.trainers.builders import CPU, LORA, make_home, make_job, sums, tastes, tiny_base
@@ -360,7 +360,8 @@ def test_preferences_reach_held_out_prompts_and_memory_stays(home, engine):
     role, folder = "dialectical", home.adapters_dir
     memory, how = sums(role, 20), {"roles": (role,), "batch_size": 8}
     before = quietly(engine, make_job(home, steps=110, run="memory", examples=memory, lr=5e-3, **how))
-    train, held_out = split_by_prompt(tastes(role), 20)
+    split = split_by_group([], tastes(role), 20)
+    train, held_out = split.train_pairs, split.holdout_pairs
     assert {pair.prompt for pair in train}.isdisjoint(pair.prompt for pair in held_out)
     job = make_job(home, steps=40, run="bar", examples=memory, parents=before, pairs=train, lr=2e-3, **how)
     after = quietly(engine, job)

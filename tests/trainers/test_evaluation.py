@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from curriculum.agl.puzzles import distinct_puzzles, puzzle_examples
 from curriculum.example import make_example
+from curriculum.preferences.pairs import make_preference
 from curriculum.probes import TONE_PROBES
 from curriculum.render import render_prompt
-from curriculum.split import is_holdout
+from curriculum.split import held_out, keys_of
 from ledger.errors import LunaError
+from ledger.metadata import CAPABILITY_ITEMS
+from ledger.roles import ROLES
 from tests.trainers.builders import sums
-from trainers.evals.plan import agl_items, plan_role
+from trainers.evals.plan import Material, agl_items, plan_role
 from trainers.evals.scoring import (
     EvalSettings,
     ItemSet,
@@ -117,27 +122,60 @@ def test_the_corporate_phrases_are_a_setting():
     assert style_drift(Scripted(texts), "creative", 0, SETTINGS).value == 0.0
 
 
+NOTHING_TRAINED = Material(holdout=(), earlier=None, trained_now=())
+
+
 def test_agl_items_are_held_out_and_even_over_the_fourteen_families():
-    items = agl_items("logical", 140)
-    assert all(is_holdout(item.id) for item in items)
+    items = agl_items("logical", 140, NOTHING_TRAINED)
+    assert held_out(items, 20) == items
     counts = {category: sum(i.category == category for i in items) for category in {i.category for i in items}}
     assert set(counts.values()) == {10}
     assert len(counts) == 14
 
 
+def test_capability_items_follow_the_share_of_the_holdout():
+    few = agl_items("logical", 140, dataclasses.replace(NOTHING_TRAINED, percent=3))
+    assert held_out(few, 3) == few
+    assert len(few) > 126, "chess alone has too few squares"
+
+
+def test_no_capability_item_was_trained_in_any_role_or_channel_now_or_earlier():
+    plan = plan_role("dialectical", NOTHING_TRAINED, SETTINGS, 1)
+    asked = [item for items in plan.extras.values() for item in items]
+    now, pairs, before = asked[0::3], asked[1::3], asked[2::3]
+    trained = Material(
+        holdout=(),
+        earlier=[],
+        trained_now=[dataclasses.replace(item, role="creative", input=f" {item.input}\n") for item in now],
+        trained_pairs=[
+            make_preference(role="logical", prompt=e.input, chosen="a", rejected="b", margin=1, origin="imported")
+            for e in pairs
+        ],
+        sides_of=lambda keys: dict.fromkeys(
+            keys & {key for item in before for key in keys_of(item)}, frozenset({"train"})
+        ),
+    )
+    again = plan_role("dialectical", trained, SETTINGS, 1)
+    assert {name: len(items) for name, items in again.extras.items()} == {
+        "agl_accuracy": 56, "role_understanding": 50, "tool_syntax": 50,
+    }  # fmt: skip
+    assert not {item.input for items in again.extras.values() for item in items} & {item.input for item in asked}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_by_default_every_measured_capability_has_the_fifty_items_it_needs(role):
+    extras = plan_role(role, NOTHING_TRAINED, SETTINGS, 1).extras
+    assert {name: len(items) for name, items in extras.items() if 0 < len(items) < CAPABILITY_ITEMS} == {}
+    assert len(extras["agl_accuracy"]) == (140 if role == "logical" else 56)
+    assert SETTINGS.items >= CAPABILITY_ITEMS
+
+
 def test_recall_leaves_out_what_was_just_replayed_and_g0_has_none():
     earlier = puzzle_examples(distinct_puzzles(3, 300), "logical")
-    plan = plan_role(
-        "logical",
-        holdout=earlier,
-        earlier=earlier,
-        trained_now=earlier[:200],
-        settings=SETTINGS,
-        seed=1,
-    )
+    plan = plan_role("logical", Material(earlier, earlier, trained_now=earlier[:200]), SETTINGS, 1)
     assert plan.recall is not None
     assert {item.id for item in plan.recall} == {item.id for item in earlier[200:]}
-    first = plan_role("logical", holdout=earlier, earlier=None, trained_now=earlier, settings=SETTINGS, seed=1)
+    first = plan_role("logical", Material(earlier, None, trained_now=earlier), SETTINGS, 1)
     assert first.recall is None
     scores = {score.eval: score for score in evaluate_role(Scripted({}), first, 0, SETTINGS)}
     assert (scores["recall"].value, scores["recall"].n) == (1.0, 0)

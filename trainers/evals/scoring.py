@@ -32,10 +32,10 @@ class EvalSettings(BaseModel):
     items: int = Field(120, ge=1)
     """Largest number of items in a recall or generalization set, drawn by the seed. The gates ask for at least 100."""
     agl_items: int = Field(140, ge=14)
-    """Held-out puzzles behind the logical role's `agl_accuracy`, spread evenly over the fourteen families; a fifth as
-    many for the other roles."""
-    extra_items: int = Field(24, ge=0)
-    """Items behind each of `role_understanding` and `tool_syntax`."""
+    """Held-out puzzles behind the logical role's `agl_accuracy`, spread evenly over the fourteen families; two fifths
+    as many for the other roles."""
+    extra_items: int = Field(50, ge=0)
+    """Items behind each of `role_understanding` and `tool_syntax`; of fewer than 50 no capability is made."""
     answer_tokens: int = Field(12, ge=1)
     """Longest generated answer to a closed question."""
     probe_tokens: int = Field(40, ge=1)

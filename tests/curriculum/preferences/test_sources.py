@@ -1,15 +1,13 @@
-"""Where pairs come from, whom they are for, and on which side of the split they fall."""
+"""Where pairs come from, and whom they are for."""
 
 from __future__ import annotations
 
 import json
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from curriculum.preferences.pairs import correction_pairs, freeze_preferences, make_preference, valence_pairs
-from curriculum.preferences.sources import judged_turns, labelled_pairs, read_pairs, split_by_prompt
+from curriculum.preferences.sources import judged_turns, labelled_pairs, read_pairs
 from curriculum.reward import DIMENSIONS, VALUES, RewardOutput, TeacherLabel
 from curriculum.reward.scores import freeze_scores, read_scores
 from ledger.conversations import Label, LabelledTurn
@@ -109,20 +107,8 @@ def test_what_people_said_becomes_pairs_of_whole_answers_of_the_voices():
     assert [one.turn for one in judged] == [turns[i].id for i in (0, 1, 2)]
     (corrected,), (felt,) = correction_pairs(judged), valence_pairs(judged)
     assert (corrected.chosen, corrected.rejected, corrected.context) == ("right", "wrong", "before")
+    assert {corrected.group, felt.group} == {f"conversation/{turns[0].conversation}"}
     assert (felt.chosen, felt.rejected, felt.role) == ("warm", "cold", "logical")
-
-
-@given(st.lists(st.sampled_from(["one", "two", "three", "four", "five", "six"]), min_size=1), st.integers(0, 100))
-def test_a_prompt_is_on_one_side_in_every_role_and_wording_of_spaces(prompts, percent):
-    pairs = [
-        make_preference(role=role, prompt=text, chosen="a", rejected="b", margin=1.0, origin="imported")
-        for prompt in prompts
-        for role, text in zip(ROLES, (prompt, f" {prompt.upper()}", f"{prompt}\n"), strict=True)
-    ]
-    train, held_out = split_by_prompt(pairs, percent)
-    assert len(train) + len(held_out) == len(pairs)
-    sides = [{pair.prompt.strip().lower() for pair in side} for side in (train, held_out)]
-    assert not sides[0] & sides[1]
 
 
 def test_scores_come_back_by_id_and_equal_ones_have_equal_names(tmp_path):
