@@ -17,7 +17,7 @@ from ledger.rules.gates import GateSettings
 from tests.cluster.builders import even_numbers
 from tests.trainers.test_evaluation import Scripted
 from trainers.evals.closed import by_scoring, fewest_answers
-from trainers.evals.plan import plan_role
+from trainers.evals.plan import Material, plan_role
 from trainers.evals.scoring import EvalSettings, ItemSet, evaluate_role, score_set
 
 SETTINGS = EvalSettings(items=20, agl_items=14, extra_items=4)
@@ -85,7 +85,7 @@ def test_an_answer_that_only_one_question_has_is_no_wrong_one_to_it() -> None:
 
 
 def exam(earlier: list[Example], trained: list[Example], holdout: list[Example]):
-    return plan_role("logical", holdout=holdout, earlier=earlier, trained_now=trained, settings=SETTINGS, seed=1)
+    return plan_role("logical", Material(holdout, earlier, trained), SETTINGS, 1)
 
 
 def test_a_recall_set_that_comes_out_empty_is_refused_before_training() -> None:
@@ -103,7 +103,7 @@ def test_sets_of_few_items_have_answers_enough_to_choose_from(count: int) -> Non
     """With four items of a recipe two equal answers among them ended the run after its training."""
     settings = SETTINGS.model_copy(update={"extra_items": count})
     for role in ROLES:
-        plan = plan_role(role, holdout=even_numbers(0, 60), earlier=None, trained_now=[], settings=settings, seed=1)
+        plan = plan_role(role, Material(even_numbers(0, 60), None, []), settings, 1)
         scores = {score.eval: score for score in evaluate_role(Scripted({}), plan, 0, settings)}
         for name in ("role_understanding", "tool_syntax"):
             if plan.extras[name]:
