@@ -55,3 +55,27 @@ def test_candidates_are_measured_by_the_server_and_served_when_they_are_accepted
     assert (state(home)["current"], state(home)["generations"]) == (1, [0, 1])
     with Ledger.open(home) as ledger:
         assert {score.details.get("through") for score in ledger.evals(2)} == {"transformers"}
+
+
+def test_a_candidate_of_an_abandoned_run_is_served_no_longer(home):
+    import signal
+    import subprocess
+
+    from cluster.calls import get
+    from cluster.coordinator import coordinator_for
+    from cluster.server.client import load, state
+    from cluster.server.start import start
+    from tests.cluster.test_generations import command, wait_for_step
+
+    raise_one(home, 0)
+    start(home, coordinator_for)
+    write_examples(home.inbox_dir, even_numbers(1000, 150))
+    run = subprocess.Popen(command(home, "generation", "run", "--steps", "80"), stderr=subprocess.PIPE, text=True)
+    wait_for_step(2)
+    run.send_signal(signal.SIGINT)
+    run.communicate(timeout=120)
+    with Ledger.open(home) as ledger:
+        load(home, 1, {row.role: row.child_sha for row in ledger.generation(0)})  # as measuring does
+    assert state(home)["generations"] == [0, 1]
+    get(coordinator_for(home).abandon.remote())
+    assert (state(home)["current"], state(home)["generations"]) == (0, [0])

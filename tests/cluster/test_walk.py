@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from cluster.run_log import run_log
 from cluster.settings import load_settings
 from cluster.steps.records import Judged, Trained
 from cluster.trainer_actor import TrainerActor
+from curriculum.example import Example
 from curriculum.parquet import write_examples
 from ledger.home import Home
 from ledger.journal import STEPS, Step
@@ -24,6 +25,7 @@ from ledger.store import Stores
 from ledger.verification.ledger import verify
 from serving import app
 from tests.cluster.builders import even_numbers
+from tests.cluster.test_admission import answered
 from tests.cluster.test_generations import LENIENT
 from trainers.models.frozen import Base, prepare_base
 
@@ -99,9 +101,11 @@ def watcher(steps: list[Step]) -> Watcher:
     return Watcher(steps.append, lambda progress: None, threading.Event())
 
 
-def a_run(home: Home, stores: Stores, base: Base, first: int, **overrides: Any) -> RunSpec:
+def a_run(
+    home: Home, stores: Stores, base: Base, first: int, examples: Sequence[Example] = (), **overrides: Any
+) -> RunSpec:
     settings = load_settings(home.settings_file, overrides)
-    sha = write_examples(home.inbox_dir, even_numbers(first, 150))
+    sha = write_examples(home.inbox_dir, examples or even_numbers(first, 150))
     request = GenerationRequest(settings=settings, base=PinnedBase(source=base.source, sha=base.sha), data=(sha,))
     gen_id = stores.ledger.next_gen_id("main")
     run = stores.journal.create_run(f"run-{gen_id}", "main", gen_id, request.model_dump(mode="json"))
@@ -175,6 +179,17 @@ def test_a_run_killed_right_after_its_verdict_was_recorded_tells_the_same_verdic
     assert (again.verdict, again.reason, again.alpha) == (row.verdict, row.reason, row.alpha)
     assert stores.journal.step_result(spec.run_id, "deploy") is not None
     assert verify(home) == []
+
+
+def test_two_answer_data_is_judged_by_its_whole_answers(
+    home: Home, base: Base, stores: Stores, pool: OneProcess, watcher: Watcher
+) -> None:
+    """Moods, yes and no, spam and ham: four answers to choose from are not needed, which ended such a run unjudged."""
+    spec = a_run(home, stores, base, 0, answered(["positive", "negative"], 150))
+    assert walk(spec, stores, pool, watcher, []).verdict == "accepted"
+    for score in stores.ledger.evals(spec.gen_id):
+        if score.eval == "generalization":
+            assert (score.method, score.n) == ("exact", 20)
 
 
 def test_where_the_child_fails_blends_are_tried_and_the_head_stays(

@@ -188,3 +188,11 @@ def test_a_loss_that_is_not_finite_is_named_and_changes_nothing(home, engine):
     finally:
         engine.lean.model.final_norm.copy_(norm)
     assert all(torch.equal(value, before[name]) for name, value in run.trio.state_dict().items())
+
+
+def test_memory_that_runs_out_is_known_as_such():
+    from trainers.runtime import is_out_of_memory
+
+    with pytest.raises(torch.OutOfMemoryError) as caught:
+        torch.empty(1 << 50, device="cuda")
+    assert is_out_of_memory(caught.value)
