@@ -10,6 +10,7 @@ from pathlib import Path
 import typer
 
 from jobs.context import HOME_OPTION, JSON_OPTION, NO, friendly_errors, out, resolve_home
+from ledger.database.csv_export import csv_text
 from ledger.errors import LunaError
 from ledger.files import write_atomic
 from ledger.store import Ledger
@@ -19,16 +20,22 @@ logger = logging.getLogger(__name__)
 
 
 @app.command()
-def show(json_: bool = JSON_OPTION, home: Path | None = HOME_OPTION) -> None:
-    """The ledger as the CSV has it."""
+def show(
+    last: int = typer.Option(20, min=1, help="Show this many generations, the newest."),
+    all_: bool = typer.Option(False, "--all", help="Show every generation."),
+    json_: bool = JSON_OPTION,
+    home: Path | None = HOME_OPTION,
+) -> None:
+    """The newest generations as the CSV has them, of all lineages in the order recorded."""
     with friendly_errors():
-        place = resolve_home(home)
-        with Ledger.open(place) as ledger:
-            rows = ledger.rows()
+        with Ledger.open(resolve_home(home)) as ledger:
+            rows, more = ledger.latest_rows(None if all_ else last)
         if json_:
-            out.print_json(json.dumps([row.model_dump(mode="json") for row in rows]))
+            out.print_json(json.dumps([row.model_dump(mode="json") for row, _ in rows]))
         else:
-            typer.echo(place.csv.read_text(encoding="utf-8"), nl=False)
+            typer.echo(csv_text(rows), nl=False)
+        if more:
+            logger.info("these are the newest %d; there are earlier ones, which --all or --last shows", last)
 
 
 @app.command()
@@ -52,14 +59,13 @@ def verify(json_: bool = JSON_OPTION, home: Path | None = HOME_OPTION) -> None:
 def export(
     target: Path = typer.Argument(..., help="A .csv or .json file to write."), home: Path | None = HOME_OPTION
 ) -> None:
-    """Write the rows and scores of the current lineage to a file."""
+    """Write the rows to a file: .csv as the ledger's CSV has them, .json the current lineage's with their scores."""
     with friendly_errors():
-        place = resolve_home(home)
-        with Ledger.open(place) as ledger:
-            rows = ledger.rows()
-            scores = [score for gen_id in dict.fromkeys(row.gen_id for row in rows) for score in ledger.evals(gen_id)]
+        with Ledger.open(resolve_home(home)) as ledger:
+            everything, _ = ledger.latest_rows(None)
+            rows, scores = ledger.rows(), ledger.all_evals()
         if target.suffix == ".csv":
-            write_atomic(target, place.csv.read_bytes())
+            write_atomic(target, csv_text(everything))
         elif target.suffix == ".json":
             content = {
                 "rows": [row.model_dump(mode="json") for row in rows],

@@ -6,6 +6,7 @@ import re
 import sqlite3
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Self
 
 from ledger.conversations import Conversations
@@ -16,6 +17,7 @@ from ledger.errors import LunaError
 from ledger.home import Home
 from ledger.journal import RunJournal
 from ledger.records import EvalRecord, GenerationRow, HeadMove, Lineage, Stop, generation_verdict
+from ledger.roles import ROLES
 from ledger.rules.judgement import already_judged, check_head_move, check_judgement
 from ledger.rules.stop_rule import GenerationScores, generation_scores
 from ledger.scores import note_acceptance
@@ -128,6 +130,17 @@ class Ledger:
         """Every row of a lineage in the order recorded, rejected ones too."""
         with self.db.reading() as connection:
             return queries.records(connection, GenerationRow, "generation", _name(connection, lineage))
+
+    def latest_rows(self, generations: int | None) -> tuple[list[tuple[GenerationRow, str]], bool]:
+        """Rows of all lineages with their ``row_sha``, in the order recorded, and whether there are earlier ones.
+
+        Of the latest so many generations, or of all.
+        """
+        most = None if generations is None else generations * len(ROLES)
+        with self.db.reading() as connection:
+            newest = chain.read(connection, "generation", newest_first=True)
+            found = [(queries.parse(GenerationRow, entry), entry.row_sha) for entry in islice(newest, most)]
+            return found[::-1], next(newest, None) is not None
 
     def generation(self, gen_id: int, lineage: str | None = None) -> list[GenerationRow]:
         """The rows of one generation, one a role.

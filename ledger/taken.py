@@ -7,9 +7,11 @@ transaction that the caller holds. `lineage` is the number of the lineage's own 
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal, TypeVar, get_args
 
 from pydantic import Field
@@ -23,6 +25,9 @@ SIDES: tuple[Side, ...] = get_args(Side)
 
 ID_BYTES = 16
 """Leading bytes of an example's SHA-256 that are stored: ten million would have to grow to 10^18 before two agreed."""
+
+MOST_WAITING = 20_000
+"""Latest keys from which on these, and the latest examples, go into the large tables."""
 
 _ASKED_AT_ONCE = 5_000
 """Values in one statement, well under SQLite's limit of 32,766."""
@@ -50,7 +55,7 @@ class TakenNote(Record):
     id_sum: str = Field(pattern=r"^[0-9a-f]{32}$")
     """Sum of the stored ids modulo 2^128: it does not depend on an order."""
     keys: int = Field(ge=0)
-    """Pairs of key and side that the lineage did not have before."""
+    """Pairs of key and side."""
     key_sum: str = Field(pattern=r"^[0-9a-f]{16}$")
     """Sum over them of 2 · key + side, modulo 2^64."""
 
@@ -58,16 +63,17 @@ class TakenNote(Record):
 def insert_taken(connection: sqlite3.Connection, lineage: int, gen_id: int, taken: Sequence[Taken]) -> TakenNote:
     """Store what a generation took, and return what the chain shall say of it."""
     sides = _example_sides(taken)
+    _make_room(connection)
     connection.executemany(
-        "INSERT INTO taken (lineage, example, gen_id, side) VALUES (?, ?, ?, ?)",
+        "INSERT INTO latest_taken (lineage, example, gen_id, side) VALUES (?, ?, ?, ?)",
         [(lineage, example, gen_id, side) for example, side in sorted(sides.items())],
     )
-    asked = {(key, SIDES.index(item.side)) for item in taken for key in item.keys}
-    fresh = sorted(asked - set(_known_sides(connection, lineage, {key for key, _ in asked})))
+    keys = sorted({(key, SIDES.index(item.side)) for item in taken for key in item.keys})
     connection.executemany(
-        "INSERT INTO sides (lineage, key, side) VALUES (?, ?, ?)", [(lineage, key, side) for key, side in fresh]
+        "INSERT INTO latest_sides (lineage, key, side, gen_id) VALUES (?, ?, ?, ?)",
+        [(lineage, key, side, gen_id) for key, side in keys],
     )
-    return TakenNote(**examples_of_note(sides.items()), keys=len(fresh), key_sum=key_sum(fresh))
+    return TakenNote(**examples_of_note(sides.items()), keys=len(keys), key_sum=key_sum(keys))
 
 
 def note_examples(taken: Sequence[Taken]) -> dict[str, int | str]:
@@ -92,10 +98,10 @@ def taken_among(connection: sqlite3.Connection, lineage: int, ids: Collection[st
     """Those of the examples that a generation of the head's line took."""
     asked = {_stored(example_id): example_id for example_id in ids}
     found: set[str] = set()
-    for some in _batches(sorted(asked)):
+    for some, table in product(_batches(sorted(asked)), ("taken", "latest_taken")):
         rows = connection.execute(
-            "SELECT example FROM taken JOIN line ON line.lineage = taken.lineage AND line.gen_id = taken.gen_id "
-            f"WHERE taken.lineage = ? AND example IN ({_marks(some)})",
+            f"SELECT example FROM {table} JOIN line ON line.lineage = {table}.lineage "
+            f"AND line.gen_id = {table}.gen_id WHERE {table}.lineage = ? AND example IN ({_marks(some)})",
             (lineage, *some),
         )
         found |= {asked[example] for (example,) in rows}
@@ -105,15 +111,26 @@ def taken_among(connection: sqlite3.Connection, lineage: int, ids: Collection[st
 def sides_of(connection: sqlite3.Connection, lineage: int, keys: Collection[int]) -> dict[int, frozenset[Side]]:
     """Where keys stand already, those that do."""
     found: dict[int, frozenset[Side]] = {}
-    for key, side in _known_sides(connection, lineage, keys):
-        found[key] = found.get(key, frozenset()) | {SIDES[side]}
+    asked = json.dumps(sorted(keys))
+    for table in ("sides", "latest_sides"):
+        # One row a key and side, however many generations put it there.
+        for key, side in connection.execute(
+            "SELECT asked.value, which.side FROM json_each(?) AS asked "
+            "CROSS JOIN (SELECT 0 AS side UNION ALL SELECT 1) AS which WHERE EXISTS ("
+            f"SELECT 1 FROM {table} WHERE lineage = ? AND key = asked.value AND side = which.side)",
+            (asked, lineage),
+        ):
+            found[key] = found.get(key, frozenset()) | {SIDES[side]}
     return found
 
 
-def _known_sides(connection: sqlite3.Connection, lineage: int, keys: Collection[int]) -> Iterator[tuple[int, int]]:
-    for some in _batches(sorted(keys)):
-        statement = f"SELECT key, side FROM sides WHERE lineage = ? AND key IN ({_marks(some)})"
-        yield from map(tuple, connection.execute(statement, (lineage, *some)))
+def _make_room(connection: sqlite3.Connection) -> None:
+    """Put the latest rows where the others are, once there are many."""
+    (waiting,) = connection.execute("SELECT count(*) FROM latest_sides").fetchone()
+    if waiting >= MOST_WAITING:
+        for table in ("taken", "sides"):
+            connection.execute(f"INSERT INTO {table} SELECT * FROM latest_{table}")
+            connection.execute(f"DELETE FROM latest_{table}")
 
 
 def _example_sides(taken: Iterable[Taken]) -> dict[bytes, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from ledger.files import sha256_json
 
@@ -37,9 +37,7 @@ class Entry:
 
 def entry_sha(entry: Entry) -> str:
     """SHA-256 over the canonical JSON of every column but ``row_sha`` itself."""
-    columns = asdict(entry)
-    del columns["row_sha"]
-    return sha256_json(columns)
+    return sha256_json({name: value for name, value in vars(entry).items() if name != "row_sha"})
 
 
 def append(
@@ -58,7 +56,7 @@ def append(
     entry = Entry(seq, kind, lineage, gen_id, role, body, prev_sha, entry_sha(unsigned))
     connection.execute(
         f"INSERT INTO entries ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        tuple(asdict(entry).values()),
+        tuple(vars(entry).values()),
     )
     return entry
 

@@ -19,6 +19,9 @@ from ledger.home import Home
 BUSY_TIMEOUT_S = 30.0
 """How long a statement waits for another connection before it gives up."""
 
+CACHE_KIB = 32 * 1024
+"""Room for the inner pages of the largest table; SQLite's own 2 MiB would have them read again at every look-up."""
+
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _HELD = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _REFUSED = {
@@ -147,6 +150,7 @@ def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
     connection.row_factory = sqlite3.Row
     try:
         connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         if not read_only:
             connection.execute("PRAGMA journal_mode = WAL")
             # WAL's default would lose the last commits at a power cut; a judgement must never be lost.

@@ -181,7 +181,23 @@ CREATE TABLE sides (
     lineage INTEGER NOT NULL,
     key     INTEGER NOT NULL,
     side    INTEGER NOT NULL CHECK (side IN (0, 1)),
-    PRIMARY KEY (lineage, key, side)
+    gen_id  INTEGER NOT NULL,
+    PRIMARY KEY (lineage, key, side, gen_id)
+) WITHOUT ROWID;
+-- The latest rows wait here until there are many: in the large tables each changes a page of its own.
+CREATE TABLE latest_taken (
+    lineage INTEGER NOT NULL,
+    example BLOB NOT NULL,
+    gen_id  INTEGER NOT NULL,
+    side    INTEGER NOT NULL CHECK (side IN (0, 1)),
+    PRIMARY KEY (lineage, example, gen_id)
+) WITHOUT ROWID;
+CREATE TABLE latest_sides (
+    lineage INTEGER NOT NULL,
+    key     INTEGER NOT NULL,
+    side    INTEGER NOT NULL CHECK (side IN (0, 1)),
+    gen_id  INTEGER NOT NULL,
+    PRIMARY KEY (lineage, key, side, gen_id)
 ) WITHOUT ROWID;
 -- What lineage_ledger.csv must be, as of the chain: its first line and its length. No row: it is written anew.
 CREATE TABLE csv_state (

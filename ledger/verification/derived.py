@@ -52,17 +52,24 @@ def read_tables(connection: sqlite3.Connection) -> Tables:
     for lineage, gen_id, parent, age in connection.execute("SELECT lineage, gen_id, parent_gen, age FROM generations"):
         tables.generations[lineage, gen_id] = (parent, age)
     tables.line = {(lineage, gen_id) for lineage, gen_id in connection.execute("SELECT lineage, gen_id FROM line")}
-    for lineage, gen_id, example, side in connection.execute("SELECT lineage, gen_id, example, side FROM taken"):
+    for lineage, gen_id, example, side in connection.execute(
+        f"{_TAKEN} FROM taken UNION ALL {_TAKEN} FROM latest_taken"
+    ):
         sums = tables.taken.setdefault((lineage, gen_id), TakenSums())
         sums.examples += 1
         sums.held_out += side
         sums.id_sum += int.from_bytes(example if isinstance(example, bytes) else str(example).encode())
-    # Halves, since SQLite's own sum may not go beyond 64 bits.
     for lineage, rows, held_out, high, low in connection.execute(
-        "SELECT lineage, count(*), sum(side), sum(key >> 32), sum(key & 4294967295) FROM sides GROUP BY lineage"
+        f"{_SUMS} FROM sides GROUP BY lineage UNION ALL {_SUMS} FROM latest_sides GROUP BY lineage"
     ):
-        tables.sides[lineage] = (rows, 2 * ((high << 32) + low) + held_out)
+        before, sum_before = tables.sides.get(lineage, (0, 0))
+        tables.sides[lineage] = (before + rows, sum_before + 2 * ((high << 32) + low) + held_out)
     return tables
+
+
+_TAKEN = "SELECT lineage, gen_id, example, side"
+_SUMS = "SELECT lineage, count(*), sum(side), sum(key >> 32), sum(key & 4294967295)"
+"""By halves, since SQLite's own sum may not go beyond 64 bits."""
 
 
 def derived_problems(entries: Iterable[chain.Entry], tables: Tables) -> Iterator[Problem]:

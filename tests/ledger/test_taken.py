@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ledger import taken as ledger_taken
 from ledger.database import line
 from ledger.errors import LunaError
 from ledger.home import Home
 from ledger.store import Ledger
 from ledger.taken import Side, Taken
+from ledger.verification.ledger import verify
 from tests.ledger.builders import by_role, make_ledger, make_move, make_trio, sha
 
 
@@ -132,6 +134,22 @@ def test_the_line_is_the_head_with_its_ancestors_whatever_moves(tmp_path_factory
         assert ledger.age() == (len(chain) - 1 if chain else None)
         names = [f"G{number}" for number in range(ledger.next_gen_id())]
         assert taken(ledger, *names) == {f"G{number}" for number in chain}
+
+
+def test_keys_are_found_and_counted_before_and_after_they_move_to_the_large_table(ledger, monkeypatch):
+    monkeypatch.setattr(ledger_taken, "MOST_WAITING", 3)
+    for gen_id in range(6):
+        judge(ledger, gen_id, gen_id - 1 if gen_id else None, item(f"n{gen_id}", "train", gen_id, gen_id + 1, -gen_id))
+        assert len(taken(ledger, *(f"n{number}" for number in range(10)))) == gen_id + 1
+        assert set(ledger.sides_of(range(-10, 10))) == set(range(-gen_id, gen_id + 2))
+    with ledger.db.reading() as connection:
+        counts = [connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in TABLES]
+    assert sum(counts) == 17, "0 is -0: G0 has one key less"
+    assert min(counts) > 0
+    assert [problem.what for problem in verify(ledger.db.home) if "differ" in problem.what] == []
+
+
+TABLES = ("sides", "latest_sides")
 
 
 def test_many_ids_and_keys_are_asked_in_one_go(ledger):

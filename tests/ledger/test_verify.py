@@ -293,17 +293,25 @@ def test_tables_that_fit_the_chain_have_no_problems(taking):
 @pytest.mark.parametrize(
     ("statement", "what", "where"),
     [
-        ("DELETE FROM taken WHERE rowid_is_first", "taken differs", "taken main G"),
-        ("DELETE FROM taken WHERE gen_id = 1", "taken differs", "taken main G1"),
-        ("INSERT INTO taken SELECT lineage, example, 0, side FROM taken WHERE gen_id = 1 LIMIT 1", "taken", "main G0"),
-        ("INSERT INTO taken SELECT lineage, example, 2, side FROM taken WHERE gen_id = 1 LIMIT 1", "taken", "main G2"),
-        ("UPDATE taken SET side = 1 - side WHERE rowid_is_first", "taken differs", "main G"),
-        ("UPDATE taken SET example = zeroblob(16) WHERE rowid_is_first", "taken differs", "main G"),
-        ("DELETE FROM sides WHERE key = 3", "sides differ", "sides of main"),
-        ("DELETE FROM sides", "sides differ", "sides of main"),
-        ("UPDATE sides SET key = key + 100 WHERE key = 3", "sides differ", "sides of main"),
-        ("UPDATE sides SET side = 1 - side WHERE key = 3", "sides differ", "sides of main"),
-        ("INSERT INTO sides VALUES (7, 1, 1)", "sides differ", "sides of 7"),
+        ("DELETE FROM latest_taken WHERE rowid_is_first", "taken differs", "taken main G"),
+        ("DELETE FROM latest_taken WHERE gen_id = 1", "taken differs", "taken main G1"),
+        (
+            "INSERT INTO latest_taken SELECT lineage, example, 0, side FROM latest_taken WHERE gen_id = 1 LIMIT 1",
+            "taken",
+            "main G0",
+        ),
+        (
+            "INSERT INTO latest_taken SELECT lineage, example, 2, side FROM latest_taken WHERE gen_id = 1 LIMIT 1",
+            "taken",
+            "main G2",
+        ),
+        ("UPDATE latest_taken SET side = 1 - side WHERE rowid_is_first", "taken differs", "main G"),
+        ("UPDATE latest_taken SET example = zeroblob(16) WHERE rowid_is_first", "taken differs", "main G"),
+        ("DELETE FROM latest_sides WHERE key = 3", "sides differ", "sides of main"),
+        ("DELETE FROM latest_sides", "sides differ", "sides of main"),
+        ("UPDATE latest_sides SET key = key + 100 WHERE key = 3", "sides differ", "sides of main"),
+        ("UPDATE latest_sides SET side = 1 - side WHERE key = 3", "sides differ", "sides of main"),
+        ("INSERT INTO sides VALUES (7, 1, 1, 0)", "sides differ", "sides of 7"),
         ("DELETE FROM line WHERE gen_id = 1", "line differs", "line main G1"),
         ("INSERT INTO line VALUES (1, 2)", "line differs", "line main G2"),
         ("UPDATE generations SET age = 5 WHERE gen_id = 1", "generation differs", "main G1"),
@@ -313,7 +321,7 @@ def test_tables_that_fit_the_chain_have_no_problems(taking):
     ],
 )
 def test_a_table_that_is_not_what_the_chain_says_is_named(taking, statement, what, where):
-    first = "example = (SELECT min(example) FROM taken)"
+    first = "example = (SELECT min(example) FROM latest_taken)"
     tamper(taking, statement.replace("rowid_is_first", first))
     only(of_tables(taking), what, where)
 
