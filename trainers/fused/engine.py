@@ -86,7 +86,7 @@ class FusedEngine:
         shas: dict[Role, str] = {}
         for role in children.shas:
             parent, child = (read_adapter(one.path(role), lora, shapes) for one in (parents, children))
-            shas[role] = write_adapter(into, blend(parent, child, alpha), lora, self.base.source)
+            shas[role] = write_adapter(into, blend(parent, child, alpha), lora, self.base.loadable)
         return AdapterSet(into, shas)
 
     def _begin(self, job: TrioJob) -> FusedRun:
@@ -109,7 +109,7 @@ class FusedEngine:
         job = run.job
         outcomes: dict[Role, RoleOutcome] = {}
         for slot, role in enumerate(job.roles):
-            sha = write_adapter(Path(job.adapters_dir), run.bank.state_dict(slot), job.lora, self.base.source)
+            sha = write_adapter(Path(job.adapters_dir), run.bank.state_dict(slot), job.lora, self.base.loadable)
             outcomes[role] = RoleOutcome.of(
                 job, role, sha, len(run.data.examples[role]), run.losses[role], run.health.skipped_updates.get(role)
             )

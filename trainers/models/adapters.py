@@ -122,8 +122,12 @@ def _expected_shapes(shapes: Sequence[Sequence[tuple[int, int]]], rank: int) -> 
     return expected
 
 
-def write_adapter(adapters_dir: Path, tensors: Mapping[str, Tensor], lora: LoraSettings, base_source: str) -> str:
-    """Publish an adapter as `<adapters_dir>/<sha>/` and return the SHA-256 of its weights file."""
+def write_adapter(adapters_dir: Path, tensors: Mapping[str, Tensor], lora: LoraSettings, base: str) -> str:
+    """Publish an adapter as `<adapters_dir>/<sha>/` and return the SHA-256 of its weights file.
+
+    Args:
+        base: what its config names for tools that load base and adapter together (`Base.loadable`).
+    """
     from peft import LoraConfig
 
     named = {f"{_PREFIX}{name}{_SUFFIX}": value.detach().float().cpu().contiguous() for name, value in tensors.items()}
@@ -134,7 +138,7 @@ def write_adapter(adapters_dir: Path, tensors: Mapping[str, Tensor], lora: LoraS
         bias="none",
         target_modules=sorted(module.rsplit(".", 1)[1] for module in TARGET_MODULES),
         task_type="CAUSAL_LM",
-        base_model_name_or_path=base_source,
+        base_model_name_or_path=base,
         inference_mode=True,
     )
     return publish_tensors(adapters_dir, named, json.dumps(_plain(config.to_dict()), indent=2, sort_keys=True) + "\n")

@@ -31,6 +31,12 @@ class Base:
     sha: str
     path: Path
 
+    @property
+    def loadable(self) -> str:
+        """By what other tools can load it: the hub id, or else the folder in this home."""
+        made_here = self.source == "tiny" or self.source.startswith("package:")
+        return str(self.path) if made_here or Path(self.source).expanduser().exists() else self.source
+
 
 def prepare_base(settings: FrozenModelSettings, home: Home) -> Base:
     """Prepare the base under `<home>/models/base/<sha>`, or reuse what an earlier call put there.

@@ -149,7 +149,7 @@ class TrlEngine:
     def _publish(self, model: Any, adapters_dir: Path) -> str:
         temporary = temporary_beside(adapters_dir / "new")
         try:
-            model.peft_config["default"].base_model_name_or_path = self.base.source
+            model.peft_config["default"].base_model_name_or_path = self.base.loadable
             model.save_pretrained(temporary)
             (temporary / "README.md").unlink(missing_ok=True)
             sha = sha256_file(temporary / WEIGHTS)
