@@ -51,10 +51,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--generations", type=int, default=100_000)
     parser.add_argument("--taken", type=int, default=10_000_000)
+    parser.add_argument("--folder", type=Path, help="keep the ledgers here, and measure those that are here already")
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="luna-bench-") as folder:
-        short = measured(Home(Path(folder) / "short"), SHORT, SHORT * TAKEN_EACH)
-        long = measured(Home(Path(folder) / "long"), asked.generations, asked.taken)
+    with tempfile.TemporaryDirectory(prefix="luna-bench-") as temporary:
+        folder = asked.folder or Path(temporary)
+        long_home = built(Home(folder / "long"), asked.generations, asked.taken)
+        short = measured(built(Home(folder / "short"), SHORT, SHORT * TAKEN_EACH))
+        long = measured(long_home)
     ratio = long["append, ms"] / short["append, ms"]
     rows = [[name, f"{short[name]:,.2f}", f"{long[name]:,.2f}"] for name in long]
     bars = [
@@ -75,11 +78,10 @@ def main() -> None:
 ADMISSION = f"{NEW:,} new examples looked up, ms"
 
 
-def measured(home: Home, generations: int, taken: int) -> Figures:
-    """Milliseconds of everything, in a ledger of this length."""
-    found: Figures = {"built, s": timed(lambda: build(home, generations, taken)) / 1_000}
-    found["CSV written anew, s"] = timed(lambda: Ledger.open(home, writer=True).close()) / 1_000
-    say(f"built and its CSV written: {found}")
+def measured(home: Home) -> Figures:
+    """Milliseconds of everything, in a ledger that was built."""
+    home.csv.unlink(missing_ok=True)
+    found: Figures = {"CSV written anew, s": timed(lambda: Ledger.open(home, writer=True).close()) / 1_000}
     found["open as the writer, ms"] = median(5, lambda: Ledger.open(home, writer=True).close())
     with Stores.create(home) as stores:
         ledger, seeds = stores.ledger, iter(range(10**6))
@@ -158,8 +160,10 @@ def a_turn(stores: Stores) -> Turn:
 # -- building --------------------------------------------------------------------------------------------------------
 
 
-def build(home: Home, generations: int, taken: int) -> None:
+def built(home: Home, generations: int, taken: int) -> Home:
     """A ledger as long as asked. The notes of what was taken hold no sums, so that it is no case for `verify`."""
+    if home.db.is_file():
+        return home
     with Ledger.create(home) as ledger:
         ledger.create_lineage("main", sha("base"))
     with closing(sqlite3.connect(home.db, isolation_level=None)) as connection:
@@ -186,6 +190,7 @@ def build(home: Home, generations: int, taken: int) -> None:
         )
         connection.execute("COMMIT")
         say(f"{count:,} keys inserted")
+    return home
 
 
 def chain_of(connection: sqlite3.Connection, generations: int) -> Iterator[tuple[Any, ...]]:

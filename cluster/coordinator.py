@@ -47,6 +47,9 @@ _ANSWER_S = 60
 
 _GONE_S = 10
 
+_KARMA_TOLD_AFTER_S = 60.0
+"""How long adapters' METADATA.json may lag behind what has been earned; they say as of when they speak."""
+
 _LOCK_WAIT_S = 30
 """How long a restarted coordinator waits for its dead predecessor's lock on the home."""
 
@@ -59,9 +62,10 @@ class Coordinator:
     def __init__(self, root: str):
         self._home = Home(Path(root))
         self._pool = TrainerPool()
-        self._worker = RunWorker(self._home, self._pool)
+        self._worker = RunWorker(self._home, self._pool, self._tell_karma_soon)
         self._guard = threading.Lock()
         self._metadata_guard = threading.Lock()
+        self._telling: threading.Timer | None = None
         self._opening = threading.Lock()
         self._opened = False
         self._last_karma = KarmaSettings()
@@ -81,6 +85,7 @@ class Coordinator:
                 self._ledger, self._journal = self._stores.ledger, self._stores.journal
                 self._conversations = self._stores.conversations
                 self._opened = True
+                self._tell_karma_soon()  # the process before may have ended before it told
 
     def home(self) -> str:
         """The home that this coordinator writes."""
@@ -157,7 +162,7 @@ class Coordinator:
             self._refuse_open_run("move the head")
             head = self._ledger.head()
             self._ledger.move_head(HeadMove(from_gen=head, to_gen=gen_id, reason="rollback", at=utc_now()))
-            self._tell_karma()
+            self.tell_karma()
         return {"from_gen": head, "to_gen": gen_id, **follow_head(self._home, gen_id)}
 
     def add_turn(self, turn: Turn) -> None:
@@ -171,12 +176,12 @@ class Coordinator:
             LunaError: there is no such answer.
         """
         self._conversations.add_label(turn_id, label, self._karma)
-        self._tell_karma()
+        self._tell_karma_soon()
 
     def add_scores(self, scores: Sequence[Score]) -> None:
         """Store what the reward model made of answers; they earn karma by it."""
         self._conversations.add_scores(scores, self._karma)
-        self._tell_karma()
+        self._tell_karma_soon()
 
     def release(self) -> None:
         """Give the trainers' devices back until the next generation; a paused run needs none."""
@@ -190,6 +195,7 @@ class Coordinator:
             self._worker.refuse_while_running("close the coordinator")
             self._pool.release()
             if self._opened:
+                self.tell_karma()
                 self._stores.close()
 
     @property
@@ -202,15 +208,29 @@ class Coordinator:
                 logger.warning("%s Karma goes on by the settings that were read last.", error)
         return self._last_karma
 
-    def _tell_karma(self) -> None:
-        """Let the head's adapters say in their METADATA.json what has been earned."""
-        head, age = self._ledger.head(), self._ledger.age()
-        if head is None or age is None:
-            return
+    def _tell_karma_soon(self) -> None:
+        """Have :meth:`tell_karma` done for all that comes meanwhile: each label would write three files otherwise."""
         with self._metadata_guard:
-            earned = self._conversations.karma_earned(self._ledger.current_lineage())
-            for row in self._ledger.generation(head):
-                update_karma(self._home.adapter_dir(row.child_sha), earned, age)
+            if self._telling is None:
+                self._telling = threading.Timer(_KARMA_TOLD_AFTER_S, self.tell_karma)
+                self._telling.daemon = True
+                self._telling.start()
+
+    def tell_karma(self) -> None:
+        """Let the head's adapters say in their METADATA.json what has been earned up to now."""
+        with self._metadata_guard:
+            if self._telling is not None:
+                self._telling.cancel()
+                self._telling = None
+            head, age = (self._ledger.head(), self._ledger.age()) if self._ledger.lineages() else (None, None)
+            if head is None or age is None:
+                return
+            earned, now = self._conversations.karma_earned(self._ledger.current_lineage()), utc_now()
+            try:
+                for row in self._ledger.generation(head):
+                    update_karma(self._home.adapter_dir(row.child_sha), earned, age, now)
+            except LunaError as error:  # nobody waits for this; `luna ledger verify` names what is wrong as well
+                logger.warning("karma was not told: %s", error)
 
     def _resume_after_crash(self) -> None:
         """Ray has started this actor again: the run that was in work goes on, whichever lineage is current by now."""

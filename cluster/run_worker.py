@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 
 from cluster.generation import GenerationRun, Watcher
@@ -24,8 +25,8 @@ from trainers.job import NonFiniteError, Paused, TrioProgress
 class RunWorker:
     """One run at a time. It goes on when the job that asked for it is gone."""
 
-    def __init__(self, home: Home, pool: TrainerPool) -> None:
-        self._home, self._pool = home, pool
+    def __init__(self, home: Home, pool: TrainerPool, when_done: Callable[[], None] = lambda: None) -> None:
+        self._home, self._pool, self._when_done = home, pool, when_done
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
         self._run: RunState | None = None
@@ -86,6 +87,7 @@ class RunWorker:
                 judged = GenerationRun(spec, stores, self._pool, watcher).run()
             stores.journal.finish_run(run.run_id, "done", f"{judged.verdict}: {judged.reason}")
             end("done", judged.reason, judged)
+            self._when_done()
         except Paused as pause:
             self._note_attempt(stores, run, "paused")
             end("paused", str(pause))

@@ -83,7 +83,7 @@ def build_metadata(
         age: accepted ancestors of this generation.
         karma_earned: karma since the last age-up.
     """
-    growth, total = _growth(karma_earned, age), row.n_delta + row.n_replay
+    growth, total = _growth(karma_earned, age, row.trained_at), row.n_delta + row.n_replay
     return {
         "generation": row.gen_id,
         "lineage": row.lineage,
@@ -105,27 +105,23 @@ def build_metadata(
     }
 
 
-def _growth(karma_earned: float, age: int) -> dict[str, Any]:
+def _growth(karma_earned: float, age: int, as_of: str) -> dict[str, Any]:
     """What changes while an adapter is in use."""
     karma = karma_state(karma_earned, age)
     return {
-        "karma": {"earned": karma.earned, "threshold": karma.threshold, "progress": karma.progress},
+        "karma": {"earned": karma.earned, "threshold": karma.threshold, "progress": karma.progress, "as_of": as_of},
         "next_age_up": {"name": age_name(age + 1), "karma_missing": karma.missing},
     }
 
 
-def update_karma(folder: Path, karma_earned: float, age: int) -> None:
+def update_karma(folder: Path, karma_earned: float, age: int, as_of: str) -> None:
     """Let an adapter say how much karma has been earned since it was accepted. One without metadata is left alone.
 
     Raises:
         LunaError: its metadata cannot be read, or the disk refuses.
     """
-    if not (folder / METADATA_FILE).is_file():
-        return
-    metadata = read_metadata(folder)
-    changed = metadata | _growth(karma_earned, age)
-    if changed != metadata:
-        write_metadata(folder, changed)
+    if (folder / METADATA_FILE).is_file():
+        write_metadata(folder, read_metadata(folder) | _growth(karma_earned, age, as_of))
 
 
 def write_metadata(folder: Path, metadata: Mapping[str, Any]) -> None:

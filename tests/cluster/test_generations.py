@@ -487,6 +487,7 @@ def test_status_show_list_and_export_speak_json(lenient, tmp_path):
     status = ask("status")
     new = status["cadence"]
     assert (new["conversation_pairs"], new["preference_pairs"], new["due"]) == (1, 1, False)
+    tell_coordinator(home, "tell_karma")
     for sha in adapters(home, 0).values():
         metadata = json.loads((home.adapter_dir(sha) / "METADATA.json").read_text())
         assert metadata["karma"]["earned"] == status["karma"]["earned"] > 1

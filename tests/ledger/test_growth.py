@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from curriculum.reward import VALUES
 from ledger.conversations import Conversations, Label
+from ledger.journal import RunJournal
 from ledger.metadata import build_metadata, read_metadata, update_karma, write_metadata
 from ledger.rules.cadence import CadenceSettings, cadence, is_quiet
 from ledger.rules.karma import AnswerState, KarmaSettings, KarmaTerms, answer_karma
@@ -160,6 +161,18 @@ def test_an_accepted_generation_sets_karma_back_and_a_rejected_one_does_not(ledg
     )
 
 
+def test_acceptance_spends_what_had_been_earned_when_its_run_began(ledger, conversations):
+    early, late = a_turn(1), a_turn(2)
+    conversations.add_turn(early)
+    conversations.add_scores([a_score(early)])
+    RunJournal(ledger.db).create_run("run-1", "main", 1, {})  # the run that add_generation names
+    conversations.add_turn(late)
+    conversations.add_scores([a_score(late)])
+    both = conversations.karma_earned("main")
+    add_generation(ledger, 1, 0)
+    assert conversations.karma_earned("main") == pytest.approx(both / 2)
+
+
 def test_what_is_unscored_is_whole_and_not_empty(conversations):
     whole, broken, empty, scored = (
         a_turn(1), a_turn(2, finish_reason="aborted"), a_turn(3, answer=" \n"), a_turn(4),
@@ -187,13 +200,14 @@ def test_deleting_a_turn_takes_its_scores_and_karma_along(ledger, conversations)
 
 def test_an_adapter_says_what_has_been_earned_since(tmp_path):
     row = make_row()
-    update_karma(tmp_path, 30.0, 0)
+    update_karma(tmp_path, 30.0, 0, AT)
     assert list(tmp_path.iterdir()) == [], "an adapter without metadata gets none"
     write_metadata(tmp_path, build_metadata(row, n_conversations=0, passed=[], age=0))
     before = read_metadata(tmp_path)
-    update_karma(tmp_path, 30.0, 0)
+    assert before["karma"] == {"earned": 0.0, "threshold": 100, "progress": 0.0, "as_of": row.trained_at}
+    update_karma(tmp_path, 30.0, 0, "2026-04-01T00:00:00Z")
     after = read_metadata(tmp_path)
-    assert after["karma"] == {"earned": 30.0, "threshold": 100, "progress": 0.3}
+    assert after["karma"] == {"earned": 30.0, "threshold": 100, "progress": 0.3, "as_of": "2026-04-01T00:00:00Z"}
     assert after["next_age_up"] == {"name": "vocabulary", "karma_missing": 70.0}
     assert list(after) == list(before)
 

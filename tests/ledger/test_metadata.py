@@ -43,7 +43,7 @@ def test_metadata_says_what_the_design_asks_for():
     assert metadata["training_data"]["base"] == 250
     assert metadata["training_data"]["conversations"] == 50
     assert metadata["training_data"]["total_examples"] == 300
-    assert metadata["karma"] == {"earned": 100.0, "threshold": 250, "progress": 0.4}
+    assert metadata["karma"] == {"earned": 100.0, "threshold": 250, "progress": 0.4, "as_of": row.trained_at}
     assert metadata["age"] == {"number": 1, "name": "vocabulary"}
     assert metadata["next_age_up"] == {"name": "patterns", "karma_missing": 150.0}
     assert metadata["trained_at"] == row.trained_at
