@@ -16,8 +16,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ import numpy as np
 
 from bench.progress import say
 from bench.report import keep
+from curriculum.example import Example, make_example
+from curriculum.split import keys_of, split_by_group
 from ledger.conversations import Label, Turn
 from ledger.database.chain import COLUMNS
 from ledger.files import canonical_json, sha256_bytes, sha256_json
@@ -75,7 +78,7 @@ def main() -> None:
     ])  # fmt: skip
 
 
-ADMISSION = f"{NEW:,} new examples looked up, ms"
+ADMISSION = f"{NEW:,} new examples admitted, ms"
 
 
 def measured(home: Home) -> Figures:
@@ -91,7 +94,8 @@ def measured(home: Home) -> Figures:
             "append, ms of this process alone": statistics.median(own for _, own in times),
             f"append, slowest of {APPENDS}, ms": max(wall for wall, _ in times),
         }
-        found[ADMISSION] = median(5, lambda: admit(ledger, next(seeds)))
+        sets = [examples_of(next(seeds)) for _ in range(5)]
+        found[ADMISSION] = statistics.median(timed(partial(admit, ledger, one)) for one in sets)
         for name in ("head", "age", "current_lineage", "lineages", "next_gen_id", "stop_of", "last_stop_gen"):
             found[f"{name}, ms"] = median(ASKED, getattr(ledger, name))
         turn = a_turn(stores)
@@ -138,11 +142,25 @@ def new_examples(seed: int, count: int) -> list[Taken]:
     return [Taken(draw.bytes(32).hex(), SIDES[number % 5 == 0], tuple(keys[number])) for number in range(count)]
 
 
-def admit(ledger: Ledger, seed: int) -> None:
-    """What admission asks about new examples: which are taken, and where their keys stand."""
-    asked = new_examples(seed, NEW)
-    ledger.taken_among([one.example_id for one in asked])
-    ledger.sides_of({key for one in asked for key in one.keys})
+def examples_of(seed: int) -> list[Example]:
+    """New questions of eight words with answers of twenty, over a vocabulary of 3,000."""
+    draw = np.random.default_rng([3, seed])
+    words = [f"w{number}" for number in range(3_000)]
+    texts = [[words[n] for n in row] for row in draw.integers(0, len(words), size=(NEW, 28)).tolist()]
+    return [
+        make_example(role="dialectical", stage="conversations", category="talk", kind="pure",
+                     input=" ".join(text[:8]), output=" ".join(text[8:]))
+        for text in texts
+    ]  # fmt: skip
+
+
+def admit(ledger: Ledger, examples: Sequence[Example]) -> None:
+    """What admission does with new examples: leave out what is taken, and put the rest on its sides."""
+    taken = ledger.taken_among([one.id for one in examples])
+    new = [one for one in examples if one.id not in taken]
+    known = ledger.sides_of({key for one in new for key in keys_of(one)})
+    split = split_by_group(new, [], 20, known)
+    assert len(split.train) + len(split.holdout) == NEW
 
 
 def a_turn(stores: Stores) -> Turn:

@@ -17,7 +17,7 @@ from ledger.errors import LunaError
 from ledger.records import Record, Sha256, Timestamp, TurnId
 from ledger.roles import Voice
 from ledger.rules.karma import KarmaSettings
-from ledger.scores import SCORE_FIELDS, Score, insert_score, karma_since, last_acceptance, settle
+from ledger.scores import SCORE_FIELDS, Score, insert_score, karma_since, last_spent, settle
 
 Level = Literal["high", "low"]
 Axis = Literal["arousal", "discrepancy", "prospect", "reflection", "broadcast"]
@@ -165,7 +165,7 @@ class Conversations:
     def karma_earned(self, lineage: str) -> float:
         """Karma that a lineage's answers earned since its newest generation was accepted."""
         with self.db.reading() as connection:
-            return karma_since(connection, lineage, last_acceptance(connection, lineage)[1])
+            return karma_since(connection, lineage, last_spent(connection, lineage))
 
     def teaching_turns(self, lineage: str, least_scalar: float) -> list[LabelledTurn]:
         """Answers of a lineage that can teach, oldest first: with a label, or a score above `least_scalar`.

@@ -14,7 +14,7 @@ from ledger.clock import utc_now
 from ledger.database.connection import Database
 from ledger.errors import LunaError
 from ledger.files import canonical_json
-from ledger.scores import standing
+from ledger.scores import newest_event
 
 Step = Literal["collect", "plan", "train", "measure", "judge", "deploy"]
 STEPS: tuple[Step, ...] = get_args(Step)
@@ -90,9 +90,9 @@ class RunJournal:
                 )
             try:
                 connection.execute(
-                    "INSERT INTO runs (run_id, lineage, gen_id, request, started_at, last_turn, last_event) "
-                    "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    (run_id, lineage, gen_id, canonical_json(request), at or utc_now(), *standing(connection)),
+                    "INSERT INTO runs (run_id, lineage, gen_id, request, started_at, last_event) "
+                    "VALUES (?, ?, ?, ?, ?, ?)",
+                    (run_id, lineage, gen_id, canonical_json(request), at or utc_now(), newest_event(connection)),
                 )
             except sqlite3.IntegrityError as error:
                 raise LunaError(f"run {run_id!r} exists already; choose another run id.") from error

@@ -88,34 +88,32 @@ def _state(connection: sqlite3.Connection, turn_id: str) -> tuple[str, AnswerSta
 
 
 def note_acceptance(connection: sqlite3.Connection, lineage: str, gen_id: int, run_id: str) -> None:
-    """Spend what had been earned and said when the run began; what came since counts towards the next age.
+    """Spend what had been earned when the run began; what came since counts towards the next age.
 
     A run that the journal does not know spends all there is.
     """
     began = connection.execute(
-        "SELECT last_turn, last_event FROM runs WHERE run_id = ? AND last_event IS NOT NULL", (run_id,)
+        "SELECT last_event FROM runs WHERE run_id = ? AND last_event IS NOT NULL", (run_id,)
     ).fetchone()
-    turn, event = began or standing(connection)
     connection.execute(
-        "INSERT INTO acceptances (lineage, gen_id, last_turn, last_event) VALUES (?, ?, ?, ?)",
-        (lineage, gen_id, turn, event),
+        "INSERT INTO acceptances (lineage, gen_id, last_turn, last_event) "
+        "VALUES (?, ?, (SELECT coalesce(max(number), 0) FROM turns), ?)",
+        (lineage, gen_id, newest_event(connection) if began is None else began[0]),
     )
 
 
-def standing(connection: sqlite3.Connection) -> tuple[int, int]:
-    """Numbers of the newest turn and the newest karma event."""
-    turn, event = connection.execute(
-        "SELECT (SELECT coalesce(max(number), 0) FROM turns), (SELECT coalesce(max(number), 0) FROM karma_events)"
-    ).fetchone()
-    return int(turn), int(event)
+def newest_event(connection: sqlite3.Connection) -> int:
+    """Number of the newest karma event, 0 before the first."""
+    (number,) = connection.execute("SELECT coalesce(max(number), 0) FROM karma_events").fetchone()
+    return int(number)
 
 
-def last_acceptance(connection: sqlite3.Connection, lineage: str) -> tuple[int, int]:
-    """(turn, karma event) after which a lineage's count began; zeros before the first acceptance."""
+def last_spent(connection: sqlite3.Connection, lineage: str) -> int:
+    """The karma event up to which a lineage's acceptances have spent; 0 before the first."""
     row = connection.execute(
-        "SELECT last_turn, last_event FROM acceptances WHERE lineage = ? ORDER BY number DESC LIMIT 1", (lineage,)
+        "SELECT last_event FROM acceptances WHERE lineage = ? ORDER BY number DESC LIMIT 1", (lineage,)
     ).fetchone()
-    return (0, 0) if row is None else (row[0], row[1])
+    return 0 if row is None else int(row[0])
 
 
 def karma_since(connection: sqlite3.Connection, lineage: str, event: int) -> float:

@@ -205,8 +205,7 @@ CREATE TABLE csv_state (
     header TEXT NOT NULL,
     bytes  INTEGER NOT NULL
 );
--- Where conversations and karma stood when a run began: acceptance spends what had been earned then.
-ALTER TABLE runs ADD COLUMN last_turn INTEGER;
+-- The newest karma event when a run began: acceptance spends what had been earned then.
 ALTER TABLE runs ADD COLUMN last_event INTEGER;
 CREATE INDEX runs_by_lineage ON runs (lineage, gen_id);
 CREATE INDEX acceptances_by_lineage ON acceptances (lineage, number);
