@@ -87,7 +87,7 @@ def lessons_due(home: Home, settings: Settings, now: bool) -> tuple[str, list[Ex
 
     with Stores.open(home) as stores:
         karma, new = karma_of(stores), news(stores, stores.ledger.current_lineage())
-        rows = stores.ledger.rows()
+        rows = stores.ledger.last_judged()
     cadence, lessons = cadence_of(new, settings.cadence), list(new.lessons)
     reason = age_up_reason(karma, cadence)
     nothing = "no answer that was liked or corrected, or that the reward model liked, is new"

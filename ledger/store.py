@@ -157,6 +157,13 @@ class Ledger:
             )
         return found
 
+    def last_judged(self, lineage: str | None = None) -> list[GenerationRow]:
+        """The rows of the generation that was judged last, one a role; empty before the first."""
+        with self.db.reading() as connection:
+            name = _name(connection, lineage)
+            newest = line.newest(connection, queries.lineage_number(connection, name))
+            return queries.generations(connection, name, [newest]).get(newest, []) if newest is not None else []
+
     def is_judged(self, gen_id: int, lineage: str | None = None) -> bool:
         """Whether a generation has its verdict."""
         with self.db.reading() as connection:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 from rich.console import Console
@@ -44,7 +45,7 @@ def print_generations(home: Home, out: Console, as_json: bool = False) -> None:
     """Every generation of the current lineage, one line each."""
     with Ledger.open(home) as ledger:
         rows, head = ledger.rows(), ledger.head()
-    generations = [[row for row in rows if row.gen_id == gen_id] for gen_id in dict.fromkeys(r.gen_id for r in rows)]
+    generations = [list(of_one) for _, of_one in groupby(rows, key=lambda row: row.gen_id)]
     if as_json:
         out.print_json(json.dumps([[_plain(row) for row in generation] for generation in generations]))
         return
@@ -95,8 +96,7 @@ def print_status(
     with Stores.open(home) as stores:
         ledger = stores.ledger
         lineage, head, age = ledger.current_lineage(), ledger.head(), ledger.age()
-        rows, stop, open_run = ledger.rows(), ledger.stop_of(), stores.journal.open_run(lineage)
-    last = [row for row in rows if row.gen_id == rows[-1].gen_id] if rows else []
+        last, stop, open_run = ledger.last_judged(), ledger.stop_of(), stores.journal.open_run(lineage)
     waiting = list(home.inbox_dir.glob("*.parquet"))
     if as_json:
         content = {

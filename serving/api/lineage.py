@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,8 @@ def lineage_state(home: Home, gates: GateSettings, served: dict[str, Any] | None
         ledger = stores.ledger
         name, head, age, stop = ledger.current_lineage(), ledger.head(), ledger.age(), ledger.stop_of()
         base_sha = next(entry.base_sha for entry in ledger.lineages() if entry.name == name)
-        rows = ledger.rows()
-        evals = {gen: ledger.evals(gen) for gen in dict.fromkeys(row.gen_id for row in rows)}
+        judged = [list(rows) for _, rows in groupby(ledger.rows(), key=lambda row: row.gen_id)]
+        generations = [_generation(rows, ledger.evals(rows[0].gen_id), gates) for rows in judged]
         karma = karma_state(stores.conversations.karma_earned(name), age or 0)
     return {
         "lineage": name,
@@ -43,9 +44,7 @@ def lineage_state(home: Home, gates: GateSettings, served: dict[str, Any] | None
         "reward_model": home.reward_pointer.read_text().strip() if home.reward_pointer.exists() else None,
         "stop": stop.reason if stop else None,
         "served": served and {name: served[name] for name in ("current", "previous", "generations")},
-        "generations": [
-            _generation([row for row in rows if row.gen_id == gen], scores, gates) for gen, scores in evals.items()
-        ],
+        "generations": generations,
     }
 
 

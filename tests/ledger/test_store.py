@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ledger.database import queries
+from ledger.database.csv_export import csv_text
 from ledger.errors import LunaError
 from ledger.home import Home
 from ledger.journal import RunJournal
@@ -92,6 +93,27 @@ def test_a_rejected_generation_leaves_the_head_and_keeps_its_number(ledger):
     add_generation(ledger, 1, 0, verdict="rejected", reason="too dull")
     assert ledger.head() == 0
     assert ledger.next_gen_id() == 2
+
+
+def test_the_last_judged_generation_is_the_one_of_the_highest_number_accepted_or_not(ledger):
+    assert ledger.last_judged() == []
+    add_generation(ledger, 0, None)
+    rows = add_generation(ledger, 1, 0, verdict="rejected", reason="too dull")
+    assert ledger.last_judged() == rows
+
+
+def test_the_latest_rows_are_those_of_all_lineages_as_the_csv_has_them(ledger):
+    add_generation(ledger, 0, None)
+    ledger.create_lineage("second", sha("base"))
+    add_generation(ledger, 0, None, lineage="second")
+    ledger.create_lineage("main", sha("base"))
+    add_generation(ledger, 1, 0)
+    found, more = ledger.latest_rows(2)
+    assert [(row.lineage, row.gen_id) for row, _ in found] == [("second", 0)] * 3 + [("main", 1)] * 3
+    assert more
+    everything, more = ledger.latest_rows(None)
+    assert (csv_text(everything), more) == (ledger.db.home.csv.read_text(), False)
+    assert ledger.latest_rows(3) == (everything, False)
 
 
 def test_a_number_reserved_by_an_abandoned_run_is_not_used_again(ledger, journal):
