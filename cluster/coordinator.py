@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError
+from ray.exceptions import GetTimeoutError, RayActorError
 
 from cluster.calls import get
 from cluster.ray_head import NAMESPACE
@@ -302,13 +302,13 @@ def coordinator_for(home: Home) -> Any:
     root = str(home.root.resolve())
     actor = find_coordinator()
     if actor is not None:
-        if _asked(actor, "home") == root:
-            _asked(actor, "open")
+        if ask(actor, "home") == root:
+            ask(actor, "open")
             return actor
         _make_room(actor)
     created = _create(root)
     try:
-        _asked(created, "open")
+        ask(created, "open")
     except LunaError:
         ray.kill(created, no_restart=True)  # it holds nothing, and would stand in the way of another try
         raise
@@ -334,19 +334,29 @@ def _create(root: str) -> Any:
 def _make_room(actor: Any) -> None:
     """Let the idle coordinator of another home go."""
     try:
-        _asked(actor, "close")
+        ask(actor, "close")
     except LunaError as error:
-        raise LunaError(f"this cluster works for another home, {_asked(actor, 'home')}: {error}") from error
+        raise LunaError(f"this cluster works for another home, {ask(actor, 'home')}: {error}") from error
     ray.kill(actor, no_restart=True)
     deadline = time.monotonic() + _GONE_S
     while find_coordinator() is not None and time.monotonic() < deadline:
         time.sleep(0.05)
 
 
-def _asked(actor: Any, method: str) -> Any:
+def ask(actor: Any, method: str, *arguments: Any, timeout_s: float = _ANSWER_S) -> Any:
+    """What the coordinator answers.
+
+    Raises:
+        LunaError: what it refuses, that it does not answer in time, or that it died over it.
+    """
     try:
-        return get(getattr(actor, method).remote(), _ANSWER_S)
+        return get(getattr(actor, method).remote(*arguments), timeout_s)
     except GetTimeoutError as error:
         raise LunaError(
-            f"the coordinator does not answer within {_ANSWER_S} s; look at its log in the Ray dashboard."
+            f"the coordinator does not answer within {timeout_s:g} s; look at its log in the Ray dashboard."
+        ) from error
+    except RayActorError as error:
+        raise LunaError(
+            "the coordinator's process ended before it answered; perhaps memory ran out (the Ray dashboard has its "
+            "log). Ray starts it again: look at `luna status`, then ask again."
         ) from error

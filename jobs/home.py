@@ -86,8 +86,7 @@ def make_home(
         LunaError: the home exists with another profile, the base cannot be had, or a generation runs in it that the
             change of lineage would disturb.
     """
-    from cluster.calls import get
-    from cluster.coordinator import coordinator_for
+    from cluster.coordinator import ask, coordinator_for
     from cluster.ray_head import connect
     from cluster.settings import settings_of, write_settings
     from trainers.models.frozen import prepare_base
@@ -101,7 +100,7 @@ def make_home(
         rig = beside.submit(connect, address)
         base = prepare_base(settings_of(home).base, home)
         rig.result()
-    get(coordinator_for(home).create_lineage.remote(lineage, base.sha))
+    ask(coordinator_for(home), "create_lineage", lineage, base.sha)
     logger.info(f"{described(home)}, base {base.source} ({base.sha[:12]})")
 
 

@@ -16,6 +16,9 @@ from ledger.store import Ledger
 
 logger = logging.getLogger(__name__)
 
+_ROLLBACK_S = 300.0
+"""Longest wait until every replica of the server answers with the earlier generation."""
+
 
 def serve_command(
     stop: bool = typer.Option(False, "--stop", help="Take the server down."),
@@ -42,15 +45,14 @@ def rollback_command(
     gen: str = GEN_ARGUMENT, home: Path | None = HOME_OPTION, address: str | None = ADDRESS_OPTION
 ) -> None:
     """Move the head to an accepted generation; a running server follows."""
-    from cluster.calls import get
-    from cluster.coordinator import coordinator_for
+    from cluster.coordinator import ask, coordinator_for
     from cluster.ray_head import connect
 
     with friendly_errors():
         place = resolve_home(home)
         Ledger.open(place).close()
         connect(address)
-        moved = get(coordinator_for(place).rollback.remote(gen_number(gen)))
+        moved = ask(coordinator_for(place), "rollback", gen_number(gen), timeout_s=_ROLLBACK_S)
         out.print(f"head: G{moved['from_gen']} → G{moved['to_gen']}" + (", served" if moved["served"] else ""))
 
 

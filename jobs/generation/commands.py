@@ -97,13 +97,12 @@ def list_(json_: bool = JSON_OPTION, home: Path | None = HOME_OPTION) -> None:
 @app.command()
 def abandon(home: Path | None = HOME_OPTION, address: str | None = ADDRESS_OPTION) -> None:
     """Give up an interrupted run; its number is not used again."""
-    from cluster.calls import get
-    from cluster.coordinator import coordinator_for
+    from cluster.coordinator import ask, coordinator_for
     from cluster.ray_head import connect
 
     with friendly_errors():
         connect(address)
-        out.print(f"abandoned {get(coordinator_for(resolve_home(home)).abandon.remote())}")
+        out.print(f"abandoned {ask(coordinator_for(resolve_home(home)), 'abandon')}")
 
 
 def reproduce(gen: str = GEN_ARGUMENT, home: Path | None = HOME_OPTION) -> None:

@@ -12,6 +12,9 @@ from ledger.home import Home
 
 logger = logging.getLogger(__name__)
 
+_ADMISSION_S = 1800.0
+"""Longest wait until data is read, compared with what was taken, and split."""
+
 
 def raise_generation(
     home: Home,
@@ -34,8 +37,7 @@ def raise_generation(
     Raises:
         LunaError: it could not start, failed, or was interrupted; the message says how to go on.
     """
-    from cluster.calls import get
-    from cluster.coordinator import coordinator_for
+    from cluster.coordinator import ask, coordinator_for
     from cluster.ray_head import connect
     from cluster.request import GenerationRequest, PinnedBase
     from cluster.settings import settings_of
@@ -53,7 +55,7 @@ def raise_generation(
     if rig.dashboard:
         logger.info(f"Ray at {rig.address}, dashboard {rig.dashboard}")
     coordinator = coordinator_for(home)
-    admitted = get(coordinator.submit.remote(request))
+    admitted = ask(coordinator, "submit", request, timeout_s=_ADMISSION_S)
     if admitted.resumed:
         run = f"G{admitted.gen_id} (run {admitted.run_id})"
         logger.info(f"resuming {run} at {admitted.next_step}; then ask again")

@@ -72,8 +72,7 @@ def score_conversations(
     address: str | None = ADDRESS_OPTION,
 ) -> None:
     """Score stored answers that have no score yet, with the model that is being served."""
-    from cluster.calls import get
-    from cluster.coordinator import coordinator_for
+    from cluster.coordinator import ask, coordinator_for
     from cluster.ray_head import connect
     from cluster.server.reward import score_turns
     from ledger.store import Stores
@@ -87,7 +86,7 @@ def score_conversations(
             coordinator = coordinator_for(place)
         for start in range(0, len(turns), ANSWERS_AT_ONCE):
             scores = score_turns(place, turns[start : start + ANSWERS_AT_ONCE])
-            get(coordinator.add_scores.remote(scores))
+            ask(coordinator, "add_scores", scores)
         out.print(f"{len(turns)} answers scored")
 
 

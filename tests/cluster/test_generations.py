@@ -194,12 +194,11 @@ def run_of(home, *arguments):
 
 
 def tell_coordinator(home, method, *arguments):
-    from cluster.calls import get
-    from cluster.coordinator import coordinator_for
+    from cluster.coordinator import ask, coordinator_for
     from cluster.ray_head import connect
 
     connect()
-    get(getattr(coordinator_for(home), method).remote(*arguments))
+    ask(coordinator_for(home), method, *arguments)
 
 
 def test_a_rejected_generation_leaves_the_head_where_it_was(lenient):
@@ -349,6 +348,25 @@ def test_commands_around_a_paused_run_name_it_and_what_to_do(lenient):
     tell_coordinator(home, "rollback", 0)
     with Stores.open(home) as stores:
         assert {run.run_id: run.state for run in stores.journal.runs()}[abandoned] == "abandoned"
+
+
+def test_a_coordinator_that_hangs_or_dies_over_a_question_is_told_in_a_sentence(lenient):
+    import threading
+
+    from cluster.coordinator import ask, coordinator_for
+
+    actor = coordinator_for(lenient)
+    pid = ask(actor, "state").pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(LunaError, match="does not answer within 2 s"):
+            ask(actor, "home", timeout_s=2)
+        threading.Timer(1, os.kill, (pid, signal.SIGKILL)).start()
+        with pytest.raises(LunaError, match="ended before it answered"):
+            ask(actor, "home")
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
 
 
 def test_a_step_that_kills_the_coordinator_is_given_up_after_three_tries(lenient):
