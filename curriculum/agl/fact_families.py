@@ -150,21 +150,21 @@ def _quantified(rng: Random, n: int, family: str, quantifier: str) -> list[Puzzl
 
 
 def _witness(r: Callable[[], float]) -> Puzzle:
-    """`P(a):v,P(b):w?∃x:P(x)`: the disjunction of what is stated."""
+    """`P(a):v,P(b):w?∃x:P(x)`: ● if one of them is; else ◑, since there may be others."""
     letter, other, _unused = three_letters(r)
     label = int(r() * 3)
     pairs = DISJUNCTIONS[label]
     first, second = pairs[int(r() * len(pairs))]
     predicate, a, b = LETTERS[int(r() * 26)], letter.lower(), other.lower()
     premises = f"{BARE[first].format(f'{predicate}({a})')},{BARE[second].format(f'{predicate}({b})')}"
-    value = kleene.existential((first, second))
+    value = kleene.existential((UNDETERMINED, first, second))
     return "existential", f"witness/{first}{second}", f"{premises}?∃x:{predicate}(x)", GLYPHS[value]
 
 
 def _instance(r: Callable[[], float]) -> Puzzle:
-    """`∀x:P(x),a?P(a)` is ●; of an individual that was not stated, nothing is known."""
+    """`∀x:P(x),a?P(a)`, or another individual than the one that was named: both are instances, so ●."""
     letter, other, _unused = three_letters(r)
     predicate, a, b = LETTERS[int(r() * 26)], letter.lower(), other.lower()
     stated = r() < 0.6
     text = f"∀x:{predicate}(x),{a}?{predicate}({a if stated else b})"
-    return "universal", f"instance/{stated}", text, GLYPHS[TRUE if stated else UNDETERMINED]
+    return "universal", f"instance/{stated}", text, GLYPHS[TRUE]

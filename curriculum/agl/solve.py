@@ -8,10 +8,11 @@ import re
 from collections.abc import Callable, Iterator
 
 from curriculum.agl.kleene import (
-    FALSE,
     GLYPHS,
     TRUE,
     UNDETERMINED,
+    Atom,
+    Formula,
     Value,
     deduce,
     evaluate,
@@ -31,6 +32,7 @@ _MEMBER = re.compile(r"(\d+)\s*([∈∉])\s*([A-Z])")
 _OVER_SET = re.compile(r"([∃∀])x∈([A-Z]):\s*x\s*([<>=≤≥])\s*(\d+)")
 _OVER_INDIVIDUALS = re.compile(r"([∃∀])x:\s*([A-Z])\(x\)")
 _INDIVIDUAL = re.compile(r"[a-z]")
+_INSTANCE = re.compile(r"[A-Z]\([a-z]\)")
 _SQUARE = re.compile(r"(¬?)valid:(\w+)")
 _IDENTITY = re.compile(r"([^\w\s=≠?]+|[φψΔ])+([=≠])([^\w\s=≠?]+|[φψΔ])+")
 _TEST: dict[str, Callable[[int, int], bool]] = {
@@ -77,37 +79,41 @@ def _answer(premises: list[str], query: str) -> Value:
 
 
 def _logic(premises: list[str], query: str) -> Value:
-    """Propositional premises, and predicates over the individuals that the premises name."""
+    """Propositional premises, and predicates over a domain of which the premises name some individuals.
+
+    `∀x:P(x)` holds for each of them, named before or not. Nobody says that there are no others: `¬P(a),¬P(b)` leaves
+    `∃x:P(x)` open.
+    """
     general = {match[1] for premise in premises if (match := _GENERAL.fullmatch(premise))}
-    individuals = {premise for premise in premises if _INDIVIDUAL.fullmatch(premise)}
-    stated = []
+    stated: list[tuple[Formula, Value]] = []
     for premise in premises:
-        if premise in individuals or _GENERAL.fullmatch(premise):
+        if _INDIVIDUAL.fullmatch(premise) or _GENERAL.fullmatch(premise):
             continue
         valued = _VALUED.fullmatch(premise)
         body, value = (valued[1], GLYPHS.index(valued[2])) if valued else (premise, TRUE)
         stated.append((parse_formula(body), value))
+    instances = {match for text in (*premises, query) for match in _INSTANCE.findall(text)}
+    stated += [(Atom(name), TRUE) for name in sorted(instances) if name[0] in general]
     values = deduce(stated)
-    values.update({f"{predicate}({name})": TRUE for predicate in general for name in individuals})
     if match := _OVER_INDIVIDUALS.fullmatch(query):
-        instances = [value for name, value in values.items() if name.startswith(f"{match[2]}(")]
-        return existential(instances) if match[1] == "∃" else universal(instances)
-    return evaluate(parse_formula(query), values)
+        others = TRUE if match[2] in general else UNDETERMINED
+        found = [others, *(value for name, value in values.items() if name.startswith(f"{match[2]}("))]
+        return existential(found) if match[1] == "∃" else universal(found)
+    asked = parse_formula(query)
+    return next((value for formula, value in stated if formula == asked), evaluate(asked, values))
 
 
 def _order(premises: list[str], left: int, sign: str, right: int) -> Value:
-    """With stated pairs: what follows from them by transitivity alone. Without: arithmetic."""
+    """What follows from stated pairs by transitivity; else arithmetic."""
     pairs = set()
     for premise in premises:
-        if match := _NUMBERS.fullmatch(premise):
+        if (match := _NUMBERS.fullmatch(premise)) and match[2] in "<>":
             a, b = int(match[1]), int(match[3])
             pairs.add((a, b) if match[2] == "<" else (b, a))
-    if not pairs:
+    rises, falls = right in _above(left, pairs), left in _above(right, pairs)
+    if rises == falls:  # neither, or the premises contradict each other
         return truth(_TEST[sign](left, right))
-    low, high = (left, right) if sign == "<" else (right, left)
-    if high in _above(low, pairs):
-        return TRUE
-    return FALSE if low in _above(high, pairs) else UNDETERMINED
+    return truth(sign in ("<≤" if rises else ">≥"))
 
 
 def _above(start: int, pairs: set[tuple[int, int]]) -> set[int]:
