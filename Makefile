@@ -25,7 +25,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help explain setup docs demo check test test-gpu gpu-day bench-train bench-forgetting bench-gpu bench-curriculum \
-        bench-dual bench-serving bench-reward-serve \
+        bench-ledger bench-dual bench-serving bench-reward-serve \
         format lock clean
 
 help:
@@ -42,6 +42,7 @@ help:
 	@echo "make bench-gpu         the trio trainer on a GPU against three plain PEFT loops"
 	@echo "make gpu-day           everything that only a GPU can say: tests, speed, launches, memory, equal bytes"
 	@echo "make bench-curriculum  how fast the curriculum is made"
+	@echo "make bench-ledger      what a ledger of 100,000 generations costs; takes minutes and 5 GB of disk"
 	@echo "make docs              write the generated pages of docs/: settings, commands, measurements"
 	@echo "make format            ruff's formatter and safe fixes"
 	@echo "make lock              write constraints/cpu.txt anew"
@@ -101,6 +102,9 @@ bench-reward-serve: ready
 
 bench-curriculum: ready
 	$(BIN)/python -m bench.curriculum
+
+bench-ledger: ready
+	$(BIN)/python -m bench.ledger
 
 docs: ready
 	$(BIN)/python -m scripts.reference

@@ -5,7 +5,7 @@ length.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ledger.database import chain
@@ -72,14 +72,14 @@ _SUMS = "SELECT lineage, count(*), sum(side), sum(key >> 32), sum(key & 42949672
 """By halves, since SQLite's own sum may not go beyond 64 bits."""
 
 
-def derived_problems(entries: Iterable[chain.Entry], tables: Tables) -> Iterator[Problem]:
-    """Every table holds what a chain that is whole says."""
+def derived_problems(
+    entries: Sequence[chain.Entry], rows: Sequence[tuple[GenerationRow, chain.Entry]], tables: Tables
+) -> Iterator[Problem]:
+    """Every table holds what a chain that is whole says; `rows` are those of its entries that have a generation."""
     if not tables.present:
         return
-    entries = list(entries)
     numbers = {entry.lineage: entry.seq for entry in entries if entry.kind == "lineage"}
     names = {number: name for name, number in numbers.items()}
-    rows = [(parse(GenerationRow, entry), entry.row_sha) for entry in entries if entry.kind == "generation"]
     parents = {(numbers.get(row.lineage, 0), row.gen_id): row.parent_gen for row, _ in rows}
     heads = {numbers.get(entry.lineage, 0): entry.gen_id for entry in entries if entry.kind == "head"}
     notes = [entry for entry in entries if entry.kind == "taken"]
@@ -87,7 +87,7 @@ def derived_problems(entries: Iterable[chain.Entry], tables: Tables) -> Iterator
     line = {(number, gen_id) for number, head in heads.items() for gen_id in _ancestry(parents, number, head)}
     yield from _compared("line", names, dict.fromkeys(line, "in it"), dict.fromkeys(tables.line, "in it"))
     yield from _taken_problems(notes, numbers, names, tables)
-    bytes_ = sum(len(line.encode()) for line in csv_lines(rows))
+    bytes_ = sum(len(line.encode()) for line in csv_lines((row, entry.row_sha) for row, entry in rows))
     if tables.csv is not None and tables.csv[1] != bytes_:
         hint = "the next command that writes the ledger corrects it"
         yield Problem("length of the CSV wrong", "csv_state", f"{bytes_} bytes", f"{tables.csv[1]} bytes", hint)

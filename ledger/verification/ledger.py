@@ -68,7 +68,7 @@ def verify(home: Home) -> list[Problem]:
         *damage,
         *broken,
         # What is derived from a chain that is not whole cannot be told right from wrong.
-        *([] if broken else derived_problems(entries, tables)),
+        *([] if broken else derived_problems(entries, content.rows, tables)),
         *link_problems(content),
         # Before the files, whose hashing takes long: a coordinator at work may rewrite the CSV meanwhile.
         *csv_problems(home, content.rows, damaged),
