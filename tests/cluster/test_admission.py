@@ -65,6 +65,7 @@ def test_few_long_answers_are_refused_at_admission() -> None:
     items = answered(long)
     with pytest.raises(HopelessError, match=r"creative have only 3 different answers .* needs 4.*Add more varied"):
         check_answers(items[::5], items)
+    check_answers(items[::5], items, lambda: answered([f"earlier {n}" for n in range(3)], 3, "earlier"))
     check_answers(answered([*long, "and a fourth"])[::5], answered([*long, "and a fourth"]))
 
 
