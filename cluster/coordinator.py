@@ -64,7 +64,7 @@ class Coordinator:
         self._pool = TrainerPool()
         self._worker = RunWorker(self._home, self._pool, self._tell_karma_soon)
         self._guard = threading.Lock()
-        self._metadata_guard = threading.Lock()
+        self._metadata_guard = threading.RLock()
         self._telling: threading.Timer | None = None
         self._opening = threading.Lock()
         self._opened = False
@@ -212,9 +212,14 @@ class Coordinator:
         """Have :meth:`tell_karma` done for all that comes meanwhile: each label would write three files otherwise."""
         with self._metadata_guard:
             if self._telling is None:
-                self._telling = threading.Timer(_KARMA_TOLD_AFTER_S, self.tell_karma)
+                self._telling = threading.Timer(_KARMA_TOLD_AFTER_S, self._tell_what_waits)
                 self._telling.daemon = True
                 self._telling.start()
+
+    def _tell_what_waits(self) -> None:
+        with self._metadata_guard:
+            if self._telling is not None:  # else it was told meanwhile, and the ledger may be closed
+                self.tell_karma()
 
     def tell_karma(self) -> None:
         """Let the head's adapters say in their METADATA.json what has been earned up to now."""
