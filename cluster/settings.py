@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -16,7 +15,7 @@ from pydantic_settings import PydanticBaseSettingsSource, SettingsConfigDict, To
 from curriculum.teacher.settings import TeacherSettings
 from curriculum.transcript import LengthSettings
 from ledger.errors import LunaError
-from ledger.files import sha256_json, write_atomic
+from ledger.files import read_toml, sha256_json, write_atomic
 from ledger.home import Home
 from ledger.roles import ROLES
 from ledger.rules.blends import BlendSettings
@@ -227,10 +226,7 @@ class _TomlFile(TomlConfigSettingsSource):
     """One TOML file; what is wrong with it is told as a sentence."""
 
     def _read_file(self, file_path: Any) -> dict[str, Any]:
-        try:
-            return super()._read_file(file_path)
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise LunaError(f"{file_path} is not valid TOML: {error}.") from error
+        return read_toml(Path(file_path))
 
 
 def _layered(path: Path, overrides: dict[str, Any]) -> dict[str, Any]:

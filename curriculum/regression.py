@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ledger.errors import LunaError
-from ledger.files import sha256_json
+from ledger.files import read_toml, sha256_json
 from ledger.roles import Role
 
 _SHIPPED = Path(__file__).parent / "data" / "regression_prompts.toml"
@@ -65,10 +64,7 @@ def read_regression_prompts(path: Path | None = None) -> list[RegressionPrompt]:
         LunaError: no such file, broken TOML, or a table that is no prompt; named.
     """
     source = path or _SHIPPED
-    try:
-        tables = tomllib.loads(source.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise LunaError(f"{source} could not be read as regression prompts: {error}.") from error
+    tables = read_toml(source)
     found = []
     for name, table in tables.items():
         try:

@@ -6,10 +6,12 @@ filled under a temporary name beside its target and renamed in one step.
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import os
 import shutil
+import tomllib
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -43,6 +45,24 @@ def canonical_json(value: Any) -> str:
 def sha256_json(value: Any) -> str:
     """SHA-256 of :func:`canonical_json`."""
     return sha256_bytes(canonical_json(value).encode())
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file in UTF-8, or in UTF-16 with its byte order mark.
+
+    Raises:
+        LunaError: it cannot be read, or is not TOML.
+    """
+    try:
+        data = path.read_bytes()
+        marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        return tomllib.loads(data.decode("utf-16" if marked else "utf-8-sig"))
+    except OSError as error:
+        raise LunaError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise LunaError(f"{path} is not text in UTF-8; save it as UTF-8.") from error
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError is one; so is a number of thousands of digits
+        raise LunaError(f"{path} is not valid TOML: {error}.") from error
 
 
 def temporary_beside(path: Path) -> Path:

@@ -27,12 +27,12 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     """
     file = folder / CONFIG_FILE
     try:
-        config = json.loads(file.read_text())
+        config = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise LunaError(
             f"there is no adapter at {folder} ({CONFIG_FILE} is missing); restore it from a backup."
         ) from error
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise LunaError(f"{file} is not valid JSON: {error}; restore it from a backup.") from error
     if not isinstance(config, dict):
         raise LunaError(f"{file} is not a JSON object; restore it from a backup.")
@@ -146,7 +146,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
         metadata = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise LunaError(f"{path} is missing; restore the adapter folder from a copy.") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise LunaError(f"{path} cannot be read: {error}. Restore the adapter folder from a copy.") from error
     if not isinstance(metadata, dict):
         raise LunaError(f"{path} holds no JSON object. Restore the adapter folder from a copy.")

@@ -11,6 +11,7 @@ import itertools
 import json
 import math
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ ORIGINS: tuple[Origin, ...] = get_args(Origin)
 
 MARGIN_MOST = 2.0
 """Largest difference of two scalars in [-1, 1]."""
+
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 CORRECTION_MARGIN = 1.0
 """Margin of a correction over the answer it corrects: a person rewrote it, and did not say by how much it is better."""
@@ -101,6 +104,12 @@ def make_preference(
     Raises:
         LunaError: naming the field that is wrong.
     """
+    texts = {"role": role, "context": context, "prompt": prompt, "chosen": chosen, "rejected": rejected}
+    for name, text in (texts | {"origin": origin, "provenance": provenance}).items():
+        if not isinstance(text, str):
+            raise LunaError(f"preference {name} is of type {type(text).__name__}; it must be a text.")
+        if _HALF_CHARACTER.search(text):
+            raise LunaError(f"preference {name} holds half of a character; write the whole one, or leave it out.")
     if role not in ROLES:
         raise LunaError(f"preference role is {role!r}; use one of {', '.join(ROLES)}.")
     if origin not in ORIGINS:

@@ -14,7 +14,6 @@ from pydantic import ValidationError
 
 from curriculum.jsonl import BadLine, explain, nothing_usable, numbered_lines, parse_line
 from curriculum.preferences.pairs import (
-    COLUMNS,
     CORRECTION_MARGIN,
     MARGIN_MOST,
     JudgedTurn,
@@ -23,6 +22,7 @@ from curriculum.preferences.pairs import (
     make_preference,
     read_preference_set,
 )
+from curriculum.preferences.records import pair_fields
 from curriculum.reward import TeacherLabel, TeacherPreference
 from ledger.conversations import LabelledTurn
 from ledger.errors import LunaError
@@ -33,8 +33,8 @@ from ledger.roles import ROLES
 def read_pairs(path: Path) -> tuple[list[Preference], list[BadLine]]:
     """The pairs of a file, and its lines that are none.
 
-    JSONL with a `TeacherPreference` or our own fields on each line (prompt, chosen and rejected; the others may be left
-    out), or the Parquet of `freeze_preferences`.
+    JSONL with a `TeacherPreference`, our own fields (prompt, chosen and rejected; the others may be left out) or TRL's
+    conversational form on each line, or the Parquet of `freeze_preferences`.
 
     Raises:
         LunaError: the file is missing or holds no pair.
@@ -62,12 +62,10 @@ def pairs_of_line(line: bytes) -> list[Preference]:
     record = parse_line(line)
     if not isinstance(record, dict):
         raise LunaError("not a JSON object")
-    if "prompt_id" in record:
+    of_messages = any(isinstance(record.get(name), list | dict) for name in ("prompt", "chosen", "rejected"))
+    if "prompt_id" in record and not of_messages:
         return teacher_pairs(record)
-    if unknown := sorted(set(record) - set(COLUMNS)):
-        raise LunaError(f"unknown field {unknown[0]!r}; a pair has {', '.join(COLUMNS)}")
-    fields = {"margin": CORRECTION_MARGIN, "origin": "imported"} | {k: v for k, v in record.items() if k != "id"}
-    return _for_roles(fields)
+    return _for_roles({"margin": CORRECTION_MARGIN, "origin": "imported"} | pair_fields(record))
 
 
 def teacher_pairs(record: Mapping[str, Any]) -> list[Preference]:
@@ -131,7 +129,4 @@ def split_by_prompt(pairs: Iterable[Preference], percent: int) -> tuple[list[Pre
 
 def _for_roles(fields: Mapping[str, Any]) -> list[Preference]:
     roles = [fields["role"]] if fields.get("role") else list(ROLES)
-    try:
-        return [make_preference(**{**fields, "role": role}) for role in roles]
-    except (TypeError, AttributeError) as error:
-        raise LunaError(f"a field is missing or of the wrong type: {error}") from error
+    return [make_preference(**{**fields, "role": role}) for role in roles]

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from curriculum.jsonl import BadLine, explain, nothing_usable, numbered_lines, parse_line
-from curriculum.reward.manifold import RANGES, RewardOutput, clamped, values_out_of_range
+from curriculum.reward.manifold import RANGES, RewardOutput, clamped, values_in, values_out_of_range
 from ledger.errors import LunaError
 from ledger.files import write_atomic
 
@@ -27,6 +27,9 @@ Text = Annotated[str, Field(min_length=1)]
 
 OutOfRangeRule = Literal["clamp", "drop", "refuse"]
 """What becomes of a value outside its range: moved to the nearest bound, its row left out, or the file refused."""
+
+_OTHER_SCALE = 0.25
+"""Share of values out of range above which a file counts as labelled on another scale."""
 
 Source = Literal["teacher", "rules", "user", "imported"]
 """Who judged: a language model, the offline rules, a person, or a file that does not say."""
@@ -91,6 +94,19 @@ class LabelReport:
     out_of_range: tuple[OutOfRange, ...]
     """Every value outside its range, whatever became of it."""
     bad_lines: tuple[BadLine, ...]
+    values: int
+    """Numbers that the file gives for a value, in their range or not."""
+
+    @property
+    def other_scale(self) -> str:
+        """Where more than a quarter of the values are out of range: which, for the judge meant another scale."""
+        if len(self.out_of_range) <= _OTHER_SCALE * self.values:
+            return ""
+        found = [one.value for one in self.out_of_range]
+        return (
+            f"{len(found)} of {self.values} values lie outside their ranges, from {min(found):g} to {max(found):g} "
+            f"(the first: {self.out_of_range[0]})"
+        )
 
 
 @dataclass(frozen=True)
@@ -130,26 +146,48 @@ def read_labels(path: Path, *, out_of_range: OutOfRangeRule) -> LabelReport:
     """Read a JSONL file of labels. Lines that are no label are reported and left out.
 
     Raises:
-        LunaError: the file is missing, or has lines and no label; with `refuse`, a value is out of range. An empty
-            file, which a failed request may leave, has no labels and does no harm.
+        LunaError: the file is missing, has lines and no label, or is labelled on another scale; with `refuse`, a value
+            is out of range. An empty file, which a failed request may leave, has no labels and does no harm.
+    """
+    report = inspect_labels(path, out_of_range)
+    if report.out_of_range and out_of_range == "refuse":
+        raise LunaError(
+            f"{_some(report.out_of_range)}. Correct the file, or let such values be clamped or their rows dropped "
+            "([reward] out_of_range)."
+        )
+    if report.other_scale:
+        raise LunaError(
+            f"{path} is labelled on another scale: {report.other_scale}. Whatever [reward] out_of_range says, what is "
+            "left would teach nothing. Rescale the file to -1 to 1 (reward_intensity: 0 to 1); of a scale from 1 to "
+            "10 that is (value - 5.5) / 4.5."
+        )
+    if not report.labels and (report.bad_lines or report.out_of_range):
+        raise nothing_usable(path, "label", list(report.bad_lines))
+    return report
+
+
+def inspect_labels(path: Path, out_of_range: OutOfRangeRule) -> LabelReport:
+    """What a JSONL file of labels holds, good or bad.
+
+    Raises:
+        LunaError: the file cannot be read.
     """
     labels: list[TeacherLabel] = []
     outside: list[OutOfRange] = []
     bad: list[BadLine] = []
+    values = 0
     for line, text in numbered_lines(path):
         try:
-            label, found = parse_label(parse_line(text), path.name, line, out_of_range)
+            record = parse_line(text)
+            label, found = parse_label(record, path.name, line, out_of_range)
         except LunaError as error:
             bad.append(BadLine(path.name, line, str(error)))
             continue
+        values += values_in(record.get("reward") if isinstance(record, Mapping) else None)
         outside += found
         if label is not None:
             labels.append(label)
-    if outside and out_of_range == "refuse":
-        raise LunaError(f"{_some(outside)}. Correct the file, or let such values be clamped or their rows dropped.")
-    if not labels and (bad or outside):
-        raise nothing_usable(path, "label", bad)
-    return LabelReport(tuple(labels), tuple(outside), tuple(bad))
+    return LabelReport(tuple(labels), tuple(outside), tuple(bad), values)
 
 
 def read_preferences(path: Path) -> PreferenceReport:

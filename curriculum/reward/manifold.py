@@ -93,10 +93,28 @@ def values_out_of_range(reward: Mapping[str, Any]) -> dict[str, float]:
     found: dict[str, float] = {}
     for key, value in reward.items():
         name = _value_name(key)
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if number and name in RANGES and not RANGES[name][0] <= value <= RANGES[name][1]:
-            found[name] = float(value)
+        number = _finite(value)
+        if number is not None and name in RANGES and not RANGES[name][0] <= number <= RANGES[name][1]:
+            found[name] = number
     return found
+
+
+def _finite(value: object) -> float | None:
+    """A JSON number as a float; None for what is none, or too large to be one."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def values_in(reward: object) -> int:
+    """How many numbers a raw reward object gives for values of the manifold."""
+    if not isinstance(reward, Mapping):
+        return 0
+    return sum(_value_name(key) in RANGES and _finite(value) is not None for key, value in reward.items())
 
 
 def clamped(reward: Mapping[str, Any]) -> dict[str, Any]:

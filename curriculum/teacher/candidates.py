@@ -10,7 +10,7 @@ from random import Random
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from curriculum.jsonl import explain, numbered_lines, parse_line
+from curriculum.jsonl import BadLine, explain, numbered_lines, parse_line
 from curriculum.reward.labels import Source, Text
 from curriculum.teacher.asking import style_of
 from curriculum.teacher.seed_prompts import SeedPrompt
@@ -63,27 +63,30 @@ def candidate_id(prompt_id: str, number: int, prompt: str, response: str) -> str
     return f"{prompt_id}/{number}/{sha256_bytes(canonical_json([prompt, response]).encode())[:12]}"
 
 
-def read_candidates(path: Path) -> list[Candidate]:
-    """The answers of a JSONL file, each text to a prompt once, in file order. A line needs `prompt` and `response`.
+def read_candidates(path: Path) -> tuple[list[Candidate], list[BadLine]]:
+    """The answers of a JSONL file, each text to a prompt once, in file order, and its lines that are none.
+
+    A line needs `prompt` and `response`.
 
     Raises:
-        LunaError: no such file, or a line that is no answer, with its number.
+        LunaError: no such file, or no answer in it.
     """
     found: dict[tuple[str, str], Candidate] = {}
+    bad: list[BadLine] = []
     for number, line in numbered_lines(path):
         try:
             one = Candidate.model_validate(parse_line(line))
         except (ValidationError, LunaError) as error:
-            told = explain(error) if isinstance(error, ValidationError) else error
-            raise LunaError(
-                f"{path}:{number} is no answer to judge ({told}); each line needs prompt and response."
-            ) from error
+            told = explain(error) if isinstance(error, ValidationError) else str(error)
+            bad.append(BadLine(path.name, number, told))
+            continue
         prompt_id = one.prompt_id or f"{one.category}/{sha256_bytes(one.prompt.encode())[:12]}"
         named = {"prompt_id": prompt_id, "id": candidate_id(prompt_id, one.number, one.prompt, one.response)}
         found.setdefault((one.prompt, one.response), one.model_copy(update=named))
     if not found:
-        raise LunaError(f"{path} holds no answer to judge; each line needs prompt and response.")
-    return list(found.values())
+        first = f" The first: {bad[0]}." if bad else ""
+        raise LunaError(f"{path} holds no answer to judge; each line needs prompt and response.{first}")
+    return list(found.values()), bad
 
 
 def write_offline(prompt: SeedPrompt, number: int, seed: int) -> str:

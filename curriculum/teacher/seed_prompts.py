@@ -5,11 +5,11 @@ A TOML table a category, a line a prompt: `name = "text"`. A prompt's id is `<ca
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from ledger.errors import LunaError
+from ledger.errors import LunaError, shown
+from ledger.files import read_toml
 
 CATEGORIES = ("emotional_support", "disagreement_conflict", "moral_dilemmas", "information_seeking", "agency")
 """Of the shipped prompts; a user's file may have others."""
@@ -36,10 +36,7 @@ def read_prompts(path: Path) -> list[SeedPrompt]:
     Raises:
         LunaError: no such file, broken TOML, a category that is no table, an empty prompt or one that stands twice.
     """
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise LunaError(f"{path} could not be read as prompts: {error}. Each category is a TOML table.") from error
+    table = read_toml(path)
     prompts: list[SeedPrompt] = []
     seen: dict[str, str] = {}
     for category, lines in table.items():
@@ -50,7 +47,7 @@ def read_prompts(path: Path) -> list[SeedPrompt]:
         for name, text in lines.items():
             place = f"{category}/{name}"
             if not isinstance(text, str) or not text.strip():
-                raise LunaError(f"{path}: the prompt {place} is {text!r}; write a text in quotes.")
+                raise LunaError(f"{path}: the prompt {place} is {shown(text)}; write a text in quotes.")
             key = " ".join(text.split()).casefold()
             if key in seen:
                 raise LunaError(f"{path}: {place} has the same text as {seen[key]}; keep one of them.")

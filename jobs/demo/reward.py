@@ -46,7 +46,7 @@ def raise_reward_model(home: Home) -> None:
     err.rule("reward: what a teacher of written rules calls good")
     settings = settings_of(home)
     teacher = settings.teacher.model_copy(update={"candidates": CANDIDATES})
-    answers = read_candidates(write_candidates(home, SET, "rules", teacher, seed_prompts()))
+    answers, _ = read_candidates(write_candidates(home, SET, "rules", teacher, seed_prompts()))
     labels = label_candidates(home, SET, "rules", teacher, answers)
     rows, notes = rows_of(home, settings, [labels], None)
     train_here(home, settings, rows, notes, settings.seed)

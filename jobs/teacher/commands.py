@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from jobs.context import HOME_OPTION, JSON_OPTION, NO, friendly_errors, out, printable, resolve_home
+from jobs.context import HOME_OPTION, JSON_OPTION, NO, friendly_errors, log_some, out, printable, resolve_home
 from ledger.errors import LunaError
 from ledger.home import Home
 
@@ -85,7 +85,8 @@ def label(
         source = candidates or set_folder(place, set_) / "candidates.jsonl"
         if candidates is None and not is_done(source, who):
             write_candidates(place, set_, who, settings, _prompts(prompts, None))
-        answers = read_candidates(source)
+        answers, bad = read_candidates(source)
+        log_some(f"lines of {source.name} left out", bad)
         if limit is not None:
             answers = answers[: _at_least_one("--limit", limit)]
         path = label_candidates(place, set_, who, settings, answers)
@@ -100,13 +101,15 @@ def validate(
     home: Path | None = HOME_OPTION,
 ) -> None:
     """Check a file of labels: every value in its range, every line a label. Exit status 3 if anything is wrong."""
-    from curriculum.reward import RANGES, read_labels
+    from curriculum.reward import RANGES
+    from curriculum.reward.labels import inspect_labels
     from jobs.teacher.tasks import set_folder
 
     with friendly_errors():
         path = labels or set_folder(resolve_home(home), set_) / "labels.jsonl"
-        report = read_labels(path, out_of_range="drop")
-        problems = [*map(str, report.out_of_range), *map(str, report.bad_lines), *_judged_twice(report.labels)]
+        report = inspect_labels(path, "drop")
+        scale = [f"this is another scale: {report.other_scale}"] if report.other_scale else []
+        problems = [*scale, *map(str, report.out_of_range), *map(str, report.bad_lines), *_judged_twice(report.labels)]
         sources = Counter(f"{one.source}{f' ({one.teacher})' if one.teacher else ''}" for one in report.labels)
         if json_:
             out.print_json(json.dumps({"labels": len(report.labels), "sources": sources, "problems": problems}))

@@ -65,7 +65,7 @@ def test_a_diff_of_equal_words_is_those_words(a, b):
         ("[a]\nrole = 'poet'\nprompt = 'x'", "a.role"),
         ("[a]\nrole = 'logical'", "a.prompt"),
         ("a = 3", "a.role"),
-        ("[a", "could not be read"),
+        ("[a", "is not valid TOML"),
     ],
 )
 def test_a_file_that_is_no_set_of_prompts_is_refused_by_name(tmp_path, text, complaint):

@@ -57,7 +57,7 @@ def test_a_frozen_set_is_read_as_it_is(tmp_path):
         ("no json", "not JSON"),
         ("[1]", "not a JSON object"),
         ({**OURS, "mood": 1}, "unknown field 'mood'"),
-        ({**OURS, "chosen": 3}, "wrong type"),
+        ({**OURS, "chosen": 3}, "found 3"),
         ({"prompt": "What?", "chosen": "a"}, "missing"),
         ({**OURS, "weight": 2.0}, "weight is 2.0"),
         ({**OURS, "rejected": OURS["chosen"]}, "two different ones"),

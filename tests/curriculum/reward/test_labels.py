@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 
 import jsonschema
 import pytest
@@ -23,7 +24,7 @@ from curriculum.reward import (
     read_labels,
     read_preferences,
 )
-from curriculum.reward.labels import SCHEMAS, schema_text, schemas
+from curriculum.reward.labels import SCHEMAS, inspect_labels, schema_text, schemas
 from ledger.errors import LunaError
 
 
@@ -185,3 +186,53 @@ def test_prompts_that_share_an_id_or_a_wording_are_one_group():
     groups = prompt_groups([("a", "One"), ("a", "Two"), ("b", " two "), ("c", "Three"), ("d", "Four")])
     assert groups[0] == groups[1] == groups[2]
     assert len(set(groups)) == 3
+
+
+def on_a_scale(low, high, whole=True):
+    draw = random.Random(1)
+    return [
+        record(
+            prompt=f"Question {n}?",
+            reward={name: draw.randint(low, high) if whole else draw.uniform(low, high) for name in VALUES},
+        )
+        for n in range(40)
+    ]
+
+
+@pytest.mark.parametrize("scale", [(1, 10), (0, 10), (1, 5), (-2, 2), (0, 100)])
+@pytest.mark.parametrize("rule", ["clamp", "drop", "refuse"])
+def test_labels_on_another_scale_are_refused_with_how_to_rescale_them(tmp_path, scale, rule):
+    path = write(tmp_path / "labels.jsonl", on_a_scale(*scale))
+    with pytest.raises(LunaError, match="outside" if rule == "refuse" else r"another scale.* from .* to .*Rescale"):
+        read_labels(path, out_of_range=rule)
+    assert "outside their ranges" in inspect_labels(path, rule).other_scale
+
+
+def test_a_few_values_out_of_range_are_no_other_scale(tmp_path):
+    whole = on_a_scale(0, 1, whole=False)
+    report = read_labels(write(tmp_path / "labels.jsonl", [*whole, *on_a_scale(2, 10)[:9]]), out_of_range="clamp")
+    assert (len(report.labels), len(report.out_of_range), report.other_scale) == (49, 81, "")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"reward": reward(empathy=10**400)},
+        {"reward": reward(empathy=float("nan"))},
+        {"reward": [0.5] * 9},
+        {"reward": reward(empathy=None)},
+        {"reward": reward(empathy=True)},
+        {"reward": reward(empathy="0.5")},
+        {"reward": None},
+        {"prompt": "half \ud83c"},
+        {"prompt": {"text": "May I?"}},
+        {"provenance": ["a", "b"]},
+        {"source": ["teacher"]},
+        {"rationale": 7},
+        {"\ud83c": 1},
+    ],
+)
+def test_an_odd_field_of_a_label_is_named_by_its_line_and_the_others_are_kept(tmp_path, changed):
+    report = read_labels(write(tmp_path / "labels.jsonl", [record(), record(**changed)]), out_of_range="clamp")
+    assert len(report.labels) == 1
+    assert [problem.line for problem in report.bad_lines] == [2]

@@ -1,6 +1,7 @@
 """The shipped prompts, and a file of one's own."""
 
 import itertools
+import json
 from collections import Counter
 
 import pytest
@@ -36,7 +37,7 @@ def test_no_two_prompts_are_alike():
         ("[a]\none = ''", "a/one is ''"),
         ("[a]\none = 3", "a/one is 3"),
         ("[a]\none = 'Hi  there'\n[b]\ntwo = 'hi there'", "b/two has the same text as a/one"),
-        ("[a", "could not be read as prompts"),
+        ("[a", "is not valid TOML"),
     ],
 )
 def test_a_mistake_in_a_file_of_prompts_is_named(tmp_path, text, complaint):
@@ -56,12 +57,37 @@ def test_the_offline_writer_writes_every_style_for_every_prompt_and_the_same_eac
 def test_answers_to_judge_need_a_prompt_and_an_answer_and_each_counts_once(tmp_path):
     path = tmp_path / "answers.jsonl"
     path.write_text('{"prompt": "Q", "response": "R", "reward": {}}\n\n{"prompt": "Q", "response": "R"}\n')
-    (only,) = read_candidates(path)
-    assert (only.category, only.source) == ("imported", "imported")
+    (only,), bad = read_candidates(path)
+    assert (only.category, only.source, bad) == ("imported", "imported", [])
     assert only.id
-    path.write_text('{"prompt": "Q", "response": "R"}\n{"prompt": "Q", "response": ""}\n')
-    with pytest.raises(LunaError, match=r"answers\.jsonl:2 is no answer to judge \(response"):
-        read_candidates(path)
+
+
+def test_a_line_that_is_no_answer_to_judge_is_named_and_the_others_are_kept(tmp_path):
+    path = tmp_path / "answers.jsonl"
+    good = {"prompt": "Q", "response": "R"}
+    odd = [
+        good | {"response": ""},
+        good | {"number": 10**400, "prompt": "Q2"},
+        good | {"category": 7},
+        good | {"source": ["x"]},
+        [1],
+    ]
+    lines = [json.dumps(good), *map(json.dumps, odd), "[" * 100_000, '{"prompt": "\\ud83c", "response": "R"}', "{"]
+    path.write_text("\n".join(lines))
+    kept, bad = read_candidates(path)
+    assert len(kept) == 1 + 1, "a number of 400 digits is a number"
+    assert [problem.line for problem in bad] == [2, 4, 5, 6, 7, 8, 9]
     path.write_text("[" * 100_000)
-    with pytest.raises(LunaError, match=r"answers\.jsonl:1 .*not JSON"):
+    with pytest.raises(LunaError, match=r"holds no answer .*answers\.jsonl:1: not JSON"):
         read_candidates(path)
+
+
+def test_prompts_are_read_with_the_byte_order_mark_that_editors_write(tmp_path):
+    path, text = tmp_path / "prompts.toml", "[a]\none = 'Grüße?'\n"
+    for encoding in ("utf-8-sig", "utf-16"):
+        path.write_bytes(text.encode(encoding))
+        assert [prompt.text for prompt in read_prompts(path)] == ["Grüße?"]
+    for data in (text.encode("latin-1"), b"a = " + b"9" * 5000, b"a = " + b"[" * 5000, b"\0", text.encode("utf-32")):
+        path.write_bytes(data)
+        with pytest.raises(LunaError, match=r"prompts\.toml is not"):
+            read_prompts(path)
