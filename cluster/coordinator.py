@@ -116,7 +116,7 @@ class Coordinator:
             if run is None:
                 self._check_base(request, lineage)
                 self._check_adapters(request, lineage)
-                collect(self._home, self._ledger, lineage, request)
+                collect(self._home, self._stores, lineage, request)
                 gen_id, record = self._ledger.next_gen_id(lineage), request.model_dump(mode="json")
                 run_id = f"{lineage}-g{gen_id}-{sha256_json([record, utc_now()])[:8]}"
                 run = self._journal.create_run(run_id, lineage, gen_id, record)

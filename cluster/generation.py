@@ -20,12 +20,12 @@ from cluster.steps.admission import check_exam
 from cluster.steps.attempts import begin_step
 from cluster.steps.blending import Candidate, best_blend, judged
 from cluster.steps.consequences import consequences, recorded_verdict
-from cluster.steps.data import collect, mix_with_replay
+from cluster.steps.data import collect, taken_by
 from cluster.steps.measuring import Examiner
-from cluster.steps.preferences import prepare_channels
+from cluster.steps.planning import make_plan
 from cluster.steps.records import Collected, Deployed, Judged, Measured, Planned, StepRecord, Trained
 from cluster.steps.rows import rows_of, write_adapter_metadata
-from cluster.steps.training import trained_roles, trio_job
+from cluster.steps.training import trained_roles, trio_jobs
 from cluster.trainer_pool import TrainerPool
 from ledger.journal import Step
 from ledger.store import Stores
@@ -51,7 +51,7 @@ class GenerationRun:
 
     def __init__(self, spec: RunSpec, stores: Stores, pool: TrainerPool, watcher: Watcher):
         self.spec, self.watcher = spec, watcher
-        self.ledger, self.journal = stores.ledger, stores.journal
+        self.stores, self.ledger, self.journal = stores, stores.ledger, stores.journal
         self.session = pool.open(spec.base, spec.settings)
 
     def run(self) -> Judged:
@@ -78,24 +78,23 @@ class GenerationRun:
         return result
 
     def collect(self) -> Collected:
-        """Pin the parent, the head of this moment; freeze what is new since it, split into delta and holdout."""
-        collected = collect(self.spec.home, self.ledger, self.spec.lineage, self.spec.request)
-        logger.info("%d new examples, %d held out", collected.n_delta, collected.n_holdout)
+        """Pin the parent, the head of this moment; freeze what its line has not taken yet, split in two sides."""
+        collected = collect(self.spec.home, self.stores, self.spec.lineage, self.spec.request)
+        logger.info("%d new examples, %d more held out", collected.n_new, collected.n_held_out)
+        if collected.joined or collected.torn:
+            logger.info("%d stand with near copies, %d belong to both sides: left out", collected.joined, collected.torn)
         return collected
 
     def plan(self, collected: Collected) -> Planned:
-        """Freeze the training set in its order; for a second channel its pairs, and weights by the reward model."""
-        home, request = self.spec.home, self.spec.request
-        channels = prepare_channels(home, request, collected.delta_sha)
-        examples = mix_with_replay(home, request, collected.delta_sha, collected.parent, channels.weights)
-        planned = Planned(examples=examples, channels=channels.files)
+        """Fix and freeze the rows of every step and the items to ask; for a second channel its pairs and weights."""
+        planned = make_plan(self.spec, self.ledger, collected)
         exam = Examiner(self.spec, self.ledger, self.session, collected, planned)
         check_exam(exam.plans, self.spec.settings.gates)
         return planned
 
     def train(self, collected: Collected, planned: Planned) -> Trained:
         """Train the three roles from the parent's adapters, on the devices there are."""
-        jobs = {place: trio_job(self.spec, place, collected, planned) for place in self.session.placements}
+        jobs = trio_jobs(self.spec, self.session.placements, collected, planned)
         return trained_roles(self.session.train(jobs, self.watcher.on_progress, self.watcher.stop))
 
     def measure(self, collected: Collected, planned: Planned, trained: Trained) -> Measured:
@@ -115,7 +114,7 @@ class GenerationRun:
         rows = rows_of(self.spec, collected, planned, trained, candidate)
         move, stop = consequences(self.spec, self.ledger, rows)
         write_adapter_metadata(self.spec, self.ledger, rows, candidate.evals)
-        self.ledger.record_judgement(rows, candidate.evals, move, stop)
+        self.ledger.record_judgement(rows, candidate.evals, move, stop, taken_by(self.spec.home, rows[0]))
         return Judged(
             verdict=rows[0].verdict,
             reason=rows[0].reason,

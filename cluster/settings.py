@@ -51,6 +51,7 @@ _CLIENT_WAITS = "leave it out; the `openai` client decides how long it waits bet
 _ONE_LENGTH = "set text.max_tokens, the one maximum for training, evaluation and serving"
 _ANSWER_LENGTH = "set text.answer_tokens, what is kept free for an answer"
 REMOVED_SETTINGS: dict[str, str] = {
+    "data.replay_k": "replay is a share of the rows now, see data.replay_share and data.replay_least",
     "gates.probes": "leave it out, a style score rests on the ten tone probes",
     "serving.answer_tokens": _ANSWER_LENGTH,
     "serving.context_turns": "leave it out, as many exchanges are read as text.max_tokens has room for",
@@ -76,10 +77,16 @@ class DataSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    replay_k: int = Field(100, ge=0)
-    """Examples of the parent's training data mixed in for each role, against forgetting; 0 turns replay off."""
+    replay_share: float = Field(0.25, ge=0, le=0.5)
+    """Share of each role's rows that repeats what the whole line was trained on, against forgetting; 0: no replay."""
+    replay_least: int = Field(100, ge=0)
+    """Rows that a short training replays nevertheless, but never more than half of its rows."""
     holdout_percent: int = Field(20, ge=1, le=90)
-    """Share of new examples kept from training, by the hash of the example, in percent."""
+    """Share of new examples kept from training, in percent."""
+    conversations: bool = True
+    """Learn from what was said to Luna as well: answers that were liked or corrected."""
+    fill: bool = True
+    """Take examples of a role's recipe where its new data is too little for the gates; the log says how many."""
 
 
 class Settings(BaseModel):

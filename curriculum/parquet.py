@@ -13,10 +13,11 @@ from typing import Any
 
 from curriculum.example import Example, make_example
 from ledger.errors import LunaError
-from ledger.files import sha256_bytes, write_atomic
+from ledger.files import sha256_bytes, sha256_json, write_atomic
 from ledger.home import Home
 
 COLUMNS: tuple[str, ...] = tuple(field.name for field in dataclasses.fields(Example))
+_SIDE, _FILLING = "side", "filling"
 
 
 def write_examples(path_or_dir: str | os.PathLike[str], examples: Iterable[Example]) -> str:
@@ -49,20 +50,63 @@ def freeze_bytes(data: bytes, home: Home) -> str:
 def read_examples(path: str | os.PathLike[str]) -> list[Example]:
     """Read a file of `write_examples`. Raises `LunaError` for a missing or foreign file and for a row whose
     id is not its content's."""
-    examples = []
-    for row_number, row in enumerate(read_rows(path), start=1):
-        stored_id = row.pop("id", None)
-        try:
-            example = make_example(**row)
-        except (TypeError, LunaError) as error:
-            raise LunaError(f"{path}, row {row_number}: {error}") from error
-        if stored_id != example.id:
-            raise LunaError(
-                f"{path}, row {row_number}: id {str(stored_id)[:12]} is not the hash of the row's content "
-                f"({example.id[:12]}); the file was changed, build it again."
-            )
-        examples.append(example)
-    return examples
+    return [_example(path, number, row) for number, row in enumerate(read_rows(path), start=1)]
+
+
+def _example(path: str | os.PathLike[str], number: int, row: dict[str, Any]) -> Example:
+    stored_id = row.pop("id", None)
+    try:
+        example = make_example(**row)
+    except (TypeError, LunaError) as error:
+        raise LunaError(f"{path}, row {number}: {error}") from error
+    if stored_id != example.id:
+        raise LunaError(
+            f"{path}, row {number}: id {str(stored_id)[:12]} is not the hash of the row's content "
+            f"({example.id[:12]}); the file was changed, build it again."
+        )
+    return example
+
+
+@dataclasses.dataclass(frozen=True)
+class NewData:
+    """What a generation found new, both sides of its split; `filling` has the ids of what was added to have enough."""
+
+    train: list[Example]
+    holdout: list[Example]
+    filling: frozenset[str] = frozenset()
+
+    @property
+    def brought_sha(self) -> str:
+        """Names the set of examples that was brought, whatever filled it up and whichever side an example is on."""
+        return sha256_json(sorted({e.id for e in (*self.train, *self.holdout)} - self.filling))
+
+
+def freeze_new_data(data: NewData, home: Home) -> str:
+    """Write all of it to the home's `data/<sha>.parquet`, with a column for the side and one for what is filling."""
+    rows = [*data.train, *data.holdout]
+    columns: dict[str, list[object]] = {name: [getattr(example, name) for example in rows] for name in COLUMNS}
+    columns[_SIDE] = [*(["train"] * len(data.train)), *(["holdout"] * len(data.holdout))]
+    columns[_FILLING] = ["yes" if example.id in data.filling else "" for example in rows]
+    return freeze_bytes(encode_columns(columns, {"weight"}), home)
+
+
+def read_new_data(path: str | os.PathLike[str]) -> NewData:
+    """Read a file of `freeze_new_data`.
+
+    Raises:
+        LunaError: the file is missing or foreign, or a row was changed.
+    """
+    sides: dict[str, list[Example]] = {"train": [], "holdout": []}
+    filling: set[str] = set()
+    for number, row in enumerate(read_rows(path), start=1):
+        side, filled = row.pop(_SIDE, None), row.pop(_FILLING, None)
+        if side not in sides:
+            raise LunaError(f"{path}, row {number}: {_SIDE} is {side!r}; the file was changed, restore it from a copy.")
+        example = _example(path, number, row)
+        sides[side].append(example)
+        if filled:
+            filling.add(example.id)
+    return NewData(sides["train"], sides["holdout"], frozenset(filling))
 
 
 def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:

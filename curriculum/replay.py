@@ -1,31 +1,67 @@
-"""Replay: examples of the parent's own training data, mixed in against forgetting."""
+"""Replay: examples that the whole line was trained on, mixed in against forgetting. Pure.
+
+Rows are shared out over the generations of the line in proportion to what each trained on, and within a generation over
+its categories, so that what was learned long ago is met as often as what was learned last.
+"""
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from curriculum.example import Example
-from curriculum.mix import curriculum_order
-from ledger.errors import LunaError
-from ledger.roles import ROLES
+from curriculum.mix import shuffled_keys, stratified
+from curriculum.proportions import allocate
 
 
-def sample_replay(
-    parent_examples: Iterable[Example], delta: Iterable[Example] = (), *, k: int = 100, seed: str
-) -> list[Example]:
-    """Draw up to `k` examples a role from the parent's data, uniformly and without repeats, in curriculum
-    order.
+def replay_rows(new: int, room: int | None, share: float, least: int) -> int:
+    """How many rows of a role should be replayed, if the line has as many.
 
-    `seed` is the parent's SHA-256, so a generation always replays the same examples. What is in `delta`
-    anyway is left out. The draw depends on the set of examples, not on their order; a role with fewer than
-    `k` gives all it has.
+    Args:
+        new: rows of new examples, where the number of steps follows from them.
+        room: rows of all steps where their number is set; None otherwise.
+        share: of all rows; 0 turns replay off.
+        least: a short training replays at least so many, but never more than half of its rows.
     """
-    if k < 0:
-        raise LunaError(f"replay k is {k}; it must be at least 0 examples a role (0 turns replay off).")
-    seen = {example.id for example in delta}
-    pool = {example.id: example for example in parent_examples if example.id not in seen}
-    chosen: list[Example] = []
-    for role in ROLES:
-        ids = sorted(id for id, example in pool.items() if example.role == role)
-        drawn = random.Random(f"replay:{seed}:{role}").sample(ids, min(k, len(ids)))
-        chosen += [pool[id] for id in drawn]
-    return curriculum_order(chosen)
+    if not share:
+        return 0
+    if room is None:
+        return min(max(round(new * share / (1 - share)), least), new)
+    return min(max(round(room * share), least), room // 2)
+
+
+def generations_to_read(line: Sequence[int], rows: int, seed: str) -> list[int]:
+    """The generations that replay is drawn from: all of a line, or as many as there are rows if it is longer."""
+    return sorted(line if len(line) <= rows else random.Random(f"line:{seed}").sample(sorted(line), rows))
+
+
+def draw_replay(line: Mapping[int, Iterable[Example]], count: int, seed: str) -> dict[int, list[Example]]:
+    """Draw up to `count` different examples of one role; returns them by generation.
+
+    Each generation gets its share by size, at least one where there is room, and shares it out over its categories. An
+    example that several generations have counts for the first.
+    """
+    pools: dict[int, dict[str, Example]] = {}
+    known: set[str] = set()
+    for gen_id in sorted(line):
+        own = {example.id: example for example in line[gen_id] if example.id not in known}
+        known |= own.keys()
+        if own:
+            pools[gen_id] = own
+    counts = _counts({gen_id: len(own) for gen_id, own in pools.items()}, min(count, len(known)), seed)
+    return {
+        gen_id: stratified(pools[gen_id].values(), rows, f"replay:{seed}:{gen_id}")
+        for gen_id, rows in counts.items()
+        if rows
+    }
+
+
+def _counts(sizes: Mapping[int, int], count: int, seed: str) -> dict[int, int]:
+    """Rows of each generation."""
+    if not sizes:
+        return {}
+    found = allocate(count, shuffled_keys({str(gen_id): size for gen_id, size in sizes.items()}, seed))
+    counts = {gen_id: found[str(gen_id)] for gen_id in sizes}
+    while count >= len(sizes) and (without := [gen_id for gen_id, rows in counts.items() if not rows]):
+        largest = max(counts, key=lambda gen_id: (counts[gen_id], -gen_id))
+        counts[largest] -= 1
+        counts[without[0]] += 1
+    return counts

@@ -38,13 +38,13 @@ class GenerationRow(Record):
     child_sha: Sha256
     """SHA-256 of the judged adapter's ``adapter_model.safetensors``."""
     data_delta_sha: Sha256
-    """SHA-256 of the frozen data delta, ``data/<sha>.parquet``."""
+    """SHA-256 of the frozen data delta, ``data/<sha>.parquet``: the new examples that were trained on."""
     steps: int = Field(ge=0)
     """Optimizer steps as planned; those that the health gate skipped are counted too."""
     lr: float = Field(ge=0)
     """Peak learning rate."""
     walltime_min: float = Field(ge=0)
-    """Training time in minutes, of the last part only where training was resumed."""
+    """Minutes of training, all parts of the run before and after a pause together, the pause itself not."""
     loss_start: float
     """Mean training loss over the first steps, at most ten, in nats per completion token; stored, never judged."""
     loss_end: float
@@ -72,15 +72,15 @@ class GenerationRow(Record):
     parent_gen: int | None
     """Number of the parent generation; ``None`` if trained from the base alone."""
     holdout_sha: Sha256 | Literal[""] = ""
-    """SHA-256 of the frozen holdout; empty if there is none."""
+    """SHA-256 of the frozen held-out items that were asked; empty if there are none."""
     train_sha: Sha256
-    """SHA-256 of the frozen training set: replay and delta, in training order."""
+    """SHA-256 of the frozen training set: the rows of every step, role by role, in the order they were taken."""
     alpha: float = Field(default=1.0, gt=0.0, le=1.0)
     """Blend of parent (0) and trained adapter (1); 1.0 means the adapter as trained."""
     n_delta: int = Field(ge=0)
-    """Examples of this role in the training file that came from the delta; a short training does not reach them all."""
+    """Rows of this role in the training file that came from the delta; an example met twice is two rows."""
     n_replay: int = Field(ge=0)
-    """Examples of this role in the training file that are replayed from the parent's data."""
+    """Rows of this role in the training file that are replayed from what its line was trained on."""
     engine: str
     """Training engine: ``fused`` or ``trl``."""
     device: str
@@ -105,6 +105,9 @@ class GenerationRow(Record):
     """SHA of the reward model that weighted the data; empty if none did."""
     rewards_sha: Sha256 | Literal[""] = ""
     """SHA-256 of that model's frozen scores; empty if there are none."""
+    collected_sha: Sha256 | Literal[""] = ""
+    """SHA-256 of everything that was new when the generation was planned, taken or not; empty in rows of versions whose
+    training file held more rows than their steps took."""
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:
@@ -208,7 +211,7 @@ class Stop(Record):
     reason: str = Field(min_length=1)
     """The sentence shown to the user."""
     data_delta_shas: tuple[Sha256, ...] = Field(min_length=1)
-    """Deltas refused from now on: those of the two generations, and any other selection of the same data."""
+    """Names of the data refused from now on, by the examples in it: of each of the two generations, and of both."""
 
 
 class Lineage(Record):

@@ -21,8 +21,8 @@ from trainers.job import EngineInfo, TrioJob
 
 def fingerprint(job: TrioJob, info: EngineInfo) -> str:
     """SHA-256 over all that decides the bytes: the job, its data files' content, the engine's."""
-    settings = [job.train.model_dump(exclude={"checkpoint_every_steps"}), job.lora.model_dump()]
-    whole: list[Any] = [job.roles, dict(job.parents), job.seed, settings]
+    settings = [job.train.model_dump(exclude={"checkpoint_every_steps"}), job.lora.model_dump(), job.text.model_dump()]
+    whole: list[Any] = [job.roles, dict(job.parents), dict(job.role_steps), job.seed, settings]
     whole += [sha256_file(Path(job.train_file)), dataclasses.asdict(info)]
     if job.channels.mode == "dual":
         files = [sha256_file(Path(file)) if file else None for file in (job.preference_file, job.rewards_file)]

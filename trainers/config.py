@@ -59,8 +59,11 @@ class LoraSettings(_Settings):
 class TrainSettings(_Settings):
     """One generation's training. A step takes `batch_size` examples of every role that has steps left."""
 
-    steps: Counts = 300
-    """Optimizer steps, the same for every role or a number for each."""
+    epochs: float = Field(1.0, gt=0, allow_inf_nan=False)
+    """Passes over the new examples; the number of steps follows from it. Replay comes on top."""
+    steps: Counts | None = None
+    """Optimizer steps instead of `epochs`, the same for every role or a number for each. What they do not reach stays
+    new for the next generation; where they have more room, the new examples start over."""
     lr: Rates = 2e-4
     """Peak learning rate, the same for every role or one for each; it falls linearly to 0 at the last step."""
     warmup_steps: int = Field(0, ge=0)
@@ -81,9 +84,9 @@ class TrainSettings(_Settings):
     """CPU threads; none means the cores of this process. Recorded, since sums depend on it."""
     checkpoint_every_steps: int = Field(50, ge=1)
 
-    def steps_of(self, role: Role) -> int:
-        """Optimizer steps of ``role``."""
-        return _of(self.steps, role)
+    def steps_of(self, role: Role) -> int | None:
+        """Optimizer steps of ``role``; None where they follow from `epochs`."""
+        return None if self.steps is None else _of(self.steps, role)
 
     def batch_size_of(self, role: Role) -> int:
         """Examples of ``role`` in one step."""

@@ -18,6 +18,7 @@ from ledger.roles import Role
 from trainers.generator import counter, row_ids
 from trainers.job import TrioJob
 from trainers.lean.packing import Row
+from trainers.schedule import steps_for
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ def read_role_data(job: TrioJob) -> RoleData:
         pairs = [pair for pair in read_preference_set(job.preference_file) if pair.weight > 0]
     own_examples = {role: [e for e in examples if e.role == role] for role in job.roles}
     own_pairs = {role: [p for p in pairs if p.role == role] for role in job.roles}
+    _check_schedule(job, own_examples)
     if empty := [role for role in job.roles if not own_examples[role] and not own_pairs[role]]:
         raise LunaError(
             f"{job.train_file} has no examples with a weight above 0 for {', '.join(empty)}"
@@ -57,6 +59,17 @@ def read_role_data(job: TrioJob) -> RoleData:
         pairs={role: own if shares[role][1] else [] for role, own in own_pairs.items()},
         shares=shares,
     )
+
+
+def _check_schedule(job: TrioJob, own_examples: Mapping[Role, list[Example]]) -> None:
+    """Whether the rows are those of the planned steps, no more and no less."""
+    for role, rows in own_examples.items():
+        steps, planned = steps_for(len(rows), job.train.batch_size_of(role)), job.role_steps[role]
+        if rows and steps != planned:
+            raise LunaError(
+                f"{job.train_file} has {len(rows)} rows for {role}, which make {steps} steps of "
+                f"{job.train.batch_size_of(role)}, and {planned} steps are planned; restore the file from a copy."
+            )
 
 
 def channel_shares(w_sft: float, w_pref: float, has_sft: bool, has_pref: bool) -> tuple[float, float]:

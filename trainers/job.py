@@ -30,7 +30,9 @@ class TrioJob:
     parents: Mapping[Role, str | None]
     """SHA of each role's parent adapter; None starts a fresh one from the seed."""
     train_file: str
-    """Parquet of examples in training order, all roles in one file."""
+    """Parquet of the rows to train on, role by role: those of every step in their order, a repeated one again."""
+    role_steps: Mapping[Role, int]
+    """Optimizer steps of each role. A step takes the next `batch_size` of its rows, the last one what is left."""
     adapters_dir: str
     """Where adapters are read and published, one folder a SHA."""
     run_dir: str
@@ -52,11 +54,7 @@ class TrioJob:
     @property
     def steps(self) -> int:
         """Steps of the role that has most."""
-        return max(self.train.steps_of(role) for role in self.roles)
-
-    def examples_after(self, step: int) -> int:
-        """Examples that all roles together have been given after so many steps."""
-        return sum(min(step, self.train.steps_of(role)) * self.train.batch_size_of(role) for role in self.roles)
+        return max(self.role_steps.values())
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ class TrioProgress:
     losses: dict[Role, float]
     """Loss of each role's latest step: nats a token, or with two channels what both come to together."""
     examples_per_s: float
-    """All roles together, over this process's part of the run."""
+    """All roles together, over this process's part of the run; of a role without examples its pairs."""
     seconds_left: float
     role_steps: dict[Role, int]
     role_totals: dict[Role, int]
@@ -83,8 +81,9 @@ class RoleOutcome:
     role: Role
     adapter_sha: str
     steps: int
+    """As planned; `skipped_updates` of them changed nothing."""
     examples: int
-    """Distinct examples that were trained on; those of weight 0 are none."""
+    """Rows that were trained on; an example that was met twice counts twice, one of weight 0 not at all."""
     loss_start: float
     """Mean over the first up to ten steps of what is minimised: nats a token, or both channels together."""
     loss_end: float
@@ -98,17 +97,17 @@ class RoleOutcome:
         job: TrioJob,
         role: Role,
         adapter_sha: str,
-        available: int,
+        rows: int,
         losses: Sequence[float],
         skipped_updates: Mapping[str, int] | None = None,
     ) -> RoleOutcome:
-        """The outcome of a finished job: `available` examples of the role were there, `losses` has every step's."""
+        """The outcome of a finished job: so many rows of the role were trained on, `losses` has every step's."""
         first, last = losses[:10], losses[-10:]
         return cls(
             role=role,
             adapter_sha=adapter_sha,
-            steps=job.train.steps_of(role),
-            examples=min(job.train.steps_of(role) * job.train.batch_size_of(role), available),
+            steps=job.role_steps[role],
+            examples=rows,
             loss_start=sum(first) / len(first),
             loss_end=sum(last) / len(last),
             skipped_updates=dict(skipped_updates or {}),
@@ -136,6 +135,8 @@ class EngineInfo:
 class TrioOutcome:
     roles: dict[Role, RoleOutcome]
     seconds: float
+    """Of training, over all parts of the run: up to each pause, and up to the last checkpoint before a crash. The time
+    in which nothing was trained is not in it."""
     engine: EngineInfo
 
 

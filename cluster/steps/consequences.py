@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cluster.request import RunSpec
-from cluster.steps.data import freeze_union
+from cluster.steps.data import brought_shas
 from cluster.steps.records import Judged
 from ledger.clock import utc_now
 from ledger.records import GenerationRow, HeadMove, Stop
@@ -24,11 +24,9 @@ def consequences(spec: RunSpec, ledger: Ledger, rows: Sequence[GenerationRow]) -
     if decision is None:
         accepted = rows[0].verdict == "accepted"
         return (HeadMove(from_gen=head, to_gen=gen_id, reason="accepted", at=utc_now()) if accepted else None), None
-    earlier = [gen for gen in decision.generations if gen != gen_id]
-    deltas = {row.data_delta_sha for gen in earlier for row in ledger.generation(gen, spec.lineage)[:1]}
-    deltas.add(rows[0].data_delta_sha)
-    # Collecting the data of both together would give another delta, which is refused as well.
-    stop = Stop(reason=decision.reason, data_delta_shas=tuple(sorted({*deltas, freeze_union(spec.home, deltas)})))
+    earlier = [ledger.generation(gen, spec.lineage)[0] for gen in decision.generations if gen != gen_id]
+    # The data of both together is refused as well: once both are undone, collecting finds just that.
+    stop = Stop(reason=decision.reason, data_delta_shas=brought_shas(spec.home, [*earlier, rows[0]]))
     if decision.head == head:
         return None, stop
     return HeadMove(from_gen=head, to_gen=decision.head, reason="stop_rule", at=utc_now()), stop

@@ -1,57 +1,99 @@
-"""The data of a generation: what is new, split and frozen; mixed with replay; what was learned earlier."""
+"""The data of a generation: what is new, split and frozen; and what the line has taken already."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 
 from cluster.request import GenerationRequest
+from cluster.settings import Settings
 from cluster.steps.admission import check_answers
-from cluster.steps.records import Collected, Parent, TrainingSet
+from cluster.steps.filling import filling
+from cluster.steps.lessons import new_lessons
+from cluster.steps.records import Collected, Parent
 from curriculum.example import Example, unique
-from curriculum.mix import mix
-from curriculum.parquet import freeze, read_examples
-from curriculum.replay import sample_replay
-from curriculum.split import split_holdout
+from curriculum.parquet import NewData, freeze_new_data, read_examples, read_new_data
+from curriculum.preferences.pairs import Preference, freeze_preferences, read_preference_set
+from curriculum.split import Split, keys_of, keys_of_pair, split_by_group
 from ledger.errors import LunaError
-from ledger.files import sha256_json
 from ledger.home import Home
 from ledger.records import GenerationRow
 from ledger.roles import ROLES
 from ledger.rules.stop_rule import stopped_refusal
-from ledger.store import Ledger
+from ledger.store import Ledger, Stores
+from ledger.taken import Side, Taken
 
 
-def collect(home: Home, ledger: Ledger, lineage: str, request: GenerationRequest) -> Collected:
-    """Pin the parent, keep what is new in the requested files since it, and freeze that as delta and holdout.
+def collect(home: Home, stores: Stores, lineage: str, request: GenerationRequest) -> Collected:
+    """Pin the parent; split what the line has not taken yet, and freeze both sides.
 
     Raises:
         LunaError: nothing is new, a role has no data, a holdout is too small, or the lineage was stopped on this data.
     """
-    if not request.data:
+    ledger = stores.ledger
+    note_what_was_taken(home, ledger, lineage)
+    own, repeated = new_examples(home, stores, lineage, request)
+    pairs = read_preference_set(home.data_file(request.preferences)) if request.preferences else []
+
+    def split_of(examples: Sequence[Example]) -> Split:
+        return split_new(ledger, lineage, examples, pairs, request.settings.data.holdout_percent)
+
+    split, filled = split_of(own), list[Example]()
+    if own and request.settings.data.fill and is_too_little(split, request.settings):
+        filled = filling(ledger, lineage, request.settings, own, lambda examples: split_of(examples).holdout)
+        split = split_of([*own, *filled])
+    new = NewData(split.train, split.holdout, frozenset(example.id for example in filled))
+    _check_sizes(new, repeated, request)
+    check_answers(split.holdout, split.train)
+    if refusal := stopped_refusal(ledger.stop_of(lineage), new.brought_sha):
+        raise LunaError(refusal)
+    return Collected(
+        parent=pinned_parent(ledger, lineage),
+        collected_sha=freeze_new_data(new, home),
+        n_new=len(split.train),
+        n_held_out=len(split.holdout),
+        joined=split.joined,
+        torn=split.torn,
+        pairs_sha=freeze_preferences(split.train_pairs, home) if split.train_pairs else "",
+        held_out_pairs_sha=freeze_preferences(split.holdout_pairs, home) if split.holdout_pairs else "",
+    )
+
+
+def new_examples(home: Home, stores: Stores, lineage: str, request: GenerationRequest) -> tuple[list[Example], int]:
+    """What the inbox and conversations have that the line has not taken, and how many examples it has.
+
+    Raises:
+        LunaError: there is nothing at all.
+    """
+    examples = [e for sha in request.data for e in read_examples(home.inbox_dir / f"{sha}.parquet")]
+    if request.settings.data.conversations:
+        examples += new_lessons(stores, lineage)
+    if not examples:
         raise LunaError(
             "there is no data for a generation: the inbox is empty. Build some with `luna curriculum build`, "
             "or bring your own with `luna curriculum import FILE`."
         )
-    parent = pinned_parent(ledger, lineage)
-    examples = unique(e for sha in request.data for e in read_examples(home.inbox_dir / f"{sha}.parquet"))
-    known = seen_ids(home, ledger, lineage)
-    fresh = [example for example in examples if example.id not in known]
-    # Sorted, so that the delta's hash says which examples it holds, whatever files they came in.
-    delta, holdout = split_holdout(sorted(fresh, key=_by_id), request.settings.data.holdout_percent)
-    _check_sizes(delta, holdout, len(examples) - len(fresh), request)
-    check_answers(holdout, delta)
-    delta_sha = freeze(delta, home)
-    if refusal := stopped_refusal(ledger.stop_of(lineage), delta_sha):
-        raise LunaError(refusal)
-    return Collected(
-        parent=parent,
-        delta_sha=delta_sha,
-        holdout_sha=freeze(holdout, home),
-        n_delta=len(delta),
-        n_holdout=len(holdout),
-    )
+    examples = unique(examples)
+    known = stores.ledger.taken_among([example.id for example in examples], lineage)
+    return [example for example in examples if example.id not in known], len(known)
+
+
+def is_too_little(split: Split, settings: Settings) -> bool:
+    """Whether a role has too few items for the gates, or nothing to train on."""
+    trains, holds = (Counter(e.role for e in side) for side in (split.train, split.holdout))
+    return any(not trains[role] or holds[role] < settings.gates.min_items for role in ROLES)
+
+
+def split_new(
+    ledger: Ledger, lineage: str, examples: Sequence[Example], pairs: Sequence[Preference], percent: int
+) -> Split:
+    """Both sides of what is new, each in the order of ids: a file's hash says what it holds, wherever that came from.
+
+    What belongs to something that the lineage has on one side goes there as well.
+    """
+    examples, pairs = sorted(examples, key=_by_id), sorted(pairs, key=_by_id)
+    keys = {key for example in examples for key in keys_of(example)} | {key for pair in pairs for key in keys_of_pair(pair)}
+    return split_by_group(examples, pairs, percent, ledger.sides_of(keys, lineage))
 
 
 def pinned_parent(ledger: Ledger, lineage: str) -> Parent | None:
@@ -60,43 +102,79 @@ def pinned_parent(ledger: Ledger, lineage: str) -> Parent | None:
     if head is None:
         return None
     rows = ledger.generation(head, lineage)
-    return Parent(gen_id=head, shas={row.role: row.child_sha for row in rows}, train_sha=rows[0].train_sha)
+    return Parent(gen_id=head, shas={row.role: row.child_sha for row in rows})
 
 
-def _by_id(example: Example) -> str:
-    return example.id
+def _by_id(item: Example | Preference) -> str:
+    return item.id
 
 
-def freeze_union(home: Home, delta_shas: Collection[str]) -> str:
-    """The delta that collecting the data of these deltas together would give; returns its SHA-256."""
-    together = unique(example for sha in delta_shas for example in read_examples(home.data_file(sha)))
-    return freeze(sorted(together, key=_by_id), home)
+def brought_shas(home: Home, generations: Iterable[GenerationRow]) -> tuple[str, ...]:
+    """Names of what each of these generations found new, and of all of it together: what a stopped lineage refuses."""
+    found = [_brought(home, row) for row in generations]
+    together = NewData(unique(e for own in found for e in (*own.train, *own.holdout)), [], _fillings(found))
+    return tuple(sorted({own.brought_sha for own in (*found, together)}))
 
 
-def seen_ids(home: Home, ledger: Ledger, lineage: str) -> set[str]:
-    """Ids of all examples that the head's line was trained or measured on."""
-    head = ledger.head(lineage)
-    if head is None:
-        return set()
-    files = {sha for row in _line(ledger, lineage, head) for sha in (row.data_delta_sha, row.holdout_sha) if sha}
-    return {example.id for sha in files for example in read_examples(home.data_file(sha))}
+def _fillings(found: Sequence[NewData]) -> frozenset[str]:
+    """What was nobody's own data in any of them."""
+    own = {e.id for data in found for e in (*data.train, *data.holdout) if e.id not in data.filling}
+    return frozenset(name for data in found for name in data.filling) - own
 
 
-def _line(ledger: Ledger, lineage: str, head: int) -> list[GenerationRow]:
+def _brought(home: Home, row: GenerationRow) -> NewData:
+    if row.collected_sha:
+        return read_new_data(home.data_file(row.collected_sha))
+    holdout = read_examples(home.data_file(row.holdout_sha)) if row.holdout_sha else []
+    return NewData(read_examples(home.data_file(row.data_delta_sha)), holdout)
+
+
+def note_what_was_taken(home: Home, ledger: Ledger, lineage: str) -> None:
+    """Let the ledger know what the line's generations took that were judged before it kept that; each is read once.
+
+    Oldest first, so that a known one has known ancestors, wherever an earlier attempt was cut off.
+    """
+    unknown: list[GenerationRow] = []
+    gen_id = ledger.head(lineage)
+    while gen_id is not None and not ledger.has_taken(gen_id, lineage):
+        unknown.append(ledger.generation(gen_id, lineage)[0])
+        gen_id = unknown[-1].parent_gen
+    for row in reversed(unknown):
+        ledger.note_taken(row.gen_id, taken_by(home, row), lineage)
+
+
+def taken_by(home: Home, row: GenerationRow) -> list[Taken]:
+    """What a generation took, from its frozen files: the delta, the holdout, and the sides of its pairs."""
+    examples: dict[Side, str] = {"train": row.data_delta_sha, "holdout": row.holdout_sha}
+    pairs: dict[Side, str] = {"train": row.pref_sha, "holdout": row.pref_holdout_sha}
+    return [
+        *(
+            Taken(example.id, side, keys_of(example))
+            for side, sha in examples.items()
+            for example in (read_examples(home.data_file(sha)) if sha else ())
+        ),
+        *(
+            Taken("", side, keys_of_pair(pair))
+            for side, sha in pairs.items()
+            for pair in (read_preference_set(home.data_file(sha)) if sha else ())
+        ),
+    ]
+
+
+def line_of(ledger: Ledger, lineage: str, head: int) -> list[GenerationRow]:
     """One row of the head and of each of its ancestors; what they share over the roles is what counts here."""
     return [ledger.generation(gen_id, lineage)[0] for gen_id in ledger.parent_chain(head, lineage)]
 
 
-def _check_sizes(
-    delta: Sequence[Example], holdout: Sequence[Example], repeated: int, request: GenerationRequest
-) -> None:
+def _check_sizes(new: NewData, repeated: int, request: GenerationRequest) -> None:
     percent, needed = request.settings.data.holdout_percent, request.settings.gates.min_items
-    trains, holds = Counter(e.role for e in delta), Counter(e.role for e in holdout)
+    trains, holds = Counter(e.role for e in new.train), Counter(e.role for e in new.holdout)
     for role in ROLES:
-        if not trains[role] + holds[role]:
+        if not trains[role] + holds[role] or not (trains[role] or request.preferences):
+            held = f", {holds[role]} are held out" if holds[role] else ""
             raise LunaError(
-                f"the delta has no new examples for {role} ({repeated} examples were seen before and left out). "
-                "Every role needs data: add some with `luna curriculum build` or `luna curriculum import`."
+                f"there are no new examples for {role} to train on ({repeated} examples were seen before and left "
+                f"out{held}). Every role needs data: add some with `luna curriculum build` or `luna curriculum import`."
             )
         if holds[role] < needed:
             raise LunaError(
@@ -106,44 +184,19 @@ def _check_sizes(
             )
 
 
-def mix_with_replay(
-    home: Home, request: GenerationRequest, delta_sha: str, parent: Parent | None, factors: Mapping[str, float]
-) -> TrainingSet:
-    """Write the training set in its order: replay of the parent's data and the delta.
-
-    `factors` multiply the weights of new examples, by id. What comes to 0 is left out before anything is drawn or
-    shuffled, so that the rest is trained on as if it had never been there.
-    """
-    delta = weighed(read_examples(home.data_file(delta_sha)), factors)
-    replay: list[Example] = []
-    if parent is not None and request.settings.data.replay_k:
-        parents_data = weighed(read_examples(home.data_file(parent.train_sha)), {})
-        replay = sample_replay(parents_data, delta, k=request.settings.data.replay_k, seed=sha256_json(parent.shas))
-    train = mix(delta, replay, request.settings.seed)
-    replayed = {example.id for example in replay}
-    counts = Counter((example.role, example.id in replayed) for example in train)
-    return TrainingSet(
-        train_sha=freeze(train, home),
-        n_delta={role: counts[role, False] for role in ROLES},
-        n_replay={role: counts[role, True] for role in ROLES},
-    )
-
-
-def weighed(examples: Iterable[Example], factors: Mapping[str, float]) -> list[Example]:
-    """The examples with their weights times their factors (by id, default 1), without those of weight 0."""
-    found = [replace(e, weight=e.weight * factors[e.id]) if e.id in factors else e for e in examples]
-    return [example for example in found if example.weight > 0]
+def trained_by(home: Home, row: GenerationRow) -> list[Example]:
+    """What a generation was trained on as new data, all roles."""
+    new = read_examples(home.data_file(row.data_delta_sha))
+    if row.collected_sha or not row.rewards_sha:
+        return new
+    # Recorded when a delta still held what the reward model kept from training.
+    delta = {example.id for example in new}
+    return unique(e for e in read_examples(home.data_file(row.train_sha)) if e.id in delta)
 
 
 def earlier_examples(home: Home, ledger: Ledger, lineage: str, head: int | None) -> list[Example] | None:
     """What the head's line was trained on as new data, for recall; None before the first accepted generation."""
     if head is None:
         return None
-    found: list[Example] = []
-    for row in sorted(_line(ledger, lineage, head), key=lambda row: row.data_delta_sha):
-        new = read_examples(home.data_file(row.data_delta_sha))
-        if row.rewards_sha:  # What the reward model kept from training nobody can be asked to remember.
-            trained = {example.id for example in read_examples(home.data_file(row.train_sha))}
-            new = [example for example in new if example.id in trained]
-        found += new
-    return unique(found)
+    line = sorted(line_of(ledger, lineage, head), key=lambda row: row.data_delta_sha)
+    return unique(example for row in line for example in trained_by(home, row))

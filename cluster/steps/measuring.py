@@ -11,6 +11,7 @@ from cluster.steps.data import earlier_examples
 from cluster.steps.preferences import weighted_pairs_by_role
 from cluster.steps.records import Collected, Planned
 from cluster.trainer_pool import TrainerSession
+from curriculum.example import unique
 from curriculum.parquet import read_examples
 from curriculum.preferences.pairs import read_preference_set
 from ledger.records import EvalRecord
@@ -75,8 +76,8 @@ class Examiner:
     def plans(self) -> list[RolePlan]:
         """What each role is asked."""
         home, settings, parent_gen = self.spec.home, self.spec.settings, self._collected.parent_gen
-        holdout = read_examples(home.data_file(self._collected.holdout_sha))
-        trained = read_examples(home.data_file(self._planned.examples.train_sha))
+        holdout = read_examples(home.data_file(self._planned.examples.holdout_sha))
+        trained = unique(read_examples(home.data_file(self._planned.examples.train_sha)))
         earlier = earlier_examples(home, self._ledger, self.spec.lineage, parent_gen)
         pairs = self._planned.channels.pref_sha
         material = Material(

@@ -9,12 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster.request import GenerationRequest
-from cluster.steps.records import ChannelFiles
+from cluster.steps.records import ChannelFiles, Collected
 from curriculum.conversations.lessons import weight_by_reward
 from curriculum.example import Example
-from curriculum.parquet import read_examples
 from curriculum.preferences.pairs import Preference, freeze_preferences, read_preference_set
-from curriculum.preferences.sources import split_by_prompt
 from curriculum.reward import RewardOutput, example_weight, gate
 from curriculum.reward.scores import freeze_scores
 from ledger.home import Home
@@ -35,8 +33,8 @@ class Channels:
     files: ChannelFiles = field(default_factory=ChannelFiles)
 
 
-def prepare_channels(home: Home, request: GenerationRequest, delta_sha: str) -> Channels:
-    """Weigh the new conversations and the pairs by the reward model, split the pairs, freeze all of it.
+def prepare_channels(home: Home, request: GenerationRequest, collected: Collected, new: Sequence[Example]) -> Channels:
+    """Weigh the new conversations and the pairs by the reward model, and freeze all of it.
 
     Raises:
         LunaError: the reward model or a frozen file is missing or was changed.
@@ -44,22 +42,24 @@ def prepare_channels(home: Home, request: GenerationRequest, delta_sha: str) -> 
     if request.settings.channels.mode != "dual":
         return Channels()
     scorer, reward_sha = reward_scorer(home)
-    pairs = read_preference_set(home.data_file(request.preferences)) if request.preferences else []
+    train, held_out = (
+        read_preference_set(home.data_file(sha)) if sha else []
+        for sha in (collected.pairs_sha, collected.held_out_pairs_sha)
+    )
     weights: dict[str, float] = {}
     rewards_sha = ""
     if scorer is None:
         logger.info("no reward model is in use: weights stay as they are")
     else:
-        judged = [example for example in read_examples(home.data_file(delta_sha)) if is_judged(example)]
+        judged = [example for example in new if is_judged(example)]
         scores = dict(zip((e.id for e in judged), scorer([(e.input, e.output) for e in judged]), strict=True))
         weights = {example.id: weight_by_reward(example, scores[example.id]) for example in judged}
-        pairs = weighed_pairs(pairs, scorer)
+        train, held_out = weighed_pairs(train, scorer), weighed_pairs(held_out, scorer)
         rewards_sha = freeze_scores(scores, home) if scores else ""
         unsafe = sum(weight == 0 for weight in weights.values())
         logger.info(
             "reward model %s: %d examples from conversations weighed, %d left out", reward_sha[:12], len(scores), unsafe
         )
-    train, held_out = split_by_prompt(pairs, request.settings.data.holdout_percent)
     if not any(pair.weight > 0 for pair in train):
         logger.info("no preference pairs with a weight above 0: examples get the whole weight")
     else:

@@ -23,8 +23,6 @@ class Parent(Record):
     gen_id: int
     shas: dict[Role, Sha256]
     """Adapter of each role."""
-    train_sha: Sha256
-    """Its training set, which replay is drawn from."""
 
 
 class Collected(StepRecord):
@@ -34,10 +32,18 @@ class Collected(StepRecord):
 
     parent: Parent | None
     """The head at that moment; None for a lineage's first generation."""
-    delta_sha: Sha256
-    holdout_sha: Sha256
-    n_delta: int
-    n_holdout: int
+    collected_sha: Sha256
+    """All new examples, with the side of each (`curriculum.parquet.NewData`)."""
+    n_new: int
+    """Examples that may be trained on."""
+    n_held_out: int
+    joined: int = 0
+    """Items that stand with another group's, being near copies of them."""
+    torn: int = 0
+    """Items left out, since the line has what belongs to them on both sides."""
+    pairs_sha: Sha256 | Literal[""] = ""
+    """Preference pairs that may be trained on; empty if there are none."""
+    held_out_pairs_sha: Sha256 | Literal[""] = ""
 
     @property
     def parent_gen(self) -> int | None:
@@ -49,13 +55,19 @@ class Collected(StepRecord):
 
 
 class TrainingSet(Record):
-    """The examples to train on, in their order."""
+    """The rows of every step of every role, and the items to be asked."""
 
     train_sha: Sha256
+    """Every row that will be trained on, role by role in its order; a repeated one again."""
+    delta_sha: Sha256
+    """The different new examples among them."""
+    holdout_sha: Sha256
+    """The held-out items that generalization is measured on."""
+    steps: dict[Role, int]
     n_delta: dict[Role, int]
-    """New examples of each role."""
+    """Rows of each role with new examples."""
     n_replay: dict[Role, int]
-    """Examples of each role from the parent's training set."""
+    """Rows of each role with examples of earlier generations."""
 
 
 class ChannelFiles(Record):

@@ -29,7 +29,7 @@ def rows_of(
                 gen_id=spec.gen_id,
                 parent_sha=collected.parent_shas.get(role, spec.base.sha),
                 child_sha=candidate.adapters.shas[role],
-                data_delta_sha=collected.delta_sha,
+                data_delta_sha=planned.examples.delta_sha,
                 steps=outcome.steps,
                 lr=spec.settings.train.lr_of(role),
                 walltime_min=round(made.seconds / 60, 4),
@@ -46,7 +46,7 @@ def rows_of(
                 seed=spec.settings.seed,
                 trained_at=trained.trained_at,
                 parent_gen=collected.parent_gen,
-                holdout_sha=collected.holdout_sha,
+                holdout_sha=planned.examples.holdout_sha,
                 train_sha=planned.examples.train_sha,
                 alpha=alpha,
                 n_delta=planned.examples.n_delta[role],
@@ -59,6 +59,7 @@ def rows_of(
                 lineage=spec.lineage,
                 run_id=spec.run_id,
                 trained_sha=outcome.adapter_sha,
+                collected_sha=collected.collected_sha,
                 **dict(planned.channels),
             )
         )

@@ -11,6 +11,9 @@ from typing import Any
 
 from cluster.request import GenerationRequest
 from cluster.settings import recorded_sha
+from cluster.steps.training import TrainingFiles, trio_job
+from curriculum.example import Example
+from curriculum.parquet import read_examples, write_examples
 from ledger.errors import LunaError
 from ledger.files import publish_dir, sha256_file
 from ledger.home import Home
@@ -18,10 +21,11 @@ from ledger.records import GenerationRow
 from ledger.roles import Role
 from ledger.store import Stores
 from trainers.engines import open_engine
-from trainers.job import Engine, TrioJob, TrioProgress
+from trainers.job import Engine, TrioProgress
 from trainers.models.adapter_set import AdapterSet
 from trainers.models.frozen import Base
 from trainers.runtime import default_device
+from trainers.schedule import share_of_step
 
 logger = logging.getLogger(__name__)
 
@@ -53,9 +57,11 @@ def reproduce(home: Home, gen_id: int) -> dict[Role, tuple[str, str]]:
         adapters.mkdir()
         for sha in record.parents.values():
             (adapters / sha).symlink_to(home.adapter_dir(sha))
+        files = _files(home, record, Path(folder))
         for placement in dict.fromkeys(row.placement for row in record.rows):
             together = [row for row in record.rows if row.placement == placement]
-            job = _job(home, record, together, adapters, Path(folder) / placement)
+            parents = {row.role: record.parents.get(row.role) for row in together}
+            job = trio_job(record.request.settings, files, parents, adapters, Path(folder) / placement)
             trained = engine.train(job, tell_now_and_then, lambda: False).roles
             for row in together:
                 made = adapters / trained[row.role].adapter_sha
@@ -92,24 +98,32 @@ def _open_engine(home: Home, record: _Record) -> Engine:
     return open_engine(base, train, settings.lora, default_device())
 
 
-def _job(home: Home, record: _Record, rows: Sequence[GenerationRow], adapters: Path, run_dir: Path) -> TrioJob:
-    """The training of the roles that were trained together."""
-    first, settings = rows[0], record.request.settings
-    return TrioJob(
-        roles=tuple(row.role for row in rows),
-        parents={row.role: record.parents.get(row.role) for row in rows},
-        train_file=str(home.data_file(first.train_sha)),
-        adapters_dir=str(adapters),
-        run_dir=str(run_dir),
-        seed=first.seed,
-        train=settings.train,
-        lora=settings.lora,
-        channels=settings.channels,
-        preference_file=str(home.data_file(first.pref_sha)) if first.pref_sha else None,
-        rewards_file=str(home.data_file(first.rewards_sha)) if first.rewards_sha else None,
-        health=settings.health,
-        text=settings.text,
+def _files(home: Home, record: _Record, folder: Path) -> TrainingFiles:
+    """What was trained on."""
+    first = record.rows[0]
+    rows = home.data_file(first.train_sha)
+    if not first.collected_sha:
+        rows = folder / "train.parquet"
+        write_examples(rows, _rows_of_old_file(record, home.data_file(first.train_sha)))
+    return TrainingFiles(
+        rows=rows,
+        role_steps={row.role: row.steps for row in record.rows},
+        pairs=home.data_file(first.pref_sha) if first.pref_sha else None,
+        rewards=home.data_file(first.rewards_sha) if first.rewards_sha else None,
     )
+
+
+def _rows_of_old_file(record: _Record, file: Path) -> list[Example]:
+    """The rows that the steps took of a file recorded as a set, which they thinned evenly or began again."""
+    examples, train = [e for e in read_examples(file) if e.weight > 0], record.request.settings.train
+    return [
+        example
+        for row in record.rows
+        for step in range(row.steps)
+        for example in share_of_step(
+            [e for e in examples if e.role == row.role], step, row.steps, train.batch_size_of(row.role)
+        )
+    ]
 
 
 def _blended(engine: Engine, row: GenerationRow, parent: str, child: Path, folder: Path) -> Path:

@@ -10,13 +10,14 @@ import torch
 
 from cluster.request import GenerationRequest, PinnedBase
 from cluster.settings import Settings
-from cluster.steps.data import mix_with_replay
+from cluster.steps.planning import plan_of
 from cluster.steps.preferences import prepare_channels
-from cluster.steps.records import ChannelFiles
+from cluster.steps.records import ChannelFiles, Collected
 from curriculum.conversations.lessons import CORRECTED, LIKED, LIKED_UNSCORED, REWARDED
 from curriculum.example import make_example
-from curriculum.parquet import freeze, read_examples
+from curriculum.parquet import NewData
 from curriculum.preferences.pairs import freeze_preferences, make_preference, read_preference_set
+from curriculum.preferences.sources import split_by_prompt
 from curriculum.reward import DIMENSIONS, RewardOutput, TeacherLabel, example_weight
 from curriculum.reward.scores import read_scores
 from ledger.home import Home
@@ -94,14 +95,21 @@ def pairs(origin, chosen, provenance="{}"):
     ]
 
 
+def collected(home, every=()):
+    """What was collected, as far as the channels are concerned."""
+    shas = [freeze_preferences(part, home) if part else "" for part in split_by_prompt(list(every), 20)]
+    return Collected(
+        parent=None, collected_sha="f" * 64, n_new=0, n_held_out=0, pairs_sha=shas[0], held_out_pairs_sha=shas[1]
+    )
+
+
 def test_examples_alone_need_none_of_it(with_model):
-    assert prepare_channels(with_model, a_request(mode="sft"), "f" * 64).files == ChannelFiles()
+    assert prepare_channels(with_model, a_request(mode="sft"), collected(with_model), []).files == ChannelFiles()
 
 
 def test_conversations_are_weighed_and_puzzles_are_not(with_model):
     home, talks = with_model, [talk("logical", 1, " ".join(KIND)), talk("creative", 2, " ".join(HARSH))]
-    delta_sha = freeze([*even_numbers(0, 3), *talks], home)
-    found = prepare_channels(home, a_request(), delta_sha)
+    found = prepare_channels(home, a_request(), collected(home), [*even_numbers(0, 3), *talks])
     assert set(found.weights) == {e.id for e in talks}
     model = load_reward_model(home.reward_dir(found.files.reward_sha))
     for example, score in zip(talks, model.score([e.input for e in talks], [e.output for e in talks]), strict=True):
@@ -117,7 +125,7 @@ def test_lessons_that_were_weighed_when_they_were_made_are_not_weighed_again(wit
         source: dataclasses.replace(talk("logical", number, words), source=source, weight=0.5)
         for number, source in enumerate((CORRECTED, LIKED, LIKED_UNSCORED, REWARDED))
     }
-    found = prepare_channels(home, a_request(), freeze(own.values(), home))
+    found = prepare_channels(home, a_request(), collected(home), list(own.values()))
     assert [found.weights[example.id] for example in own.values()] == [1.0, 1.0, 0.0, 1.0], (
         "only the liked answer that no model had judged yet passes the gate now"
     )
@@ -127,16 +135,13 @@ def test_an_unsafe_example_leaves_the_training_set_as_it_would_be_without_it(wit
     home = with_model
     safe = [talk("logical", i, " ".join([*KIND, *KIND[: i % 3]])) for i in range(12)]
     unsafe = [talk("logical", 50, " ".join(HARSH)), talk("creative", 51, " ".join(reversed(HARSH)))]
-    shas = []
+    plans = []
     for examples in ([*even_numbers(0, 20), *safe, *unsafe], [*even_numbers(0, 20), *safe]):
-        delta_sha = freeze(examples, home)
-        request = a_request()
-        found = prepare_channels(home, request, delta_sha)
-        mixed = mix_with_replay(home, request, delta_sha, None, found.weights)
-        shas.append(mixed.train_sha)
-        assert mixed.n_delta["creative"] == 20
-    assert shas[0] == shas[1]
-    weights = {e.id: e.weight for e in read_examples(home.data_file(shas[0]))}
+        found = prepare_channels(home, a_request(), collected(home), examples)
+        plans.append(plan_of(a_request().settings, NewData(examples, []), found.weights, {}, {}, ""))
+        assert plans[-1].schedules["creative"].n_delta == 20
+    assert plans[0] == plans[1]
+    weights = {e.id: e.weight for e in plans[0].rows}
     assert all(0.0 < weights[e.id] <= 1.0 for e in safe)
     assert all(weights[e.id] == 1.0 for e in even_numbers(0, 20))
 
@@ -149,8 +154,7 @@ def test_pairs_are_split_by_prompt_weighed_and_frozen(with_model):
         *pairs("rules", ["Yes."], '{"teacher": "rules"}'),
         *pairs("correction", HARSH[:1]),
     ]
-    delta_sha = freeze(even_numbers(0, 2), home)
-    found = prepare_channels(home, a_request(freeze_preferences(every, home)), delta_sha)
+    found = prepare_channels(home, a_request(), collected(home, every), even_numbers(0, 2))
     train, held_out = (
         read_preference_set(home.data_file(getattr(found.files, n))) for n in ("pref_sha", "pref_holdout_sha")
     )
@@ -166,7 +170,7 @@ def test_pairs_are_split_by_prompt_weighed_and_frozen(with_model):
 def test_without_a_reward_model_or_pairs_it_says_so_and_goes_on(tmp_path, caplog):
     home = Home(tmp_path / "bare").create()
     caplog.set_level("INFO", "cluster")
-    found = prepare_channels(home, a_request(), freeze(even_numbers(0, 2), home))
+    found = prepare_channels(home, a_request(), collected(home), even_numbers(0, 2))
     assert found.weights == {}
     assert found.files == ChannelFiles()
     assert any("no reward model" in line for line in caplog.messages)

@@ -107,16 +107,16 @@ def test_an_old_name_is_refused_with_the_new_one(tmp_path, monkeypatch):
 
 
 def test_recorded_settings_are_upgraded_and_keep_the_hash_of_their_record(monkeypatch):
-    now = Settings.model_validate({"seed": 3, "train": {"batch_size": 4}, "data": {"replay_k": 5}})
+    now = Settings.model_validate({"seed": 3, "train": {"batch_size": 4}, "data": {"replay_least": 5}})
     recorded = now.model_dump(mode="json")
     recorded["train"]["size"] = recorded["train"].pop("batch_size")
-    recorded["replay"] = {"k": recorded["data"].pop("replay_k")}
+    recorded["replay"] = {"k": recorded["data"].pop("replay_least")}
     recorded["serving"]["fronts"] = 2
     as_recorded = sha256_json(recorded)
-    for old, new in (("train.size", "train.batch_size"), ("replay.k", "data.replay_k")):
+    for old, new in (("train.size", "train.batch_size"), ("replay.k", "data.replay_least")):
         monkeypatch.setitem(cluster.settings.RENAMED_SETTINGS, old, new)
     monkeypatch.setitem(cluster.settings.REMOVED_SETTINGS, "serving.fronts", "leave it out")
-    monkeypatch.setitem(cluster.settings.REMOVED_SETTINGS, "replay", "its one setting is data.replay_k")
+    monkeypatch.setitem(cluster.settings.REMOVED_SETTINGS, "replay", "its one setting is data.replay_least")
     assert Settings.model_validate(upgrade_recorded(recorded)) == now
     assert sha256_json(recorded) == as_recorded, "the record itself is not touched"
     assert recorded_sha(recorded) != now.sha(), "made over the old names"

@@ -36,14 +36,17 @@ def a_spec(root: Path) -> RunSpec:
 
 
 def collected(with_parent: bool = True) -> Collected:
-    parent = Parent(gen_id=0, shas=dict.fromkeys(ROLES, sha("b")), train_sha=sha("d")) if with_parent else None
-    return Collected(parent=parent, delta_sha=sha("e"), holdout_sha=sha("f"), n_delta=8, n_holdout=2)
+    parent = Parent(gen_id=0, shas=dict.fromkeys(ROLES, sha("b"))) if with_parent else None
+    return Collected(parent=parent, collected_sha=sha("4"), n_new=8, n_held_out=2)
 
 
 def planned() -> Planned:
     counts = dict.fromkeys(ROLES, 4)
     files = ChannelFiles(pref_sha=sha("2"))
-    return Planned(examples=TrainingSet(train_sha=sha("1"), n_delta=counts, n_replay=counts), channels=files)
+    examples = TrainingSet(
+        train_sha=sha("1"), delta_sha=sha("e"), holdout_sha=sha("f"), steps=counts, n_delta=counts, n_replay=counts
+    )
+    return Planned(examples=examples, channels=files)
 
 
 def trained() -> Trained:
@@ -83,6 +86,7 @@ def test_a_row_says_what_was_collected_planned_trained_and_judged(tmp_path: Path
         sha("1"),
         sha("2"),
     )
+    assert (row.collected_sha, row.n_delta, row.n_replay) == (sha("4"), 4, 4)
     assert (row.walltime_min, row.loss_start, row.engine, row.reason) == (1.5, 2.0, "fused", "all gates passed")
 
 

@@ -106,7 +106,7 @@ def tastes(role: Role, count: int = len(TOPICS) * len(ASKED), weight: float = 1.
 def make_job(
     home: Home,
     *,
-    steps: int = 8,
+    steps: int | Mapping[Role, int] = 8,
     parents: Mapping[Role, str | None] | None = None,
     roles: Sequence[Role] = ROLES,
     examples: Sequence[Example] | None = None,
@@ -116,12 +116,21 @@ def make_job(
     channels: Mapping[str, Any] | None = None,
     **train: Any,
 ) -> TrioJob:
+    """A job whose steps take the examples one after another, over and over; those of weight 0 stand between them."""
     chosen = examples if examples is not None else [e for role in roles for e in sums(role, 40)]
-    settings = TrainSettings(**({"steps": steps, "lr": 2e-3, "batch_size": 4, "dtype": "float32"} | train))
+    settings = TrainSettings(**({"lr": 2e-3, "batch_size": 4, "dtype": "float32"} | train))
+    role_steps = {role: steps if isinstance(steps, int) else steps[role] for role in roles}
+    rows: list[Example] = []
+    for role in roles:
+        own = [e for e in chosen if e.role == role and e.weight > 0]
+        weightless = [e for e in chosen if e.role == role and not e.weight]
+        taken = list(itertools.islice(itertools.cycle(own), role_steps[role] * settings.batch_size_of(role)))
+        rows += [*weightless[:1], *taken[:3], *weightless[1:], *taken[3:]]
     return TrioJob(
         roles=tuple(roles),
         parents=parents if parents is not None else dict.fromkeys(roles),
-        train_file=str(home.data_file(freeze(chosen, home))),
+        train_file=str(home.data_file(freeze(rows, home))),
+        role_steps=role_steps,
         adapters_dir=str(home.adapters_dir),
         run_dir=str(home.run_dir(run)),
         seed=seed,

@@ -41,7 +41,7 @@ from trainers.lean.packing import Row
 from trainers.models.adapter_set import AdapterSet
 from trainers.models.adapters import WEIGHTS, read_adapter
 from trainers.reference.engine import TrlEngine
-from trainers.schedule import rows_of_step
+from trainers.schedule import places_of_step
 
 pytestmark = pytest.mark.slow
 
@@ -212,7 +212,7 @@ def trl_dpo(engine, home, job, pairs, parent, child, folder):
             "rejected_ids": list(rejected.tokens[rejected.prompt_len :]),
         }
 
-    order = [pairs[i] for step in range(6) for i in rows_of_step(step, 6, 4, len(pairs))]
+    order = [pairs[i] for step in range(6) for i in places_of_step(step, 6, 4, len(pairs))]
     model = AutoModelForCausalLM.from_pretrained(engine.base.path, dtype=torch.float32)
     model = PeftModel.from_pretrained(model, home.adapter_dir(parent), is_trainable=True)
     config = DPOConfig(

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from curriculum.example import make_example
+from curriculum.parquet import freeze
 from ledger.errors import LunaError
 from ledger.roles import BASE, ROLES
 from tests.trainers.builders import CPU, LORA, make_home, make_job, random_base, sums, tiny_base
+from trainers.checkpoint import fingerprint, load_checkpoint
 from trainers.config import FrozenModelSettings, LoraSettings, TrainSettings
 from trainers.engines import open_engine
 from trainers.fused.engine import FusedEngine
+from trainers.fused.run import FusedRun
 from trainers.fused.step import TrioStep
 from trainers.job import NonFiniteError, Paused
 from trainers.models.adapter_set import AdapterSet
 from trainers.models.adapters import CONFIG, WEIGHTS, lora_of, read_adapter
 from trainers.models.frozen import prepare_base
 from trainers.reference.engine import TrlEngine
-from trainers.schedule import rows_of_step
 
 SETTINGS = TrainSettings(dtype="float32")
 
@@ -199,17 +202,46 @@ def test_a_loss_that_is_not_finite_stops_before_the_optimizer_and_names_the_batc
     shutil.copytree(home.adapter_dir(start["logical"]), folder, dirs_exist_ok=True)
     save_file(huge, folder / WEIGHTS, metadata={"format": "pt"})
     job = make_job(home, steps=2, run="nan", roles=("logical",), parents={"logical": "f" * 64})
-    ids = [sums("logical", 40)[i].id[:12] for i in rows_of_step(0, 2, 4, 40)]
+    ids = [example.id[:12] for example in sums("logical", 4)]
     with pytest.raises(NonFiniteError, match="step 1") as caught:
         quietly(engine, job)
     assert all(named in str(caught.value) for named in ids)
     assert not list(home.run_dir("nan").glob("checkpoint-*"))
 
 
-def test_more_data_than_room_is_thinned_evenly_and_in_order():
-    taken = [i for step in range(5) for i in rows_of_step(step, 5, 4, 100)]
-    assert taken == list(range(0, 100, 5))
-    assert [i for step in range(3) for i in rows_of_step(step, 3, 4, 5)] == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1]
+def test_a_step_takes_the_next_rows_of_the_file_and_the_last_step_what_is_left(home, engine):
+    rows = [e for role in ROLES for e in sums(role, 10)]
+    seen = []
+    job = make_job(home, steps=3, run="slices")
+    job = dataclasses.replace(job, train_file=str(home.data_file(freeze(rows, home))))
+    original, taken = FusedRun._row, []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FusedRun, "_row", lambda run, example: taken.append(example) or original(run, example))
+        outcome = engine.train(job, seen.append, lambda: False)
+    assert [e.id for role in ROLES for e in taken if e.role == role] == [e.id for e in rows]
+    assert {result.examples for result in outcome.roles.values()} == {10}
+
+
+@pytest.mark.parametrize("count", [8, 13])
+def test_a_file_with_other_rows_than_the_planned_steps_take_is_refused(home, engine, count):
+    rows = [e for role in ROLES for e in sums(role, count)]
+    job = make_job(home, steps=3, run=f"other-{count}")
+    job = dataclasses.replace(job, train_file=str(home.data_file(freeze(rows, home))))
+    with pytest.raises(LunaError, match=f"{count} rows for creative.* 3 steps are planned"):
+        quietly(engine, job)
+
+
+def test_seconds_and_losses_of_a_paused_run_are_of_all_its_parts(home, engine):
+    whole = engine.train(make_job(home, steps=8, run="told"), lambda _: None, lambda: False)
+    job, seen = make_job(home, steps=8, run="told-in-two"), []
+    with pytest.raises(Paused):
+        engine.train(job, seen.append, lambda: len(seen) == 6)
+    _, record = load_checkpoint(Path(job.run_dir), fingerprint(job, engine.info))
+    second = engine.train(job, seen.append, lambda: False)
+    assert second.seconds > record["seconds"] > 0
+    for role in ROLES:
+        ours, theirs = second.roles[role], whole.roles[role]
+        assert (ours.loss_start, ours.loss_end) == (theirs.loss_start, theirs.loss_end)
 
 
 def test_long_examples_keep_header_question_end_and_room_for_an_answer(home, engine):

@@ -67,14 +67,14 @@ class FusedEngine:
         with LossCurves(run_dir / "tensorboard", job.roles, first) as curves:
             while run.step < job.steps:
                 if should_stop():
-                    save_checkpoint(run_dir, run.step, *run.state_dict())
+                    save_checkpoint(run_dir, run.step, *run.state_dict(time.perf_counter() - start))
                     raise Paused(f"training stopped at step {run.step} of {job.steps}; the next run goes on there.")
                 report = run.advance()
                 curves.add(run.step, report.total, report.channels, report.partials)
                 on_progress(run.progress(first, time.perf_counter() - start))
                 if run.step % job.train.checkpoint_every_steps == 0 and run.step < job.steps:
-                    save_checkpoint(run_dir, run.step, *run.state_dict())
-        return TrioOutcome(self._publish(run), time.perf_counter() - start, self.info)
+                    save_checkpoint(run_dir, run.step, *run.state_dict(time.perf_counter() - start))
+        return TrioOutcome(self._publish(run), run.seconds + time.perf_counter() - start, self.info)
 
     def generator(self, adapters: AdapterSet) -> LeanGenerator:
         """See :meth:`trainers.job.Engine.generator`."""

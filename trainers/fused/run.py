@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from curriculum.example import Example
+from curriculum.example import Example, unique
 from curriculum.preferences.pairs import Preference
 from curriculum.reward.scores import read_scores
 from ledger.roles import Role
@@ -25,7 +25,7 @@ from trainers.job import Channel, EngineInfo, NonFiniteError, TrioJob, TrioProgr
 from trainers.lean.adapter_bank import AdapterBank
 from trainers.lean.base import LeanBase
 from trainers.lean.packing import Group, Row, cut, token_count
-from trainers.schedule import batch_of_step, learning_rate
+from trainers.schedule import learning_rate, share_of_step, slice_of_step
 
 _BEFORE = "before."
 """Prefix, in a checkpoint, of the state before the latest update."""
@@ -54,6 +54,8 @@ class FusedRun:
         kind = step_for(lean.model, bank.rank)
         self.trio = kind(lean.model, bank, lean.lanes, job.train.weight_decay, job.train.adam_beta2)
         self.step = 0
+        self.seconds = 0.0
+        """Of training before this process's part, up to the checkpoint that it goes on from."""
         self.losses: dict[Role, list[float]] = {role: [] for role in job.roles}
         self.fingerprint = fingerprint(job, info)
         self._channels: dict[Channel, dict[Role, float]] = {}
@@ -113,11 +115,11 @@ class FusedRun:
 
     def _active_roles(self) -> list[Role]:
         """The roles that take the present step."""
-        return [role for role in self.job.roles if self.step < self.job.train.steps_of(role)]
+        return [role for role in self.job.roles if self.step < self.job.role_steps[role]]
 
     def _rate(self, role: Role) -> float | None:
         """The learning rate of the role's present step; None when it has taken all of its steps."""
-        train, steps = self.job.train, self.job.train.steps_of(role)
+        train, steps = self.job.train, self.job.role_steps[role]
         return learning_rate(self.step, steps, train.lr_of(role), train.warmup_steps) if self.step < steps else None
 
     def _parts(self, step: int) -> StepParts:
@@ -136,15 +138,13 @@ class FusedRun:
             lanes=lanes,
         )
 
-    def _batch_examples(self, role: Role, step: int) -> list[Example]:
+    def _batch_examples(self, role: Role, step: int) -> Sequence[Example]:
         """The role's examples of a step; none when it has taken all of its steps."""
-        train = self.job.train
-        return batch_of_step(self.data.examples[role], step, train.steps_of(role), train.batch_size_of(role))
+        return slice_of_step(self.data.examples[role], step, self.job.train.batch_size_of(role))
 
     def _batch_pairs(self, role: Role, step: int) -> list[Preference]:
-        """The role's pairs of a step, chosen like its examples."""
-        steps = self.job.train.steps_of(role)
-        return batch_of_step(self.data.pairs[role], step, steps, self.job.channels.pairs_of(role))
+        """The role's pairs of a step; with more than its steps have room for they are thinned evenly."""
+        return share_of_step(self.data.pairs[role], step, self.job.role_steps[role], self.job.channels.pairs_of(role))
 
     def _row(self, example: Example) -> Row:
         if example.id not in self._rows:
@@ -157,7 +157,7 @@ class FusedRun:
         scheduled = {
             pair.id: (slot, pair)
             for slot, role in enumerate(job.roles)
-            for step in range(job.train.steps_of(role))
+            for step in range(job.role_steps[role])
             for pair in self._batch_pairs(role, step)
         }
         found = [
@@ -176,7 +176,7 @@ class FusedRun:
         if job.channels.mode == "dual" and job.rewards_file and job.health.online_every:
             scores = read_scores(job.rewards_file)
             for slot, role in enumerate(job.roles):
-                found = scored_examples(self.data.examples[role], scores, job.health.online_rows)
+                found = scored_examples(unique(self.data.examples[role]), scores, job.health.online_rows)
                 if found is not None:
                     probes[role] = Probe(slot, [self._row(example) for example in found[0]], found[1])
         return OnlineHealth(job.health, probes)
@@ -196,9 +196,8 @@ class FusedRun:
 
     def progress(self, first: int, seconds: float) -> TrioProgress:
         """Where the run stands, `seconds` after it was at step `first`."""
-        job, train = self.job, self.job.train
-        done = job.examples_after(self.step) - job.examples_after(first)
-        left = job.examples_after(job.steps) - job.examples_after(self.step)
+        job = self.job
+        done, left = self._items(first, self.step), self._items(self.step, job.steps)
         return TrioProgress(
             step=self.step,
             steps=job.steps,
@@ -206,14 +205,29 @@ class FusedRun:
             channels=dict(self._channels),
             examples_per_s=done / seconds,
             seconds_left=seconds / done * left,
-            role_steps={role: min(self.step, train.steps_of(role)) for role in job.roles},
-            role_totals={role: train.steps_of(role) for role in job.roles},
+            role_steps={role: min(self.step, steps) for role, steps in job.role_steps.items()},
+            role_totals=dict(job.role_steps),
         )
 
-    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """What a checkpoint holds: masters and both Adam moments; losses and what the health gate remembers."""
+    def _items(self, first: int, end: int) -> int:
+        """Examples that all roles take from one step on, up to another; of a role without any, its pairs."""
+        job, count = self.job, 0
+        for role in job.roles:
+            rows, batch_size = len(self.data.examples[role]), job.train.batch_size_of(role)
+            if not rows:
+                batch_size = job.channels.pairs_of(role)
+                rows = job.role_steps[role] * batch_size
+            count += min(end * batch_size, rows) - min(first * batch_size, rows)
+        return count
+
+    def state_dict(self, seconds: float) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What a checkpoint holds: masters and both Adam moments; losses and what the health gate remembers.
+
+        `seconds` is how long this process has trained.
+        """
         before = {f"{_BEFORE}{name}": value for name, value in (self.health.before or {}).items()}
-        record = {"fingerprint": self.fingerprint, "losses": self.losses, "health": self.health.state_dict()}
+        record: dict[str, Any] = {"fingerprint": self.fingerprint, "losses": self.losses}
+        record |= {"health": self.health.state_dict(), "seconds": self.seconds + seconds}
         return {**self.trio.state_dict(), **before}, record
 
     def load_state_dict(self, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
@@ -223,7 +237,7 @@ class FusedRun:
         self.health.before = {
             name.removeprefix(_BEFORE): value for name, value in tensors.items() if name.startswith(_BEFORE)
         } or None
-        self.step = record["step"]
+        self.step, self.seconds = record["step"], record["seconds"]
         self.losses = {role: record["losses"][role] for role in self.job.roles}
 
 

@@ -11,7 +11,7 @@ import io
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from trainers.models.adapter_set import AdapterSet
 from trainers.models.adapters import CONFIG, WEIGHTS, blend, check_shape, publish_tensors, read_tensors
 from trainers.models.frozen import Base, load_base
 from trainers.reference.generator import PeftGenerator
-from trainers.schedule import batch_of_step
+from trainers.schedule import slice_of_step
 
 
 class TrlEngine:
@@ -72,31 +72,36 @@ class TrlEngine:
             )
         _refuse_uneven_batches(job)
         runtime.pin_threads(self.threads)
-        start = time.perf_counter()
         mark, watch = fingerprint(job, self.info), _Watch(job, on_progress, should_stop)
         examples = read_role_data(job).examples
-        outcomes = {role: self._train_role(_RoleRun(job, role, examples[role], mark, watch)) for role in job.roles}
-        return TrioOutcome(outcomes, time.perf_counter() - start, self.info)
+        found = {role: self._train_role(_RoleRun(job, role, examples[role], mark, watch)) for role in job.roles}
+        outcomes = {role: outcome for role, (outcome, _) in found.items()}
+        return TrioOutcome(outcomes, sum(seconds for _, seconds in found.values()), self.info)
 
-    def _train_role(self, run: _RoleRun) -> RoleOutcome:
+    def _train_role(self, run: _RoleRun) -> tuple[RoleOutcome, float]:
+        """One role's outcome, and how long it was trained over all parts of the run."""
         done = json.loads(run.record.read_text()) if run.record.exists() else None
         if done is not None and done["fingerprint"] == run.fingerprint:
             run.watch.finished(run.role)
-            return RoleOutcome(**done["outcome"])
-        job = run.job
+            return RoleOutcome(**done["outcome"]), done["seconds"]
+        start, job, before = time.perf_counter(), run.job, _seconds_at(_newest_whole(run.checkpoints))
         with self._adapted(run.role, _parent_of(job, run.role), job.seed, trainable=True) as model:
-            losses = self._fit(model, run)
+            losses = self._fit(model, run, lambda: before + time.perf_counter() - start)
             sha = self._publish(model, Path(job.adapters_dir))
-        outcome = RoleOutcome.of(job, run.role, sha, len(run.examples), losses)
-        write_atomic(run.record, json.dumps({"fingerprint": run.fingerprint, "outcome": outcome.__dict__}))
-        return outcome
+        outcome, seconds = (
+            RoleOutcome.of(job, run.role, sha, len(run.examples), losses),
+            before + time.perf_counter() - start,
+        )
+        record = {"fingerprint": run.fingerprint, "outcome": outcome.__dict__, "seconds": seconds}
+        write_atomic(run.record, json.dumps(record))
+        return outcome, seconds
 
-    def _fit(self, model: Any, run: _RoleRun) -> list[float]:
-        """Run TRL's trainer to the end; returns the loss of every step."""
+    def _fit(self, model: Any, run: _RoleRun, seconds: Callable[[], float]) -> list[float]:
+        """Run TRL's trainer to the end; returns the loss of every step. `seconds` tells how long it has been at it."""
         from datasets import Dataset
         from trl import SFTTrainer
 
-        follow = _Follow(run)
+        follow = _Follow(run, seconds)
         trainer = SFTTrainer(
             model=model,
             args=_sft_config(run, use_cpu=self.device.type == "cpu"),
@@ -224,11 +229,11 @@ class _RoleRun:
 
     @property
     def steps(self) -> int:
-        return self.job.train.steps_of(self.role)
+        return self.job.role_steps[self.role]
 
-    def batch(self, step: int) -> list[Example]:
+    def batch(self, step: int) -> Sequence[Example]:
         """The examples of one step (0-based)."""
-        return batch_of_step(self.examples, step, self.steps, self.job.train.batch_size_of(self.role))
+        return slice_of_step(self.examples, step, self.job.train.batch_size_of(self.role))
 
     def rows_in_order(self, tokenizer: Any) -> list[dict[str, list[int]]]:
         """Every row of every step, tokenised, in the order in which it is trained."""
@@ -239,10 +244,11 @@ class _RoleRun:
             )
         rows: dict[str, dict[str, list[int]]] = {}
         for example in self.examples:
-            row = tokenise(tokenizer, example, self.job.text)
-            labels = [-100] * row.prompt_len + list(row.tokens[row.prompt_len :])
-            rows[example.id] = {"input_ids": list(row.tokens), "labels": labels}
-        return [rows[example.id] for step in range(self.steps) for example in self.batch(step)]
+            if example.id not in rows:
+                row = tokenise(tokenizer, example, self.job.text)
+                labels = [-100] * row.prompt_len + list(row.tokens[row.prompt_len :])
+                rows[example.id] = {"input_ids": list(row.tokens), "labels": labels}
+        return [rows[example.id] for example in self.examples]
 
 
 def _sft_config(run: _RoleRun, use_cpu: bool) -> Any:
@@ -252,7 +258,7 @@ def _sft_config(run: _RoleRun, use_cpu: bool) -> Any:
     train = run.job.train
     return SFTConfig(
         output_dir=str(run.checkpoints),
-        per_device_train_batch_size=max(1, train.batch_size_of(run.role) // train.gradient_accumulation_steps),
+        per_device_train_batch_size=train.batch_size_of(run.role) // train.gradient_accumulation_steps,
         gradient_accumulation_steps=train.gradient_accumulation_steps,
         max_steps=run.steps,
         learning_rate=train.lr_of(run.role),
@@ -278,8 +284,8 @@ def _sft_config(run: _RoleRun, use_cpu: bool) -> Any:
 class _Follow(TrainerCallback):
     """Watches one role's training: stops it when asked to or when a loss is not finite, marks checkpoints as whole."""
 
-    def __init__(self, run: _RoleRun):
-        self.run = run
+    def __init__(self, run: _RoleRun, seconds: Callable[[], float]):
+        self.run, self.seconds = run, seconds
         self.stopped_at: int | None = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -288,7 +294,7 @@ class _Follow(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        _mark_whole(self.run.checkpoints / f"checkpoint-{state.global_step}")
+        _mark_whole(self.run.checkpoints / f"checkpoint-{state.global_step}", self.seconds())
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if logs and "loss" in logs:
@@ -297,13 +303,18 @@ class _Follow(TrainerCallback):
 
 
 _WHOLE = "whole"
-"""transformers writes a checkpoint's files in place; this one, put there last, says that none is missing or short."""
+"""transformers writes a checkpoint's files in place; this one, put there last, says that none is missing or short, and
+for how many seconds the role had been trained."""
 
 
-def _mark_whole(checkpoint: Path) -> None:
+def _mark_whole(checkpoint: Path, seconds: float) -> None:
     for file in checkpoint.iterdir():
         sync(file)
-    write_atomic(checkpoint / _WHOLE, "")
+    write_atomic(checkpoint / _WHOLE, str(seconds))
+
+
+def _seconds_at(checkpoint: Path | None) -> float:
+    return float((checkpoint / _WHOLE).read_text()) if checkpoint else 0.0
 
 
 def _newest_whole(checkpoints: Path) -> Path | None:
@@ -326,11 +337,11 @@ class _Watch:
 
     def finished(self, role: Role) -> None:
         """The role was trained before an interruption."""
-        self.role_steps[role] = self.job.train.steps_of(role)
+        self.role_steps[role] = self.job.role_steps[role]
 
     def step(self, role: Role, step: int, loss: float) -> None:
         """Report one optimizer step of one role."""
-        train, totals = self.job.train, {role: self.job.train.steps_of(role) for role in self.job.roles}
+        train, totals = self.job.train, dict(self.job.role_steps)
         self.losses[role], self.role_steps[role] = loss, step
         self.done += 1
         seconds = time.perf_counter() - self.start

@@ -1,0 +1,211 @@
+"""The plan: which rows each role takes in which step, and which items it is asked, all fixed before training.
+
+What is frozen is what is trained, row for row. New examples that the steps do not reach, and held-out ones that are not
+asked, stay new for the next generation.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from cluster.request import RunSpec
+from cluster.settings import Settings
+from cluster.steps.data import line_of, trained_by
+from cluster.steps.preferences import prepare_channels, weighted_pairs_by_role
+from cluster.steps.records import Collected, Parent, Planned, TrainingSet
+from curriculum.example import Example, unique
+from curriculum.mix import rows_of_passes, shuffle_within_stages, spread, stratified
+from curriculum.parquet import NewData, freeze, read_new_data
+from curriculum.replay import draw_replay, generations_to_read, replay_rows
+from ledger.files import sha256_json
+from ledger.home import Home
+from ledger.logs import log_context
+from ledger.roles import ROLES, Role
+from ledger.store import Ledger
+from trainers.schedule import steps_for
+
+logger = logging.getLogger(__name__)
+
+Line = Mapping[int, Sequence[Example]]
+"""What generations of the line were trained on as new, by number."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What one role is trained on."""
+
+    rows: tuple[Example, ...]
+    """Those of every step, in order."""
+    steps: int
+    taken: tuple[Example, ...]
+    """The different new examples among them."""
+    replayed: Mapping[int, int]
+    """Rows of each earlier generation."""
+
+    @property
+    def n_replay(self) -> int:
+        return sum(self.replayed.values())
+
+    @property
+    def n_delta(self) -> int:
+        return len(self.rows) - self.n_replay
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the roles are trained on and asked."""
+
+    schedules: Mapping[Role, Schedule]
+    asked: tuple[Example, ...]
+    """The held-out items that generalization is measured on."""
+
+    @property
+    def rows(self) -> list[Example]:
+        """The training file: role by role."""
+        return [row for schedule in self.schedules.values() for row in schedule.rows]
+
+    @property
+    def delta(self) -> list[Example]:
+        """The new examples that are trained on."""
+        return sorted((e for own in self.schedules.values() for e in own.taken), key=lambda example: example.id)
+
+
+def make_plan(spec: RunSpec, ledger: Ledger, collected: Collected) -> Planned:
+    """Fix and freeze the rows of every step and the items to ask; for a second channel its pairs and weights."""
+    home, settings, parent = spec.home, spec.settings, collected.parent
+    new = read_new_data(home.data_file(collected.collected_sha))
+    channels = prepare_channels(home, spec.request, collected, new.train)
+    line = line_for_replay(home, ledger, spec.lineage, settings, new, parent)
+    plan = plan_of(settings, new, channels.weights, line, pairs_of(home, channels.files.pref_sha), replay_seed(parent))
+    _log_plan(settings, new, plan)
+    return Planned(examples=_frozen(home, plan), channels=channels.files)
+
+
+def pairs_of(home: Home, pref_sha: str) -> dict[Role, int]:
+    """How many pairs each role has to learn from."""
+    found = weighted_pairs_by_role(home.data_file(pref_sha)) if pref_sha else {}
+    return {role: len(own) for role, own in found.items()}
+
+
+def role_schedule(
+    role: Role, settings: Settings, new: Iterable[Example], line: Line, pairs: int, replay_seed: str
+) -> Schedule:
+    """The rows of one role's steps. Pure.
+
+    Args:
+        new: what may be trained on, all roles, weights above 0.
+        line: of every generation that replay may be drawn from, all roles.
+        pairs: preference pairs of this role; they alone fix the steps of a role without examples.
+    """
+    train, batch_size = settings.train, settings.train.batch_size_of(role)
+    own = [example for example in new if example.role == role]
+    steps = train.steps_of(role)
+    if not own or _only_pairs_count(settings, pairs):
+        return Schedule((), steps or steps_for(round(train.epochs * pairs), settings.channels.pairs_of(role)), (), {})
+    room = None if steps is None else steps * batch_size
+    known = {example.id for example in own}
+    pools = {gen_id: [e for e in found if e.role == role and e.id not in known] for gen_id, found in line.items()}
+    drawn = draw_replay(pools, replay_of(settings, len(own), room), f"{replay_seed}:{role}")
+    replay = shuffle_within_stages((e for found in drawn.values() for e in found), settings.seed)
+    count = _new_rows(settings, len(own)) if room is None else room - len(replay)
+    rows = rows_of_passes(own, count, settings.seed)
+    mixed = spread(rows, replay)
+    return Schedule(
+        rows=tuple(mixed),
+        steps=steps_for(len(mixed), batch_size),
+        taken=tuple(unique(rows)),
+        replayed={gen_id: len(found) for gen_id, found in drawn.items()},
+    )
+
+
+def replay_of(settings: Settings, new: int, room: int | None) -> int:
+    """Rows that a role with so many new examples should replay."""
+    data = settings.data
+    return replay_rows(_new_rows(settings, new), room, data.replay_share, data.replay_least)
+
+
+def _new_rows(settings: Settings, new: int) -> int:
+    """Rows of new examples where the steps follow from the epochs; at least one."""
+    return max(1, round(settings.train.epochs * new))
+
+
+def _only_pairs_count(settings: Settings, pairs: int) -> bool:
+    channels = settings.channels
+    return channels.mode == "dual" and channels.w_sft == 0 and pairs > 0
+
+
+def plan_of(
+    settings: Settings, new: NewData, factors: Mapping[str, float], line: Line, pairs: Mapping[Role, int], seed: str
+) -> Plan:
+    """Everything that training and the exam need. Pure: equal arguments give an equal plan.
+
+    `factors` multiply the weights of new examples, by id. What comes to 0 is left out before anything is drawn or
+    shuffled, so that the rest is trained on as if it had never been there. `seed` is that of replay.
+    """
+    weighed_new = weighed(new.train, factors)
+    schedules = {role: role_schedule(role, settings, weighed_new, line, pairs.get(role, 0), seed) for role in ROLES}
+    asked = [
+        item
+        for role in ROLES
+        for item in stratified(
+            (e for e in new.holdout if e.role == role), settings.eval.items, f"generalization:{settings.seed}"
+        )
+    ]
+    return Plan(schedules, tuple(sorted(asked, key=lambda example: example.id)))
+
+
+def weighed(examples: Iterable[Example], factors: Mapping[str, float]) -> list[Example]:
+    """The examples with their weights times their factors (by id, default 1), without those of weight 0."""
+    found = [replace(e, weight=e.weight * factors[e.id]) if e.id in factors else e for e in examples]
+    return [example for example in found if example.weight > 0]
+
+
+def replay_seed(parent: Parent | None) -> str:
+    """Seed of the draw from the line: the parent's adapters."""
+    return sha256_json(parent.shas) if parent else ""
+
+
+def line_for_replay(
+    home: Home, ledger: Ledger, lineage: str, settings: Settings, new: NewData, parent: Parent | None
+) -> dict[int, list[Example]]:
+    """What the parent's line was trained on; of a line longer than the rows to draw, as many generations as rows."""
+    if parent is None:
+        return {}
+    most = 0
+    for role in ROLES:
+        steps, count = settings.train.steps_of(role), sum(e.role == role for e in new.train)
+        room = None if steps is None else steps * settings.train.batch_size_of(role)
+        most = max(most, replay_of(settings, count, room))
+    line = {row.gen_id: row for row in line_of(ledger, lineage, parent.gen_id)}
+    return {
+        gen_id: trained_by(home, line[gen_id]) for gen_id in generations_to_read(list(line), most, replay_seed(parent))
+    }
+
+
+def _frozen(home: Home, plan: Plan) -> TrainingSet:
+    """Write the plan's files."""
+    schedules = plan.schedules
+    return TrainingSet(
+        train_sha=freeze(plan.rows, home),
+        delta_sha=freeze(plan.delta, home),
+        holdout_sha=freeze(plan.asked, home),
+        steps={role: own.steps for role, own in schedules.items()},
+        n_delta={role: own.n_delta for role, own in schedules.items()},
+        n_replay={role: own.n_replay for role, own in schedules.items()},
+    )
+
+
+def _log_plan(settings: Settings, new: NewData, plan: Plan) -> None:
+    """Say what each role takes, and how much it leaves."""
+    asked = {example.id for example in plan.asked}
+    for role, own in plan.schedules.items():
+        again = f" ({len(own.taken)} examples)" if len(own.taken) < own.n_delta else ""
+        earlier = ", ".join(f"G{gen_id} {rows}" for gen_id, rows in own.replayed.items())
+        left = sum(e.role == role for e in new.train) - len(own.taken)
+        unasked = sum(e.role == role and e.id not in asked for e in new.holdout)
+        asks = f"{own.steps} steps of {settings.train.batch_size_of(role)}"
+        takes = f"{own.n_delta} new{again}, {own.n_replay} replayed{f' ({earlier})' if earlier else ''}"
+        with log_context(role=role):
+            logger.info("%s: %s; %d stay new, and %d held out", asks, takes, left, unasked)
