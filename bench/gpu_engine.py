@@ -57,7 +57,8 @@ def _trained(engine: Any, folder: Path, train: Any, lora: Any) -> dict[str, Any]
     job = TrioJob(
         roles=tuple(ROLES),
         parents=dict.fromkeys(ROLES),
-        train_file=str(home.data_file(freeze(_examples(train.steps * 8), home))),
+        train_file=str(home.data_file(freeze(_examples(steps * 8), home))),
+        role_steps=dict.fromkeys(ROLES, steps),
         adapters_dir=str(home.adapters_dir),
         run_dir=str(home.run_dir("run")),
         seed=1,

@@ -126,7 +126,7 @@ def test_a_run_is_closed_when_its_step_has_failed_three_times(
     request = GenerationRequest(settings=Settings(), base=PinnedBase(source="tiny", sha=sha("a")), data=())
     with Stores.create(home) as stores:
         run = stores.journal.create_run("run-a", "main", 0, request.model_dump(mode="json"))
-        collected = Collected(parent=None, delta_sha=sha("e"), holdout_sha=sha("f"), n_delta=8, n_holdout=2)
+        collected = Collected(parent=None, collected_sha=sha("e"), n_new=8, n_held_out=2)
         for record in (collected, planned()):
             stores.journal.record_step("run-a", record.step, "before")
             stores.journal.record_step("run-a", record.step, "after", record.model_dump(mode="json"))
