@@ -41,12 +41,14 @@ from trainers.job import TrioJob
 from trainers.models.adapter_set import AdapterSet
 from trainers.models.frozen import prepare_base
 from trainers.runtime import default_device
+from trainers.schedule import share_of_step
 
 WEIGHTS = ((1.0, 0.0), (0.8, 0.2), (0.5, 0.5), (0.2, 0.8), (0.0, 1.0))
 """(w_sft, w_pref) of the children."""
 
 TOPICS = ("rain", "bread", "trains", "moss", "clocks", "salt", "doors", "kites", "ink", "wool", "stones", "bells")
 WARM, CURT = ("Gladly", "Warmly", "Kindly"), ("Coldly", "Hardly", "Rudely")
+BATCH_SIZE = 8
 ASKED = ("what of {}?", "tell me about {}", "why {}?", "{} and I", "do you like {}?")
 
 
@@ -82,6 +84,16 @@ def main() -> None:
         raise SystemExit(1) from None
 
 
+def rows_of(examples: Sequence[Example], steps: int) -> list[Example]:
+    """The rows of every step of every role: the examples thinned evenly, or over again."""
+    return [
+        row
+        for role in ROLES
+        for step in range(steps)
+        for row in share_of_step([e for e in examples if e.role == role], step, steps, BATCH_SIZE)
+    ]
+
+
 def measure(base: str, preferences: Path | None, beta: float) -> Path:
     """Train the parent and every child, ask all, keep the table; returns its path."""
     bench = BASES[base]
@@ -101,11 +113,12 @@ def measure(base: str, preferences: Path | None, beta: float) -> Path:
             return TrioJob(
                 roles=ROLES,
                 parents={role: parents.get(role) for role in ROLES},
-                train_file=str(home.data_file(freeze(memory, home))),
+                train_file=str(home.data_file(freeze(rows_of(memory, steps), home))),
+                role_steps=dict.fromkeys(ROLES, steps),
                 adapters_dir=str(home.adapters_dir),
                 run_dir=str(home.run_dir(run)),
                 seed=1,
-                train=TrainSettings(steps=steps, lr=lr, batch_size=8, checkpoint_every_steps=10_000),
+                train=TrainSettings(lr=lr, batch_size=BATCH_SIZE, checkpoint_every_steps=10_000),
                 lora=lora,
                 channels=channels,
                 preference_file=str(home.data_file(freeze_preferences(train, home))),

@@ -20,10 +20,11 @@ from bench.progress import say
 from bench.report import keep
 from cluster.request import GenerationRequest
 from cluster.steps.data import earlier_examples
+from cluster.steps.training import TrainingFiles, trio_job
 from curriculum.example import Example
 from curriculum.parquet import read_examples, write_examples
 from jobs.context import resolve_home
-from jobs.generation.reproduce import tell_now_and_then
+from jobs.generation.reproduce import rows_of_set, tell_now_and_then
 from jobs.generation.show import lr_text, steps_text
 from ledger.errors import LunaError
 from ledger.home import Home
@@ -34,7 +35,7 @@ from ledger.store import Stores
 from trainers.engines import open_engine
 from trainers.evals.plan import Material, plan_role
 from trainers.evals.scoring import ItemSet, RolePlan, SetResult, score_set
-from trainers.job import Engine, TrioJob
+from trainers.job import Engine
 from trainers.models.adapter_set import AdapterSet
 from trainers.models.frozen import Base
 from trainers.runtime import default_device
@@ -78,8 +79,8 @@ def measure(home: Home, gen_id: int) -> Path:
         folder = Path(name)
         adapters = _own_adapters_dir(home, recorded.parents, folder)
         engine = _engine(home, recorded)
-        with_replay = _train(engine, recorded, recorded.train, adapters, folder / "with")
-        without = _train(engine, recorded, without_replay(recorded.train, recorded.delta), adapters, folder / "without")
+        with_replay = _train(engine, recorded, recorded_rows(recorded), adapters, folder / "with")
+        without = _train(engine, recorded, without_replay(recorded), adapters, folder / "without")
         results = {
             name: _recall(engine, recorded, shas, adapters, name)
             for name, shas in {"parent": recorded.parents, "with": with_replay, "without": without}.items()
@@ -105,7 +106,7 @@ def read_record(home: Home, gen_id: int) -> Recorded:
         requests = {run.run_id: run.request for run in stores.journal.runs(lineage)}
         earlier = earlier_examples(home, ledger, lineage, parent)
     if not any(row.n_replay for row in rows):
-        raise LunaError(f"G{gen_id} was trained without replay ([data] replay_k = 0); there is nothing to compare.")
+        raise LunaError(f"G{gen_id} was trained without replay ([data] replay_share = 0); there is nothing to compare.")
     if rows[0].run_id not in requests:
         raise LunaError(f"the run {rows[0].run_id} of G{gen_id} is not in the ledger; restore luna.db from a backup.")
     request = GenerationRequest.from_record(requests[rows[0].run_id])
@@ -119,10 +120,18 @@ def read_record(home: Home, gen_id: int) -> Recorded:
     return Recorded(rows, request, parents, train, delta, plans, pairs_file)
 
 
-def without_replay(train: Sequence[Example], delta: Sequence[Example]) -> list[Example]:
-    """The training set less what was replayed, in its order."""
-    new = {example.id for example in delta}
-    return [example for example in train if example.id in new]
+def recorded_rows(recorded: Recorded) -> list[Example]:
+    """Every row of every step, as it was trained."""
+    if recorded.rows[0].collected_sha:
+        return recorded.train
+    return rows_of_set(recorded.rows, recorded.train, recorded.request.settings.train)
+
+
+def without_replay(recorded: Recorded) -> list[Example]:
+    """As many rows of what was new alone, in its order, over again from its beginning."""
+    new = {example.id for example in recorded.delta}
+    own = [example for example in recorded.train if example.id in new]
+    return rows_of_set(recorded.rows, own, recorded.request.settings.train)
 
 
 def _own_adapters_dir(home: Home, parents: Shas, folder: Path) -> Path:
@@ -152,18 +161,8 @@ def _train(engine: Engine, recorded: Recorded, train: Sequence[Example], adapter
     for placement in dict.fromkeys(row.placement for row in recorded.rows):
         roles = tuple(row.role for row in recorded.rows if row.placement == placement)
         say(f"G{recorded.rows[0].gen_id} {folder.name} replay: {', '.join(roles)}, {len(train)} examples")
-        job = TrioJob(
-            roles=roles,
-            parents={role: recorded.parents[role] for role in roles},
-            train_file=str(file),
-            adapters_dir=str(adapters),
-            run_dir=str(folder / placement),
-            seed=recorded.rows[0].seed,
-            train=settings.train,
-            lora=settings.lora,
-            channels=settings.channels,
-            preference_file=str(recorded.pairs_file) if recorded.pairs_file else None,
-        )
+        files = TrainingFiles(file, {row.role: row.steps for row in recorded.rows}, recorded.pairs_file)
+        job = trio_job(settings, files, {role: recorded.parents[role] for role in roles}, adapters, folder / placement)
         outcome = engine.train(job, tell_now_and_then, lambda: False)
         shas |= {role: result.adapter_sha for role, result in outcome.roles.items()}
     return shas

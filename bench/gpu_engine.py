@@ -28,7 +28,7 @@ def through_the_engine(shape: dict[str, Any], device: torch.device, steps: int) 
         place = Path(folder) / "base"
         random_model(shape, device).save_pretrained(place)
         byte_tokenizer().save_pretrained(place)
-        train = TrainSettings(steps=steps, batch_size=8, dtype="bfloat16", checkpoint_every_steps=10_000, threads=1)
+        train = TrainSettings(batch_size=8, dtype="bfloat16", checkpoint_every_steps=10_000, threads=1)
         lora = LoraSettings(rank=32, alpha=64)
         engine = FusedEngine(Base("random", "0" * 64, place), train, lora, device)
         chosen, found = step_for, dict[str, Any]()
@@ -39,7 +39,7 @@ def through_the_engine(shape: dict[str, Any], device: torch.device, steps: int) 
         ):
             setattr(run, "step_for", kind)  # noqa: B010
             try:
-                found[name] = _trained(engine, Path(folder) / name.replace(" ", "-"), train, lora)
+                found[name] = _trained(engine, Path(folder) / name.replace(" ", "-"), train, lora, steps)
             finally:
                 setattr(run, "step_for", chosen)  # noqa: B010
     found["equal adapters"] = found["as chosen"].pop("shas") == found["as chosen, again"].pop("shas")
@@ -47,7 +47,7 @@ def through_the_engine(shape: dict[str, Any], device: torch.device, steps: int) 
     return found
 
 
-def _trained(engine: Any, folder: Path, train: Any, lora: Any) -> dict[str, Any]:
+def _trained(engine: Any, folder: Path, train: Any, lora: Any, steps: int) -> dict[str, Any]:
     from curriculum.parquet import freeze
     from ledger.home import Home
     from ledger.roles import ROLES
@@ -70,7 +70,7 @@ def _trained(engine: Any, folder: Path, train: Any, lora: Any) -> dict[str, Any]
     outcome = engine.train(job, lambda _: marks.append(time.perf_counter()), lambda: False)
     seconds, warm = time.perf_counter() - began, len(marks) // 3
     return {
-        "examples_per_s_whole": 3 * 8 * train.steps / seconds,
+        "examples_per_s_whole": 3 * 8 * steps / seconds,
         "examples_per_s_after_a_third": 3 * 8 * (len(marks) - 1 - warm) / (marks[-1] - marks[warm]),
         "seconds": seconds,
         "loss_start_end": {role: [own.loss_start, own.loss_end] for role, own in outcome.roles.items()},

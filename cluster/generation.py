@@ -82,7 +82,7 @@ class GenerationRun:
         collected = collect(self.spec.home, self.stores, self.spec.lineage, self.spec.request)
         logger.info("%d new examples, %d more held out", collected.n_new, collected.n_held_out)
         if collected.joined or collected.torn:
-            logger.info("%d stand with near copies, %d belong to both sides: left out", collected.joined, collected.torn)
+            logger.info("%d stand with near copies, %d of both sides are left out", collected.joined, collected.torn)
         return collected
 
     def plan(self, collected: Collected) -> Planned:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
 from cluster.request import GenerationRequest
 from cluster.settings import Settings
@@ -92,7 +93,7 @@ def split_new(
     What belongs to something that the lineage has on one side goes there as well.
     """
     examples, pairs = sorted(examples, key=_by_id), sorted(pairs, key=_by_id)
-    keys = {key for example in examples for key in keys_of(example)} | {key for pair in pairs for key in keys_of_pair(pair)}
+    keys = set(chain(*map(keys_of, examples), *map(keys_of_pair, pairs)))
     return split_by_group(examples, pairs, percent, ledger.sides_of(keys, lineage))
 
 

@@ -20,6 +20,7 @@ from ledger.home import Home
 from ledger.records import GenerationRow
 from ledger.roles import Role
 from ledger.store import Stores
+from trainers.config import TrainSettings
 from trainers.engines import open_engine
 from trainers.job import Engine, TrioProgress
 from trainers.models.adapter_set import AdapterSet
@@ -104,7 +105,8 @@ def _files(home: Home, record: _Record, folder: Path) -> TrainingFiles:
     rows = home.data_file(first.train_sha)
     if not first.collected_sha:
         rows = folder / "train.parquet"
-        write_examples(rows, _rows_of_old_file(record, home.data_file(first.train_sha)))
+        recorded = read_examples(home.data_file(first.train_sha))
+        write_examples(rows, rows_of_set(record.rows, recorded, record.request.settings.train))
     return TrainingFiles(
         rows=rows,
         role_steps={row.role: row.steps for row in record.rows},
@@ -113,15 +115,18 @@ def _files(home: Home, record: _Record, folder: Path) -> TrainingFiles:
     )
 
 
-def _rows_of_old_file(record: _Record, file: Path) -> list[Example]:
-    """The rows that the steps took of a file recorded as a set, which they thinned evenly or began again."""
-    examples, train = [e for e in read_examples(file) if e.weight > 0], record.request.settings.train
+def rows_of_set(
+    generation: Sequence[GenerationRow], examples: Sequence[Example], train: TrainSettings
+) -> list[Example]:
+    """The rows that steps take of a set of examples: thinned evenly, or begun again. So were files that were recorded
+    as a set, before they held every row."""
+    weighed = [example for example in examples if example.weight > 0]
     return [
         example
-        for row in record.rows
+        for row in generation
         for step in range(row.steps)
         for example in share_of_step(
-            [e for e in examples if e.role == row.role], step, row.steps, train.batch_size_of(row.role)
+            [e for e in weighed if e.role == row.role], step, row.steps, train.batch_size_of(row.role)
         )
     ]
 

@@ -5,17 +5,21 @@ from __future__ import annotations
 import pytest
 
 from cluster.request import GenerationRequest, PinnedBase
-from cluster.settings import Settings
+from cluster.settings import DataSettings, Settings
 from cluster.steps import data
 from curriculum.parquet import NewData, freeze_new_data, read_new_data, write_examples
+from ledger.conversations import Label
 from ledger.errors import LunaError
 from ledger.home import Home
 from ledger.records import Stop
+from ledger.roles import ROLES
 from ledger.rules.gates import GateSettings
+from ledger.rules.karma import KarmaSettings
 from ledger.rules.stop_rule import stopped_refusal
 from ledger.store import Stores
 from tests.cluster.builders import even_numbers
 from tests.ledger.builders import make_row
+from tests.ledger.test_conversations import AT, a_turn
 
 
 @pytest.fixture
@@ -30,14 +34,14 @@ def stores(home):
         yield opened
 
 
-def asked_for(*shas):
-    settings = Settings(gates=GateSettings(min_items=5))
+def asked_for(*shas, fill=False):
+    settings = Settings(gates=GateSettings(min_items=5), data=DataSettings(fill=fill))
     return GenerationRequest(settings=settings, base=PinnedBase(source="tiny", sha="a" * 64), data=shas)
 
 
-def collected_from(home, stores, *files):
+def collected_from(home, stores, *files, fill=False):
     shas = [write_examples(home.inbox_dir, own) for own in files]
-    return data.collect(home, stores, "main", asked_for(*shas))
+    return data.collect(home, stores, "main", asked_for(*shas, fill=fill))
 
 
 def found(home, collected):
@@ -79,3 +83,30 @@ def test_a_stopped_lineage_refuses_the_data_of_both_generations_put_together(hom
 def test_a_holdout_that_would_be_too_small_says_how_much_to_bring(home, stores):
     with pytest.raises(LunaError, match="Bring about 25 examples"):
         collected_from(home, stores, even_numbers(0, 6))
+
+
+def test_too_little_is_filled_from_the_recipes_and_known_as_filling(home, stores):
+    own = even_numbers(0, 6)
+    new = found(home, collected_from(home, stores, own, fill=True))
+    every = {e.id for e in [*new.train, *new.holdout]}
+    assert {e.id for e in own} == every - new.filling
+    assert all(sum(e.role == role for e in new.holdout) >= 5 for role in ROLES)
+    assert new.filling
+
+
+def test_where_nothing_is_new_nothing_is_filled(home, stores):
+    with pytest.raises(LunaError, match="inbox is empty"):
+        collected_from(home, stores, fill=True)
+
+
+def test_talks_alone_are_data_unless_they_are_switched_off(home, stores):
+    for number in range(3):
+        turn = a_turn(number + 1)
+        stores.conversations.add_turn(turn)
+        stores.conversations.add_label(turn.id, Label(correction=f"better {number}", at=AT), KarmaSettings())
+    request = asked_for(fill=True)
+    new = found(home, data.collect(home, stores, "main", request))
+    assert {e.output for e in [*new.train, *new.holdout]} >= {"better 0", "better 1", "better 2"}
+    off = request.model_copy(update={"settings": Settings(data=DataSettings(conversations=False))})
+    with pytest.raises(LunaError, match="inbox is empty"):
+        data.collect(home, stores, "main", off)
