@@ -82,6 +82,7 @@ def data_problems(home: Home, rows: Iterable[GenerationRow]) -> Iterator[Problem
             "preference pairs": row.pref_sha,
             "held-out pairs": row.pref_holdout_sha,
             "reward scores": row.rewards_sha,
+            "new data": row.collected_sha,
         }
         for kind, sha in optional.items():
             if sha:

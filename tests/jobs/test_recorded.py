@@ -31,8 +31,11 @@ from pathlib import Path
 from ledger.home import Home
 import sys
 from trainers.models.frozen import prepare_base
+from ledger.store import Ledger
 from trainers.config import FrozenModelSettings
-prepare_base(FrozenModelSettings(source="tiny"), Home(Path(sys.argv[1])).create())
+home = Home(Path(sys.argv[1])).create()
+prepare_base(FrozenModelSettings(source="tiny"), home)
+Ledger.create(home).close()  # as any command that writes does, so that a newer Luna reads the home
 """
 
 
