@@ -119,14 +119,6 @@ def judged_turns(turns: Iterable[LabelledTurn]) -> list[JudgedTurn]:
     ]
 
 
-def split_by_prompt(pairs: Iterable[Preference], percent: int) -> tuple[list[Preference], list[Preference]]:
-    """(training part, held-out part) of pairs alone."""
-    from curriculum.split import split_by_group
-
-    split = split_by_group([], list(pairs), percent)
-    return split.train_pairs, split.holdout_pairs
-
-
 def _for_roles(fields: Mapping[str, Any]) -> list[Preference]:
     roles = [fields["role"]] if fields.get("role") else list(ROLES)
     return [make_preference(**{**fields, "role": role}) for role in roles]

@@ -17,9 +17,9 @@ from curriculum.conversations.lessons import CORRECTED, LIKED, LIKED_UNSCORED, R
 from curriculum.example import make_example
 from curriculum.parquet import NewData
 from curriculum.preferences.pairs import freeze_preferences, make_preference, read_preference_set
-from curriculum.preferences.sources import split_by_prompt
 from curriculum.reward import DIMENSIONS, RewardOutput, TeacherLabel, example_weight
 from curriculum.reward.scores import read_scores
+from curriculum.split import split_by_group
 from ledger.home import Home
 from ledger.roles import ROLES
 from tests.cluster.builders import even_numbers
@@ -97,7 +97,8 @@ def pairs(origin, chosen, provenance="{}"):
 
 def collected(home, every=()):
     """What was collected, as far as the channels are concerned."""
-    shas = [freeze_preferences(part, home) if part else "" for part in split_by_prompt(list(every), 20)]
+    split = split_by_group([], list(every), 20)
+    shas = [freeze_preferences(part, home) if part else "" for part in (split.train_pairs, split.holdout_pairs)]
     return Collected(
         parent=None, collected_sha="f" * 64, n_new=0, n_held_out=0, pairs_sha=shas[0], held_out_pairs_sha=shas[1]
     )
