@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from jobs.context import HOME_OPTION, JSON_OPTION, friendly_errors, out, resolve_home
+from jobs.context import HOME_OPTION, JSON_OPTION, friendly_errors, out, printable, resolve_home
+from jobs.imported import data_lines, sample_lines, summary_lines
 from ledger.errors import LunaError
 from ledger.home import Home
 from ledger.roles import ROLES
 
 if TYPE_CHECKING:
-    from curriculum.example import Example
+    from curriculum.importing import ImportReport
     from curriculum.inspect import Summary
 
 logger = logging.getLogger(__name__)
@@ -77,33 +79,54 @@ def build(
 
 @app.command("import")
 def import_(
-    file: Path = typer.Argument(..., help="JSONL, Parquet, plain text or Markdown."),
-    role: str = typer.Option("dialectical", help="Role of examples that name none, or `all`."),
+    paths: list[str] = typer.Argument(..., help="Files, folders, zip archives; - is standard input."),
+    role: str = typer.Option("all", help="Role of records that name none: all gives each to every role."),
     on_error: str = typer.Option("continue", help="At a bad line: continue (and say which) or stop."),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Show what an import would take, and import nothing."),
+    keep_personal_data: bool = typer.Option(
+        False, "--keep-personal-data", help="Do not mask addresses, numbers, keys and tokens."
+    ),
     home: Path | None = HOME_OPTION,
 ) -> None:
     """Bring your own data: docs/how-to/own-data.md has the formats."""
-    from curriculum.example import unique
-    from curriculum.importing import import_file
-    from curriculum.parquet import write_examples
+    from curriculum.importing import ImportOptions, import_paths
 
     with friendly_errors():
-        place = resolve_home(home).create()
-        examples: list[Example] = []
-        for one in ROLES if role == "all" else (role,):
-            report = import_file(file, one, on_error)  # type: ignore[arg-type]  # the importer names a wrong role
-            examples += report.examples
-        for problem in report.problems:  # the same for every role
-            logger.info(f"skipped: {problem}")
-        if report.duplicates:
-            logger.info(f"left out as duplicates: {report.duplicates}")
-        # A record that names its own role is the same for every role that was asked for.
-        examples = unique(examples)
-        if not examples:
-            raise LunaError(f"{file} gave no usable example; nothing was imported.")
-        sha = write_examples(place.inbox_dir, examples)
-        logger.info(f"{len(examples)} examples in the inbox as {sha[:12]}")
-        out.print(sha, soft_wrap=True)
+        roles = ROLES if role == "all" else (role,)
+        options = ImportOptions(roles, on_error, keep_personal_data=keep_personal_data)  # type: ignore[arg-type]
+        report = import_paths(paths, options)
+        place = resolve_home(home)
+        said = [*summary_lines(report), *data_lines(place, report)]
+        if dry_run:
+            for line in [*said, *sample_lines(report), "nothing was imported (--dry-run)"]:
+                out.print(printable(line), markup=False, soft_wrap=True)
+            return
+        for line in said:
+            logger.info(line)
+        for sha in keep(place.create(), report):
+            out.print(sha, soft_wrap=True)
+
+
+def keep(home: Home, report: ImportReport) -> list[str]:
+    """Put what was imported into the inbox; returns the SHAs of the files, that of the examples first.
+
+    Raises:
+        LunaError: there is nothing.
+    """
+    from curriculum.parquet import write_examples
+    from curriculum.preferences.pairs import write_preferences
+
+    if not (report.examples or report.pairs):
+        raise LunaError("no record could be used, and nothing was imported; the lines above say why.")
+    shas = []
+    if report.examples:
+        shas.append(write_examples(home.inbox_dir, report.examples))
+        logger.info(f"{len(report.examples)} examples in the inbox as {shas[-1][:12]}")
+    if report.pairs:
+        shas.append(write_preferences(home.pairs_dir, report.pairs))
+        logger.info(f"{len(report.pairs)} preference pairs in the inbox as {shas[-1][:12]}; a generation learns from "
+                    "them with --channels dual")  # fmt: skip
+    return shas
 
 
 @app.command()
@@ -129,16 +152,17 @@ def inspect(
 def print_summary(summary: Summary, out: Console) -> None:
     """A data set in numbers."""
     out.print(f"{summary.examples} examples, {summary.distinct_inputs} distinct inputs")
-    for name in ("roles", "stages", "kinds", "scorings"):
+    for name in ("roles", "stages", "kinds", "scorings", "sources"):
         counts = getattr(summary, name)
-        out.print(f"{name}: " + ", ".join(f"{key} {count}" for key, count in counts.items()))
+        out.print(f"{name}: " + ", ".join(f"{printable(key)} {count}" for key, count in counts.items()), markup=False)
+    out.print(f"conversations and documents: {summary.groups}")
     for name in ("input_words", "output_words"):
         words = getattr(summary, name)
         out.print(f"{name.replace('_', ' ')}: {words.shortest} to {words.longest}, mean {words.mean:.1f}")
-    out.print(f"most used template: {summary.top_template} ({summary.top_template_share:.1%})")
+    out.print(f"most used template: {printable(summary.top_template)} ({summary.top_template_share:.1%})", markup=False)
     table = Table("category", "examples")
     for category, count in summary.categories.items():
-        table.add_row(category, str(count))
+        table.add_row(escape(printable(category)), str(count))
     out.print(table)
 
 

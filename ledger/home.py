@@ -63,6 +63,11 @@ class Home:
         return self.data_dir / "inbox"
 
     @property
+    def pairs_dir(self) -> Path:
+        """Imported preference pairs waiting for a generation, each a Parquet file named by hash."""
+        return self.inbox_dir / "pairs"
+
+    @property
     def runs_dir(self) -> Path:
         return self.root / "runs"
 
@@ -83,7 +88,7 @@ class Home:
 
     def create(self) -> Home:
         """Make the folders that are missing."""
-        for folder in (self.bases_dir, self.adapters_dir, self.inbox_dir, self.runs_dir):
+        for folder in (self.bases_dir, self.adapters_dir, self.pairs_dir, self.runs_dir):
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:

@@ -1,9 +1,11 @@
-"""Bring your own data: JSONL (our records or OpenAI `messages`), Parquet, plain text and Markdown manuals.
+"""Bring your own data: conversations in the forms that other programs use, records, tables, and manuals.
 
-Start at `import_file`. `records` reads one JSON object, `manuals` cuts a manual into passages,
-`report` is the result. To add a format: write a reader that yields (line number, examples or
-reason), register it in `files`.
+Start at `files.import_paths`. `sources` finds the files, `json_values` and `tables` read their records, `formats` tells
+the forms apart, `talks` makes lessons of conversations, `manuals` cuts a manual into passages, `texts` and `masking`
+take out what must not be learned, `report` is the result. To add a form: see `formats`.
 """
 
+from curriculum.importing.files import ImportOptions as ImportOptions
 from curriculum.importing.files import import_file as import_file
+from curriculum.importing.files import import_paths as import_paths
 from curriculum.importing.report import ImportReport as ImportReport

@@ -1,108 +1,230 @@
-"""Read one file of the user's own data."""
+"""Read files of the user's own data: once, whatever the roles."""
 
-from collections.abc import Iterator
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar, cast
 
-from curriculum.example import Example, unique
-from curriculum.importing.manuals import manual_examples
-from curriculum.importing.records import MESSAGES_KEYS, RECORD_KEYS, Defaults, examples_of
+from curriculum.example import Example, make_example
+from curriculum.importing.encoding import NOT_UTF8, has_bytes, text_of
+from curriculum.importing.formats import format_of
+from curriculum.importing.formats.values import utc_of
+from curriculum.importing.found import Found, Lesson, Note, Pair, Talk
+from curriculum.importing.json_values import Numbered, json_values
+from curriculum.importing.manuals import NAME as MANUAL
+from curriculum.importing.manuals import manual_lessons
+from curriculum.importing.masking import masked
 from curriculum.importing.report import ImportReport
-from curriculum.jsonl import BadLine, numbered_lines, parse_line
-from curriculum.parquet import read_rows
+from curriculum.importing.sources import JSON, MARKDOWN, PARQUET, TABLES, Source, sources_of
+from curriculum.importing.tables import csv_records, parquet_records
+from curriculum.importing.talks import lessons_of, preferences_of
+from curriculum.importing.texts import cleaned, with_texts
+from curriculum.jsonl import BadLine
+from curriculum.preferences.pairs import Preference
 from ledger.errors import LunaError
 from ledger.roles import ROLES, Role
 
 OnError = Literal["continue", "stop"]
 
-_JSONL = (".jsonl", ".ndjson")
-_PARQUET = (".parquet",)
-_MARKDOWN = (".md", ".markdown")
-_TEXT = (".txt", ".text")
+F = TypeVar("F", Talk, Lesson, Pair)
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    roles: tuple[Role, ...] = ROLES
+    """Of records that name none: an example for each of them."""
+    on_error: OnError = "continue"
+    """`stop` raises `LunaError` at the first bad line."""
+    created_at: str = ""
+    """ISO-8601 with a zone, for records that have no time."""
+    keep_personal_data: bool = False
 
 
 def import_file(path: str | Path, role: Role, on_error: OnError = "continue", *, created_at: str = "") -> ImportReport:
-    """Read a JSONL, Parquet, Markdown or text file, told apart by its ending.
-
-    `role` and `created_at` (ISO-8601 with a zone, or empty) hold for records that do not name their own. A
-    bad line is reported with file and line number; `on_error="stop"` raises `LunaError` at the first one
-    instead. Raises `LunaError` for a file that is missing, empty, of an unknown kind, or holds nothing to
-    learn from.
-    """
-    path = Path(path)
+    """`import_paths` for one path and one role."""
     if role not in ROLES:
         raise LunaError(f"there is no role {role!r}; use one of {', '.join(ROLES)}.")
-    if on_error not in ("continue", "stop"):
-        raise LunaError(f"on_error is {on_error!r}; use 'continue' or 'stop'.")
-    if not path.is_file():
-        raise LunaError(f"there is no file {path}; check the name.")
-    examples: list[Example] = []
-    problems: list[BadLine] = []
-    for found in _read(path, role, created_at):
-        if isinstance(found, BadLine):
-            if on_error == "stop":
-                raise LunaError(f"{found}. Nothing was imported; correct the line, or import with on_error 'continue'.")
-            problems.append(found)
-        else:
-            examples += found
-    if not examples and not problems:
-        raise LunaError(f"{path} holds nothing to learn from; it is empty or has only headings and code.")
-    kept = unique(examples)
-    return ImportReport(examples=kept, problems=problems, duplicates=len(examples) - len(kept))
+    return import_paths([str(path)], ImportOptions((role,), on_error, created_at))
 
 
-def _read(path: Path, role: Role, created_at: str) -> Iterator[list[Example] | BadLine]:
-    suffix = path.suffix.lower()
-    if suffix in _JSONL:
-        yield from _read_jsonl(path, role, created_at)
-    elif suffix in _PARQUET:
-        yield from _read_parquet(path, role, created_at)
-    elif suffix in _MARKDOWN + _TEXT:
-        text, problems = _decode(path)
-        yield from problems
-        yield manual_examples(text, path.name, role, markdown=suffix in _MARKDOWN, created_at=created_at)
-    else:
-        known = ", ".join(_JSONL + _PARQUET + _MARKDOWN + _TEXT)
-        raise LunaError(f"cannot import {path}: the ending {suffix or '(none)'} is unknown; use one of {known}.")
+def import_paths(paths: Sequence[str], options: ImportOptions) -> ImportReport:
+    """Read files, folders, zip archives and standard input (`-`), of the forms in `formats` or manuals.
+
+    A line that cannot be read is reported with file and line number.
+
+    Raises:
+        LunaError: nothing can be learned from: a path is missing, of an unknown kind, or empty. A damaged file among
+            others is reported as a line is.
+    """
+    if options.on_error not in ("continue", "stop"):
+        raise LunaError(f"on_error is {options.on_error!r}; use 'continue' or 'stop'.")
+    reading = _Reading(replace(options, created_at=utc_of(options.created_at)))
+    for path in paths:
+        for source in sources_of(path, reading.note):
+            reading.read(source, alone=len(paths) == 1 and source.label in (path, "standard input"))
+    report = reading.finished()
+    if not (report.examples or report.pairs or report.problems):
+        named = ", ".join(paths[:3])
+        raise LunaError(f"{named} holds nothing to learn from; it is empty or has only headings and code.")
+    return report
 
 
-def _read_jsonl(path: Path, role: Role, created_at: str) -> Iterator[list[Example] | BadLine]:
-    for number, line in numbered_lines(path):
+class _Reading:
+    """An import under way."""
+
+    def __init__(self, options: ImportOptions) -> None:
+        self._options = options
+        self._report = ImportReport()
+        self._examples: dict[str, Example] = {}
+        self._pairs: dict[str, Preference] = {}
+
+    def note(self, left_out: str) -> None:
+        self._report.left_out[left_out] += 1
+
+    def read(self, source: Source, *, alone: bool) -> None:
+        """Read one file. One that is damaged is an error if it is all that was named, and a problem otherwise."""
+        line = 0
         try:
-            record = parse_line(line)
+            for line, form, found in _contents(source, self.note):
+                if isinstance(found, LunaError):
+                    self._problem(source, line, found)
+                    continue
+                try:
+                    self._take(found, form, f"file/{source.name}:{line}")
+                except LunaError as error:
+                    self._problem(source, line, error)
+        except OSError as error:
+            self._problem(source, line + 1, LunaError(f"the rest could not be read ({error.strerror})"))
         except LunaError as error:
-            yield BadLine(str(path), number, str(error))
+            if alone or self._options.on_error == "stop":
+                raise
+            self._problem(source, line + 1, error)
+
+    def finished(self) -> ImportReport:
+        self._report.examples, self._report.pairs = list(self._examples.values()), list(self._pairs.values())
+        return self._report
+
+    def _problem(self, source: Source, line: int, error: LunaError) -> None:
+        found = BadLine(source.label, line, str(error))
+        if self._options.on_error == "stop":
+            raise LunaError(f"{found}. Nothing was imported; correct the line, or import with --on-error continue.")
+        self._report.add_problem(found)
+
+    def _take(self, found: Sequence[Found], form: str, place: str) -> None:
+        """The examples and pairs of a record: all of them, or none if one of them is wrong."""
+        lessons: list[Lesson] = []
+        pairs: list[Preference] = []
+        for one in found:
+            if isinstance(one, Pair):
+                pairs += preferences_of(self._checked(one))
+            elif isinstance(one, Talk):
+                lessons += lessons_of(self._checked(one), self.note)
+            else:
+                lessons.append(self._checked(one))
+        examples = [_examples(lesson, self._options, place) for lesson in lessons]
+        self._report.records[form] += 1
+        for of_one in examples:
+            fresh = [self._keep_example(example) for example in of_one]
+            self._report.lessons += any(fresh)
+            self._report.duplicates += not any(fresh)
+        for pair in pairs:
+            self._report.duplicates += pair.id in self._pairs
+            self._pairs.setdefault(pair.id, pair)
+
+    def _keep_example(self, example: Example) -> bool:
+        """Whether it is new; of one that is not, the last weight stands."""
+        before = self._examples.get(example.id)
+        if before is None:
+            self._examples[example.id] = example
+        elif before.weight != example.weight:
+            self._report.reweighted += 1
+            self._examples[example.id] = replace(before, weight=example.weight)
+        return before is None
+
+    def _checked(self, found: F) -> F:
+        """Without control characters, and without secrets unless they are to be kept.
+
+        Raises:
+            LunaError: a prompt or an answer has nothing that a reader sees.
+        """
+        fresh: Counter[str] = Counter()
+
+        def plain(text: str) -> str:
+            return cleaned(text, lambda kind: fresh.update((kind,)))
+
+        def change(text: str) -> str:
+            text = plain(text)
+            return text if self._options.keep_personal_data else masked(text, self._mask)
+
+        changed = with_texts(found, change, plain)
+        self._report.repaired += fresh
+        return changed
+
+    def _mask(self, kind: str) -> None:
+        self._report.masked[kind] += 1
+
+
+def _contents(source: Source, note: Note) -> Iterator[tuple[int, str, Sequence[Found] | LunaError]]:
+    """(line, form, what was found or why nothing was) of one file."""
+    with source.open() as stream:
+        if source.suffix in PARQUET:
+            yield from _of_records(parquet_records(stream, source.label), note)
+            return
+        text = text_of(stream, None if source.suffix in TABLES else "\n")
+        if source.suffix in JSON:
+            yield from _of_records(json_values(text), note)
+        elif source.suffix in TABLES:
+            yield from _of_records(csv_records(text, source.suffix), note)
         else:
-            yield _examples_or_bad_line(record, path, number, role, created_at)
+            yield from _of_manual(text.read(), source, note)
 
 
-def _read_parquet(path: Path, role: Role, created_at: str) -> Iterator[list[Example] | BadLine]:
-    for number, row in enumerate(read_rows(path), start=1):
-        unknown = sorted(row.keys() - RECORD_KEYS - MESSAGES_KEYS)
-        if unknown:
-            columns = ", ".join(sorted(RECORD_KEYS | MESSAGES_KEYS))
-            raise LunaError(f"{path} has the unknown column {unknown[0]!r}; drop or rename it. Known are {columns}.")
-        record = {key: value for key, value in row.items() if value is not None}
-        yield _examples_or_bad_line(record, path, number, role, created_at)
-
-
-def _examples_or_bad_line(
-    record: object, path: Path, number: int, role: Role, created_at: str
-) -> list[Example] | BadLine:
-    defaults = Defaults(role=role, source=f"file/{path.name}:{number}", created_at=created_at)
-    try:
-        return examples_of(record, defaults)
-    except LunaError as error:
-        return BadLine(str(path), number, str(error))
-
-
-def _decode(path: Path) -> tuple[str, list[BadLine]]:
-    """The lines of a text file (unreadable ones blank, so that numbers hold), and the problems."""
-    lines, problems = [], []
-    for number, line in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+def _of_records(values: Iterable[Numbered], note: Note) -> Iterator[tuple[int, str, Sequence[Found] | LunaError]]:
+    for line, record in values:
+        if isinstance(record, LunaError):
+            yield line, "", record
+            continue
+        told: list[str] = []
         try:
-            lines.append(line.decode().rstrip("\r"))
-        except UnicodeDecodeError:
-            lines.append("")
-            problems.append(BadLine(str(path), number, "not UTF-8 text; save the file as UTF-8"))
-    return "\n".join(lines), problems
+            form = format_of(record)
+            found = form.read(cast("Mapping[str, Any]", record), told.append)
+        except LunaError as error:
+            yield line, "", error
+        else:
+            for left_out in told:
+                note(left_out)
+            yield line, form.NAME, found
+
+
+def _of_manual(text: str, source: Source, note: Note) -> Iterator[tuple[int, str, Sequence[Found] | LunaError]]:
+    lines = text.removeprefix("\ufeff").replace("\r\n", "\n").split("\n")
+    for number, line in enumerate(lines, start=1):
+        if has_bytes(line):
+            yield number, "", LunaError(NOT_UTF8)
+            lines[number - 1] = ""
+    whole = "\n".join(lines)
+    for line_of, lesson in manual_lessons(whole, source.name, markdown=source.suffix in MARKDOWN, note=note):
+        yield line_of, MANUAL, [lesson]
+
+
+def _examples(lesson: Lesson, options: ImportOptions, place: str) -> list[Example]:
+    roles = (lesson.role,) if lesson.role else options.roles
+    return [
+        make_example(
+            role=role,
+            stage=lesson.stage,
+            category=lesson.category,
+            kind=lesson.kind,
+            input=lesson.input,
+            output=lesson.output,
+            context=lesson.context,
+            source=lesson.source or place,
+            group=lesson.group,
+            weight=lesson.weight,
+            created_at=lesson.created_at or options.created_at,
+        )
+        for role in roles
+    ]

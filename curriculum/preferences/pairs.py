@@ -15,12 +15,13 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 from curriculum.parquet import encode_columns, freeze_bytes, read_rows
 from curriculum.reward import RewardOutput, TeacherLabel, example_weight
 from ledger.errors import LunaError
-from ledger.files import canonical_json, sha256_bytes
+from ledger.files import canonical_json, sha256_bytes, write_atomic
 from ledger.home import Home
 from ledger.roles import ROLES, Role
 
@@ -278,6 +279,14 @@ def merge(*sets: Sequence[Preference]) -> list[Preference]:
 def freeze_preferences(pairs: Iterable[Preference], home: Home) -> str:
     """Write the pairs to the home's `data/<sha>.parquet` and return the SHA-256; a file already there is kept."""
     return freeze_bytes(encode_preferences(pairs), home)
+
+
+def write_preferences(folder: Path, pairs: Iterable[Preference]) -> str:
+    """Write the pairs to the folder's `<sha>.parquet` and return the SHA-256."""
+    data = encode_preferences(pairs)
+    sha = sha256_bytes(data)
+    write_atomic(folder / f"{sha}.parquet", data)
+    return sha
 
 
 def encode_preferences(pairs: Iterable[Preference]) -> bytes:

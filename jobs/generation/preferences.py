@@ -40,8 +40,8 @@ def frozen_preferences(home: Home, settings: Settings, files: Sequence[Path]) ->
 
 
 def gather(home: Home, settings: Settings, files: Sequence[Path]) -> list[Preference]:
-    """Every pair of the files, of the home's label files, and of what people said in its conversations, merged."""
-    from curriculum.preferences.pairs import correction_pairs, merge, valence_pairs
+    """Every pair of the files, of the home's inbox, its label files and its conversations, merged."""
+    from curriculum.preferences.pairs import correction_pairs, merge, read_preference_set, valence_pairs
     from curriculum.preferences.sources import judged_turns, labelled_pairs, read_pairs
     from curriculum.reward import read_labels
     from ledger.store import Stores
@@ -51,6 +51,7 @@ def gather(home: Home, settings: Settings, files: Sequence[Path]) -> list[Prefer
         pairs, bad = read_pairs(file)
         log_some(f"lines of {file.name} left out", bad)
         sets.append(pairs)
+    sets += [read_preference_set(file) for file in sorted(home.pairs_dir.glob("*.parquet"))]
     for file in sorted(home.data_dir.glob("teacher/*/labels.jsonl")):
         report = read_labels(file, out_of_range=settings.reward.out_of_range)
         log_some(f"values and lines of {file} are not as they should be", [*report.out_of_range, *report.bad_lines])

@@ -18,7 +18,7 @@ NOT_IMPORTED = {
 }
 """Dependencies that no module of the product imports, and why they are there."""
 
-IMPORT_NAMES = {"pyyaml": "yaml", "scikit-learn": "sklearn"}
+IMPORT_NAMES = {"python-stdnum": "stdnum", "pyyaml": "yaml", "scikit-learn": "sklearn"}
 """Where a package is imported under another name than its own."""
 
 

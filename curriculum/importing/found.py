@@ -1,0 +1,66 @@
+"""What a format finds in one record, before it is cleaned, masked, and made into examples of a role."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+Speaker = Literal["user", "luna", "system"]
+
+Note = Callable[[str], None]
+"""Tells what is left out of a record that is otherwise read, such as a tool's message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    speaker: Speaker
+    text: str
+    weight: float = 1.0
+    """Of an answer: 0 keeps it as context only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Talk:
+    """A conversation: each of its answers is learned, with what was said before as its context."""
+
+    turns: tuple[Turn, ...]
+    group: str = ""
+    """Empty: it is known by its first exchange."""
+    weight: float = 1.0
+    created_at: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """One prompt and its answer."""
+
+    input: str
+    output: str
+    context: str = ""
+    role: str = ""
+    """Empty: every role that was asked for."""
+    stage: str = "conversations"
+    category: str = "imported"
+    kind: str = "hybrid"
+    source: str = ""
+    group: str = ""
+    weight: float = 1.0
+    created_at: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two answers to the last of the turns, the better one first."""
+
+    turns: tuple[Turn, ...]
+    chosen: str
+    rejected: str
+    context: str = ""
+    """Used where the turns hold nothing but the prompt."""
+    role: str = ""
+    margin: float = 1.0
+    weight: float = 1.0
+
+
+Found = Talk | Lesson | Pair

@@ -1,0 +1,97 @@
+"""What an import took and what it left out, in lines for people."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from ledger.home import Home
+from ledger.roles import ROLES
+
+if TYPE_CHECKING:
+    from curriculum.importing import ImportReport
+
+_SHOWN_REASONS = 12
+_SAMPLES = 3
+_SAMPLE_CHARACTERS = 240
+
+
+def summary_lines(report: ImportReport) -> list[str]:
+    """Counts by form, and what was left out and why, the most frequent first."""
+    lines = [f"read {sum(report.records.values())} records: {_counts(report.records)}"] if report.records else []
+    if report.lessons:
+        roles = Counter(example.role for example in report.examples)
+        lines.append(
+            f"{report.lessons} prompts with answers, {len(report.examples)} examples: "
+            + _counts({role: roles[role] for role in ROLES if roles[role]})
+        )
+    if report.pairs:
+        lines.append(f"{len({(pair.prompt, pair.chosen, pair.rejected) for pair in report.pairs})} preference pairs")
+    reasons = sorted(report.reasons.values(), key=lambda reason: -reason.count)
+    for reason in reasons[:_SHOWN_REASONS]:
+        more = ", …" if reason.count > len(reason.places) else ""
+        where = f"{reason.count} lines ({', '.join(reason.places)}{more})" if reason.count > 1 else reason.places[0]
+        lines.append(f"skipped: {where}: {reason.text}")
+    if len(reasons) > _SHOWN_REASONS:
+        lines.append(f"skipped for {len(reasons) - _SHOWN_REASONS} other reasons as well")
+    if report.left_out:
+        lines.append(f"left out: {_counts(report.left_out)}")
+    if report.duplicates:
+        lines.append(f"left out as duplicates: {report.duplicates}")
+    if report.reweighted:
+        lines.append(f"examples given again with another weight, of which the last counts: {report.reweighted}")
+    if report.repaired:
+        lines.append(f"removed from records: {_counts(report.repaired)}")
+    if report.masked:
+        lines.append(f"masked: {_counts(report.masked)} (--keep-personal-data keeps them)")
+    return lines
+
+
+def data_lines(home: Home, report: ImportReport) -> list[str]:
+    """What the examples meet in this home: gates that ask for more, and the same examples with other weights."""
+    from cluster.settings import Settings, settings_of
+    from curriculum.inspect import reweighted, weights_in
+
+    lines = []
+    settings = settings_of(home, {}) if home.settings_file.exists() else Settings()
+    least = -(-settings.gates.min_items * 100 // settings.data.holdout_percent)
+    roles = Counter(example.role for example in report.examples)
+    few = [role for role in ROLES if roles[role] < least]
+    if few and report.examples:
+        lines.append(
+            f"a generation needs about {least} new examples a role; {', '.join(few)}: fewer in this import. What the "
+            "inbox and conversations lack as well is filled from recipes"
+        )
+    files = {file: weights_in(file) for file in sorted(home.inbox_dir.glob("*.parquet"))}
+    lines += [
+        f"{count} examples are in the inbox already with another weight; remove {file} so that the new one counts"
+        for file, weights in files.items()
+        if (count := reweighted(report.examples, weights))
+    ]
+    return lines
+
+
+def sample_lines(report: ImportReport) -> list[str]:
+    """Three examples: the first, the middle one, and the last."""
+    count = len(report.examples)
+    lines = []
+    for place in sorted({0, count // 2, count - 1} if count else ())[:_SAMPLES]:
+        example = report.examples[place]
+        lines.append(f"sample, {example.role}, {example.source}:")
+        for name, text in (("before", example.context), ("prompt", example.input), ("answer", example.output)):
+            if text:
+                lines.append(f"  {name}: {_short(text)}")
+    for pair in report.pairs[:1]:
+        lines.append(f"sample pair: {_short(pair.prompt)}")
+        lines += [f"  better: {_short(pair.chosen)}", f"  worse: {_short(pair.rejected)}"]
+    return lines
+
+
+def _short(text: str) -> str:
+    words = " ".join(text.split())
+    return words if len(words) <= _SAMPLE_CHARACTERS else words[: _SAMPLE_CHARACTERS - 1] + "…"
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items(), key=lambda one: (-one[1], one[0])))
