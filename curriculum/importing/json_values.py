@@ -157,8 +157,9 @@ class _Running:
             if match := pattern.search(self._window, self._at + 1):
                 self._move(match.end())
                 return True
-            self._move(max(self._at, len(self._window) - 256))
+            self._move(max(self._at, len(self._window) - 256))  # what is left may begin a line
             if not self._fill():
+                self._move(len(self._window))
                 return True
 
     def _move(self, to: int) -> None:
