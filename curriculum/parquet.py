@@ -16,6 +16,9 @@ from ledger.errors import LunaError
 from ledger.files import sha256_bytes, sha256_json, write_atomic
 from ledger.home import Home
 
+_ROW_GROUP = 1 << 14
+"""Rows that are turned into columns at a time, so that the texts of a long file are not in memory twice."""
+
 COLUMNS: tuple[str, ...] = tuple(field.name for field in dataclasses.fields(Example))
 _SIDE, _FILLING = "side", "filling"
 
@@ -139,5 +142,8 @@ def encode_columns(columns: Mapping[str, Sequence[object]], numbers: Collection[
 
     schema = pa.schema([(name, pa.float64() if name in numbers else pa.string()) for name in columns])
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(dict(columns), schema=schema), sink, compression="zstd", store_schema=False)
+    with pq.ParquetWriter(sink, schema, compression="zstd", store_schema=False) as writer:
+        for begin in range(0, max(1, len(next(iter(columns.values())))), _ROW_GROUP):
+            part = {name: values[begin : begin + _ROW_GROUP] for name, values in columns.items()}
+            writer.write_table(pa.table(part, schema=schema))
     return bytes(sink.getvalue().to_pybytes())

@@ -14,8 +14,8 @@ _BYTES = re.compile("[\udc80-\udcff]")
 
 
 def text_of(stream: BinaryIO, newline: str | None = "\n") -> io.TextIOWrapper:
-    """The stream as text, its lines ending at `newline` (None: at any). A byte that is not UTF-8 becomes a surrogate, by which
-    `has_bytes` knows it; what is wrong in another encoding becomes U+FFFD."""
+    """The stream as text, its lines ending at `newline` (None: any). A byte that is not UTF-8 becomes a surrogate, by
+    which `has_bytes` knows it; what is wrong in another encoding becomes U+FFFD."""
     if isinstance(stream, io.BufferedReader):
         head = stream.peek(_HEAD)[:_HEAD]
     else:
