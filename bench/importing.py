@@ -20,9 +20,8 @@ MESSAGES = 100_000
 A_TALK = 20
 SECONDS_BAR, MIB_BAR = 60.0, 1024.0
 _WORDS = (
-    "the kettle boils water for tea and a cup of it is on the table where we sat in the morning before rain came "
-    "over town so nobody went out until four when light returned from behind clouds like an old friend with news"
-).split()
+    "the kettle boils water for tea and a cup of it is on the table where we sat in the morning before rain".split()
+)
 
 
 def main() -> None:
@@ -41,8 +40,8 @@ def main() -> None:
         ("file", "messages", "MiB", "seconds", "peak MiB"),
         rows,
         [
-            f"`luna curriculum import FILE --role all` in a process of its own; talks of {A_TALK} messages, one message "
-            "in 50 with an address or a number; the bar is 100,000 messages in under 60 s and under 1 GiB: "
+            f"`luna curriculum import FILE --role all` in a process of its own; talks of {A_TALK} messages, one "
+            "message in 50 with an address or a number; the bar is 100,000 messages in under 60 s and under 1 GiB: "
             + ("met" if met else "NOT met")
         ],
     )
@@ -85,16 +84,14 @@ def talks(dice: random.Random) -> list[list[tuple[str, str]]]:
 
 
 def write_messages(file: Path, dice: random.Random) -> None:
-    lines = (
-        json.dumps({"messages": [{"role": who, "content": text} for who, text in talk]}) for talk in talks(dice)
-    )
+    lines = (json.dumps({"messages": [{"role": who, "content": text} for who, text in talk]}) for talk in talks(dice))
     file.write_text("\n".join(lines), encoding="utf-8")
 
 
 def write_chatgpt(file: Path, dice: random.Random) -> None:
     conversations = []
     for number, talk in enumerate(talks(dice)):
-        mapping = {"root": {"id": "root", "message": None, "parent": None, "children": ["0"]}}
+        mapping: dict[str, object] = {"root": {"id": "root", "message": None, "parent": None, "children": ["0"]}}
         for turn, (who, text) in enumerate(talk):
             message = {
                 "id": f"{number}-{turn}", "author": {"role": who, "name": None, "metadata": {}}, "create_time": 1.7e9,

@@ -66,7 +66,7 @@ def import_paths(paths: Sequence[str], options: ImportOptions) -> ImportReport:
         for source in sources_of(path, reading.note):
             reading.read(source, alone=len(paths) == 1 and source.label in (path, "standard input"))
     report = reading.finished()
-    if not (report.examples or report.pairs or report.problems):
+    if not (report.examples or report.pairs or report.problems or report.records):
         named = ", ".join(paths[:3])
         raise LunaError(f"{named} holds nothing to learn from; it is empty or has only headings and code.")
     return report

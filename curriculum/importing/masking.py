@@ -28,13 +28,13 @@ _NAMED = re.compile(
 )
 _REST = re.compile(r"[\w\-+/=]*")
 """What goes on of a token whose shape ends early."""
-_EMAIL = re.compile(r"[\w.+%'-]+@[\w-]+(?:\.[\w-]+)*\.[^\W\d_]{2,}")
+_EMAIL = re.compile(r"[\w.+%'-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){0,8}\.[^\W\d_]{2,24}")
 _IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?:[ ]?[A-Z0-9]{4}){2,7}(?:[ ]?[A-Z0-9]{1,3})?\b")
 _CARD = re.compile(r"(?<![\d.,])\d(?:[ -]?\d){12,18}(?![\d])")
 _CARD_ISSUERS = re.compile(
     r"4(?:\d{12}|\d{15}|\d{18})|5[1-5]\d{14}|2[2-7]\d{14}|3[47]\d{13}|3[0689]\d{12}|6(?:011|5\d\d)\d{12}|35\d{14}"
 )
-_PHONE = re.compile(r"(?<![\w.,])(?:\+|\()?\d[\d ().\-/]{5,}\d(?![\w])")
+_PHONE = re.compile(r"(?<![\w.,])(?:\+|\()?\d[\d ().\-/]{5,24}\d(?![\w])")
 _PHONE_WORD = re.compile(
     r"(?i)\b(?:tel|telephone|telefon|phone|call|called|calling|mobile|cell|fax|handy|whatsapp|ring|reach)\b"
     r"[^\d+\n]{0,20}$"

@@ -94,18 +94,46 @@ BAD_LINES = {
     "negative weight": ('{"input": "x", "output": "y", "weight": -2}', "-2"),
     "weight of a wrong type": ('{"input": "x", "output": "y", "weight": "big"}', "'weight' must be a number"),
     "NaN weight": ('{"input": "x", "output": "y", "weight": NaN}', "nan"),
-    "id of other content": ('{"input": "x", "output": "y", "id": "0000"}', "'id' is 0000"),
+    "id of other content": (
+        json.dumps({"role": "logical", "input": "x", "output": "y", "id": "0" * 64}),
+        "'id' is 0000",
+    ),
     "time without zone": ('{"input": "x", "output": "y", "created_at": "2026-01-01"}', "without a time zone"),
     "no time": ('{"input": "x", "output": "y", "created_at": "soon"}', "'soon'"),
     "messages not a list": ('{"messages": "hi"}', "'messages' must be a list"),
     "message not an object": ('{"messages": ["hi"]}', "message 1 must be an object"),
-    "message role": ('{"messages": [{"role": "tool", "content": "x"}]}', "message 1 has the role 'tool'"),
-    "message without text": ('{"messages": [{"role": "user", "content": null}]}', "message 1 (user) has no text"),
+    "message role": ('{"messages": [{"role": "poet", "content": "x"}]}', "message 1: the role 'poet' is unknown"),
+    "message without text": ('{"messages": [{"role": "user", "content": null}]}', "no assistant answer"),
     "message with an image": (
         '{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}',
-        "message 1 (user) has no text",
+        "no assistant answer",
     ),
-    "answer before question": ('{"messages": [{"role": "assistant", "content": "x"}]}', "without a question"),
+    "content of a wrong type": ('{"messages": [{"role": "user", "content": 7}]}', "message 1: a message's content"),
+    "answer before question": ('{"messages": [{"role": "assistant", "content": "x"}]}', "no assistant answer"),
+    "a weight of 401 digits": ('{"input": "x", "output": "y", "weight": 1' + "0" * 400 + "}", "'weight' is inf"),
+    "a weight of 5,000 digits": ('{"input": "x", "output": "y", "weight": ' + "9" * 5000 + "}", "'weight' is inf"),
+    "a weight beyond floats": ('{"input": "x", "output": "y", "weight": 1e400}', "'weight' is inf"),
+    "a message's weight as text": (
+        '{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y", "weight": "0"}]}',
+        "message 2: its weight is '0'",
+    ),
+    "half a message's weight": (
+        '{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y", "weight": 0.5}]}',
+        "message 2: its weight is 0.5",
+    ),
+    "the first moment of the calendar": (
+        '{"input": "x", "output": "y", "created_at": "0001-01-01T00:00:00+01:00"}',
+        "'0001-01-01",
+    ),
+    "the last moment of the calendar": (
+        '{"input": "x", "output": "y", "created_at": "9999-12-31T23:59:59-05:00"}',
+        "'9999-12-31",
+    ),
+    "a year without its zeros": ('{"input": "x", "output": "y", "created_at": "0001-01-01T00:00:00Z"}', "no data is"),
+    "a time that is a number": ('{"input": "x", "output": "y", "created_at": 1700000000}', "1700000000"),
+    "an answer nobody sees": ('{"input": "x", "output": "\\u200b"}', "output is empty"),
+    "an answer of control characters": ('{"input": "x", "output": "\\u0000\\u001b[2J"}', "output is empty"),
+    "very deep": ("[" * 100_000, "nested too deeply"),
     "no answer": ('{"messages": [{"role": "user", "content": "x"}]}', "no assistant answer"),
     "not utf-8": (b'{"input": "\xff", "output": "x"}', "not UTF-8"),
 }
@@ -159,9 +187,9 @@ def test_an_unknown_parquet_column_is_named(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    pq.write_table(pa.table({"question": ["a"], "output": ["b"]}), tmp_path / "x.parquet")
-    with pytest.raises(LunaError, match="unknown column 'question'"):
-        import_file(tmp_path / "x.parquet", "logical")
+    pq.write_table(pa.table({"inputs": ["a"], "output": ["b"]}), tmp_path / "x.parquet")
+    [problem] = import_file(tmp_path / "x.parquet", "logical").problems
+    assert "unknown key 'inputs'" in problem.reason
 
 
 @pytest.mark.parametrize(
@@ -170,6 +198,8 @@ def test_an_unknown_parquet_column_is_named(tmp_path):
         ("x.docx", b"x", r"\.docx is unknown"),
         ("x", b"x", r"\(none\) is unknown"),
         ("x.jsonl", b"", "holds nothing"),
+        ("x.csv", b"", "holds nothing"),
+        ("x.zip", b"PK", "no readable zip"),
         ("x.md", b"# Only a heading\n", "holds nothing"),
         ("x.parquet", b"PAR1", "not a readable Parquet"),
     ],
@@ -183,7 +213,7 @@ def test_a_file_that_holds_nothing_readable_is_refused(tmp_path, name, content, 
 def test_missing_files_folders_and_wrong_arguments_are_named(tmp_path):
     with pytest.raises(LunaError, match=r"gone\.jsonl"):
         import_file(tmp_path / "gone.jsonl", "logical")
-    with pytest.raises(LunaError, match="there is no file"):
+    with pytest.raises(LunaError, match="holds no file"):
         import_file(tmp_path, "logical")
     path = write_lines(tmp_path / "x.jsonl", GOOD)
     with pytest.raises(LunaError, match="'poet'"):
@@ -237,9 +267,10 @@ def test_manual_passages_ask_about_their_section_and_know_their_line(tmp_path):
     (tmp_path / "kettle.md").write_text(MANUAL)
     report = import_file(tmp_path / "kettle.md", "dialectical")
     example = report.examples[2]
-    assert (
-        example.input == 'What does "Kettle > Safety" in kettle.md say where it begins "Keep it away from children."?'
-    )
+    assert example.input == 'What does "Kettle > Safety" in kettle.md say?'
+    assert example.group.startswith("document/")
+    assert {other.group for other in report.examples} == {example.group}
+    assert report.left_out == {"blocks of code in manuals": 1}
     assert (example.output, example.stage, example.source) == (
         "Keep it away from children.",
         "manual",
