@@ -19,9 +19,8 @@ from bench.report import keep
 MESSAGES = 100_000
 A_TALK = 20
 SECONDS_BAR, MIB_BAR = 60.0, 1024.0
-_WORDS = (
-    "the kettle boils water for tea and a cup of it is on the table where we sat in the morning before rain".split()
-)
+_SENTENCE = "the kettle boils water for tea and a cup of it is on the table where we sat in the morning before rain"
+_WORDS = _SENTENCE.split()
 
 
 def main() -> None:
