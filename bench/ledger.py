@@ -10,6 +10,7 @@ split within 2 s; `luna ledger show` within 1 s.
 from __future__ import annotations
 
 import argparse
+import os
 import sqlite3
 import statistics
 import subprocess
@@ -74,6 +75,7 @@ def main() -> None:
     keep("ledger", title, head, rows, [
         f"{TAKEN_EACH * SHORT:,} and {asked.taken:,} taken examples with {KEYS_EACH} keys each",
         f"an append: three rows, nine scores, a head move, {TAKEN_EACH} taken examples, CSV lines; synced",
+        f"load average of the machine {os.getloadavg()[0]:.1f}, on {os.cpu_count()} cores: waiting for others is counted",
         *(f"{name}: {'met' if met else 'NOT met'}" for name, met in bars),
     ])  # fmt: skip
 
