@@ -37,7 +37,7 @@ from ledger.records import EvalRecord, GenerationRow, HeadMove
 from ledger.roles import ROLES
 from ledger.scores import SCORE_FIELDS, Score
 from ledger.store import Ledger, Stores
-from ledger.taken import SIDES, Taken
+from ledger.taken import MOST_WAITING, SIDES, Taken
 
 SHORT = 100
 """Generations of the ledger that the long one is compared with."""
@@ -75,7 +75,8 @@ def main() -> None:
     keep("ledger", title, head, rows, [
         f"{TAKEN_EACH * SHORT:,} and {asked.taken:,} taken examples with {KEYS_EACH} keys each",
         f"an append: three rows, nine scores, a head move, {TAKEN_EACH} taken examples, CSV lines; synced",
-        f"load average of the machine {os.getloadavg()[0]:.1f}, on {os.cpu_count()} cores: waiting for others is counted",
+        f"the slowest ones move the latest {MOST_WAITING:,} keys, those of twenty generations, into the large table",
+        f"load average of the machine {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores: waiting for others counts",
         *(f"{name}: {'met' if met else 'NOT met'}" for name, met in bars),
     ])  # fmt: skip
 
