@@ -83,4 +83,4 @@ def evaluate_served(spec: RunSpec, plans: Sequence[RolePlan], candidate: Adapter
 def _tokenizer(base: Base) -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(base.path)
+    return AutoTokenizer.from_pretrained(base.path, local_files_only=True, split_special_tokens=True)

@@ -229,7 +229,8 @@ class TransformersEngine:
         dtype = _choose_dtype(self.settings.dtype, self._device)
         if self._device.type == "cuda":
             torch.cuda.set_per_process_memory_fraction(self.settings.gpu_memory_utilization)
-        self._tokenizer = AutoTokenizer.from_pretrained(self.base, local_files_only=True)
+        # As in training, the name of a special token is text.
+        self._tokenizer = AutoTokenizer.from_pretrained(self.base, local_files_only=True, split_special_tokens=True)
         model = AutoModelForCausalLM.from_pretrained(
             self.base, dtype=dtype, local_files_only=True, use_safetensors=True
         )

@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
@@ -47,6 +48,7 @@ class VllmEngine:
     ):
         self.base, self.shapes, self.zero_dir, self.settings, self.text = base, shapes, zero_dir, settings, text
         self._engine: Any = None
+        self._tokenizer_dir = tempfile.TemporaryDirectory(prefix="luna-tokenizer-")
         self._models: Any = None
 
     async def start(self) -> ASGIApp:
@@ -63,6 +65,7 @@ class VllmEngine:
         if on_cpu:
             os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(self.settings.cpu_kv_cache_gib))
         flags = engine_arguments(self.base, self.settings, self.text.max_tokens, on_cpu)
+        flags.append(f"--tokenizer={_write_tokenizer(self.base, Path(self._tokenizer_dir.name))}")
         args = make_arg_parser(FlexibleArgumentParser()).parse_args(flags)
         self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs.from_cli_args(args))
         tasks = await self._engine.get_supported_tasks()
@@ -209,6 +212,14 @@ def engine_arguments(base: Path, settings: ServingSettings, max_tokens: int, on_
     if on_cpu:
         return [*arguments, "--enforce-eager", "--worker-extension-cls=serving.engines.cpu_lora.WorkerExtension"]
     return [*arguments, f"--gpu-memory-utilization={settings.gpu_memory_utilization}"]
+
+
+def _write_tokenizer(base: Path, folder: Path) -> Path:
+    """The base's tokenizer, to which the name of a special token is text, as in training."""
+    from transformers import AutoTokenizer
+
+    AutoTokenizer.from_pretrained(base, local_files_only=True, split_special_tokens=True).save_pretrained(folder)
+    return folder
 
 
 def _dtype(settings: ServingSettings, on_cpu: bool) -> str:

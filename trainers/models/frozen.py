@@ -239,9 +239,13 @@ def _no_progress_bars() -> None:
 
 
 def load_base(path: Path, dtype: Any, device: Any) -> tuple[Any, Any]:
-    """(model, tokenizer) of a prepared base, frozen and in evaluation mode, on `device`."""
+    """(model, tokenizer) of a prepared base, frozen and in evaluation mode, on `device`.
+
+    To the tokenizer the name of a special token is text like any other, wherever somebody quotes it.
+    """
     if not (path / "config.json").exists():
         raise LunaError(f"the base at {path} is missing; run `luna init` again to prepare it.")
     _no_progress_bars()
     model, tokenizer = _loaded(str(path), {"pretrained_model_name_or_path": path, "local_files_only": True}, dtype)
+    tokenizer.split_special_tokens = True
     return model.to(device).requires_grad_(False).eval(), tokenizer
