@@ -1,7 +1,8 @@
-"""What is refused before anything is trained: data and settings of which no verdict could come. Pure."""
+"""What is refused before anything is trained: data of which no verdict could come."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 
 from cluster.steps.attempts import HopelessError
@@ -11,22 +12,39 @@ from ledger.rules.gates import GateSettings
 from trainers.evals.closed import FEWEST_ANSWERS, by_scoring, fewest_answers
 from trainers.evals.scoring import RolePlan
 
+logger = logging.getLogger(__name__)
 
-def check_answers(
-    holdout: Sequence[Example], known: Sequence[Example], earlier: Callable[[], Iterable[Example]] = list
-) -> None:
-    """Whether what is held out can be asked; `known` is what else the roles have been given.
+
+def askable(
+    holdout: Sequence[Example],
+    known: Sequence[Example],
+    needed: int,
+    earlier: Callable[[], Iterable[Example]] = list,
+) -> list[Example]:
+    """The held-out examples that can be asked; the others wait until there are more different answers.
 
     Args:
+        known: what else the roles are given.
+        needed: the fewest that a role must keep.
         earlier: reads what the line was trained on, whose answers may stand among the wrong ones; only if need be.
 
     Raises:
-        HopelessError: a role has too few different answers.
+        HopelessError: a role keeps too few.
     """
+    waiting: set[str] = set()
     for role in ROLES:
-        asked, own = ([e for e in items if e.role == role] for items in (holdout, known))
-        if _too_few(asked, own) is not None:
-            _check_answers(role, asked, [*own, *(e for e in earlier() if e.role == role)])
+        asked, pool = ([e for e in items if e.role == role] for items in (holdout, known))
+        if _too_few(asked, pool) is None:
+            continue
+        pool += (e for e in earlier() if e.role == role)
+        if _too_few(asked, pool) is None:
+            continue
+        by_choice = by_scoring(asked, pool).choice
+        if len(asked) - len(by_choice) < needed:
+            _check_answers(role, asked, pool)
+        logger.info("%d held-out examples of %s wait for more different answers", len(by_choice), role)
+        waiting |= {item.id for item in by_choice}
+    return [item for item in holdout if item.id not in waiting]
 
 
 def check_exam(plans: Sequence[RolePlan], gates: GateSettings) -> None:
@@ -55,8 +73,8 @@ def check_exam(plans: Sequence[RolePlan], gates: GateSettings) -> None:
 def _check_answers(role: str, asked: Sequence[Example], known: Sequence[Example]) -> None:
     if (fewest := _too_few(asked, known)) is not None:
         raise HopelessError(
-            f"the examples of {role} have only {fewest} different answers to choose from; scoring by choice needs "
-            f"{FEWEST_ANSWERS}, and they are no short labels that could be asked as a whole. Add more varied examples."
+            f"the examples of {role} have too few different answers to choose from: {fewest}, and scoring by choice "
+            f"needs {FEWEST_ANSWERS}; nor are they short labels that could be asked as a whole. Add more varied examples."
         )
 
 

@@ -8,7 +8,7 @@ from itertools import chain
 
 from cluster.request import GenerationRequest
 from cluster.settings import Settings
-from cluster.steps.admission import check_answers
+from cluster.steps.admission import askable
 from cluster.steps.filling import filling
 from cluster.steps.lessons import new_lessons
 from cluster.steps.records import Collected, Parent
@@ -43,16 +43,17 @@ def collect(home: Home, stores: Stores, lineage: str, request: GenerationRequest
     if own and request.settings.data.fill and is_too_little(split, request.settings):
         filled = filling(ledger, lineage, request.settings, own, lambda examples: split_of(examples).holdout)
         split = split_of([*own, *filled])
-    new = NewData(split.train, split.holdout, frozenset(example.id for example in filled))
+    needed, head = request.settings.gates.min_items, ledger.head(lineage)
+    holdout = askable(split.holdout, split.train, needed, lambda: earlier_examples(home, ledger, lineage, head) or [])
+    new = NewData(split.train, holdout, frozenset(example.id for example in filled))
     _check_sizes(new, repeated, request)
-    check_answers(split.holdout, split.train)
     if refusal := stopped_refusal(ledger.stop_of(lineage), new.brought_sha):
         raise LunaError(refusal)
     return Collected(
         parent=pinned_parent(ledger, lineage),
         collected_sha=freeze_new_data(new, home),
         n_new=len(split.train),
-        n_held_out=len(split.holdout),
+        n_held_out=len(holdout),
         joined=split.joined,
         torn=split.torn,
         pairs_sha=freeze_preferences(split.train_pairs, home) if split.train_pairs else "",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from cluster.settings import settings_of
-from cluster.steps.admission import check_answers, check_exam
+from cluster.steps.admission import askable, check_exam
 from cluster.steps.attempts import HopelessError
 from curriculum.example import Example, make_example
 from ledger.errors import LunaError
@@ -38,7 +38,7 @@ def answered(answers: Sequence[str], count: int = 60, category: str = "imported"
 def test_two_answer_data_is_scored_by_its_whole_answer() -> None:
     """Yes and no, spam and ham: the commonest first data. Choosing among four needs four answers."""
     items = [item for item in answered(["positive", "very much so, yes"]) if item.role == "logical"]
-    check_answers(items[:20], items[20:])
+    assert askable(items[:20], items[20:], 10) == items[:20]
     asked = by_scoring(items[:20], items[20:])
     assert (len(asked.whole), asked.choice, asked.answer_tokens) == (20, [], len("very much so, yes"))
 
@@ -63,10 +63,21 @@ def test_labels_stay_closed_beside_open_answers() -> None:
 def test_few_long_answers_are_refused_at_admission() -> None:
     long = [f"{n}: " + "it depends on what you mean by that, and on the weather " * 2 for n in range(3)]
     items = answered(long)
-    with pytest.raises(HopelessError, match=r"creative have only 3 different answers .* needs 4.*Add more varied"):
-        check_answers(items[::5], items)
-    check_answers(items[::5], items, lambda: answered([f"earlier {n}" for n in range(3)], 3, "earlier"))
-    check_answers(answered([*long, "and a fourth"])[::5], answered([*long, "and a fourth"]))
+    with pytest.raises(HopelessError, match=r"creative have too few different answers .* 3, .* needs 4.*Add more varied"):
+        askable(items[::5], items, 10)
+    earlier = answered([f"earlier {n}" for n in range(3)], 3, "earlier")
+    assert askable(items[::5], items, 10, lambda: earlier) == items[::5]
+    four = answered([*long, "and a fourth"])
+    assert askable(four[::5], four, 10, pytest.fail) == four[::5]
+
+
+def test_an_answer_that_cannot_be_asked_waits_and_blocks_nothing() -> None:
+    """Somebody's first liked answers, in a role that has learned nothing but puzzles."""
+    puzzles, lessons = even_numbers(0, 60), answered(["a long answer about kettles and tea"], 1, "conversation")
+    assert askable([*puzzles, *lessons], [], 10) == puzzles
+    assert askable([*puzzles, *lessons], [], 60) == puzzles
+    with pytest.raises(HopelessError, match=r"choose from: 1, .* needs 4"):
+        askable([*puzzles, *lessons], [], 61)
 
 
 def test_three_one_off_answers_are_no_closed_set() -> None:
