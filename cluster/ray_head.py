@@ -123,7 +123,7 @@ def started_by_luna() -> StartedHead | None:
         head = StartedHead(
             str(found["address"]), str(found["prefix"]), tuple((int(pid), float(at)) for pid, at in found["processes"])
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
     return head if _alive(head) else None
 

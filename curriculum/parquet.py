@@ -60,7 +60,7 @@ def _example(path: str | os.PathLike[str], number: int, row: dict[str, Any]) -> 
     stored_id = row.pop("id", None)
     try:
         example = make_example(**row)
-    except (TypeError, LunaError) as error:
+    except (TypeError, AttributeError, UnicodeError, LunaError) as error:
         raise LunaError(f"{path}, row {number}: {error}") from error
     if stored_id != example.id:
         raise LunaError(
@@ -103,7 +103,7 @@ def read_new_data(path: str | os.PathLike[str]) -> NewData:
     filling: set[str] = set()
     for number, row in enumerate(read_rows(path), start=1):
         side, filled = row.pop(_SIDE, None), row.pop(_FILLING, None)
-        if side not in sides:
+        if not isinstance(side, str) or side not in sides:
             raise LunaError(f"{path}, row {number}: {_SIDE} is {side!r}; the file was changed, restore it from a copy.")
         example = _example(path, number, row)
         sides[side].append(example)
@@ -124,7 +124,7 @@ def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         # short program that has just read a file then sometimes aborts at exit ("terminate called without ...").
         source = pa.BufferReader(Path(path).read_bytes())
         rows: list[dict[str, Any]] = pq.ParquetFile(source, pre_buffer=False).read(use_threads=False).to_pylist()
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, OverflowError, RecursionError) as error:  # of odd values, too
         raise LunaError(f"{path} is not a readable Parquet file ({error}); restore it or build it again.") from error
     return rows
 

@@ -10,9 +10,9 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from ledger.database.connection import Database
+from ledger.database.connection import Database, damaged_row
 from ledger.errors import LunaError
 from ledger.records import Record, Sha256, Timestamp, TurnId
 from ledger.roles import Voice
@@ -160,7 +160,7 @@ class Conversations:
                 "AND id NOT IN (SELECT turn_id FROM scores) ORDER BY number LIMIT ?",
                 (most,),
             ).fetchall()
-        return [Turn(**dict(row)) for row in rows]
+            return [Turn(**dict(row)) for row in rows]
 
     def karma_earned(self, lineage: str) -> float:
         """Karma that a lineage's answers earned since its newest generation was accepted."""
@@ -232,14 +232,17 @@ _SELECT = (
 
 
 def _labelled(row: sqlite3.Row) -> LabelledTurn:
-    label = Label(**_fields(row, "labels", _LABEL_FIELDS)) if row["labels.number"] is not None else None
-    score = Score(**_fields(row, "scores", SCORE_FIELDS)) if row["scores.number"] is not None else None
-    return LabelledTurn(
-        **_fields(row, "turns", _TURN_FIELDS),
-        label=None if label is None or label.is_empty else label,
-        score=score,
-        karma=row["karma"],
-    )
+    try:
+        label = Label(**_fields(row, "labels", _LABEL_FIELDS)) if row["labels.number"] is not None else None
+        score = Score(**_fields(row, "scores", SCORE_FIELDS)) if row["scores.number"] is not None else None
+        return LabelledTurn(
+            **_fields(row, "turns", _TURN_FIELDS),
+            label=None if label is None or label.is_empty else label,
+            score=score,
+            karma=row["karma"],
+        )
+    except ValidationError as error:
+        raise damaged_row(error) from error
 
 
 def _fields(row: sqlite3.Row, table: str, names: Iterable[str]) -> dict[str, Any]:

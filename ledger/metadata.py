@@ -144,6 +144,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     path = folder / METADATA_FILE
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(metadata, ensure_ascii=False).encode()  # half a character could not be written again
     except FileNotFoundError as error:
         raise LunaError(f"{path} is missing; restore the adapter folder from a copy.") from error
     except (OSError, ValueError, RecursionError) as error:

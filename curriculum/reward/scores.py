@@ -30,5 +30,5 @@ def read_scores(path: str | os.PathLike[str]) -> dict[str, tuple[float, ...]]:
     """
     try:
         return {row["id"]: tuple(float(row[value]) for value in VALUES) for row in read_rows(path)}
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise LunaError(f"{path} holds no scores of a reward model ({error!r}); restore it from a copy.") from error

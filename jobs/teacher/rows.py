@@ -114,7 +114,7 @@ def read_manifest(path: Path) -> Row:
     try:
         manifest: Row = json.loads(path.read_text(encoding="utf-8"))
         dict(manifest["identity"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise LunaError(f"{path} is not a manifest ({error!r}); move the folder {path.parent} away.") from error
     return manifest
 

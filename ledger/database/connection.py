@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import socket
 import sqlite3
@@ -11,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Self
+
+from pydantic import ValidationError
 
 from ledger.database.migrations import NEWEST, migrate, refuse_newer, schema_version
 from ledger.errors import LunaError
@@ -23,6 +26,8 @@ CACHE_KIB = 32 * 1024
 """Room for the inner pages of the largest table; SQLite's own 2 MiB would have them read again at every look-up."""
 
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_DAMAGED_TOLD = ("Could not decode", "unsupported file format")
+"""Of Python's own and of SQLite's errors that have no code for it."""
 _HELD = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _REFUSED = {
     sqlite3.SQLITE_CANTOPEN,
@@ -108,7 +113,7 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """One consistent view over several statements."""
-        with self._mutex, explain_database_errors(self.home.db):
+        with self._mutex, explain_database_errors(self.home.db), _explain_odd_rows():
             if self._connection.in_transaction:  # inside writing, in the same thread
                 yield self._connection
                 return
@@ -203,10 +208,30 @@ def explain_database_errors(path: Path) -> Iterator[None]:
         raise LunaError(f"{path}: {error}. {advice}") from error
 
 
+@contextmanager
+def _explain_odd_rows() -> Iterator[None]:
+    try:
+        yield
+    except (ValidationError, json.JSONDecodeError, RecursionError) as error:
+        raise damaged_row(error) from error
+
+
+def damaged_row(error: Exception) -> LunaError:
+    """The error for a row that does not hold what Luna writes."""
+    told = str(error)
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        told = f"{'.'.join(map(str, first['loc']))}: {first['msg'].lower()}"
+    return LunaError(
+        f"a row of luna.db holds what Luna never writes ({told}). The file is damaged: see what `luna ledger verify` "
+        "names, and restore a copy."
+    )
+
+
 def _advice(error: sqlite3.DatabaseError) -> str | None:
     """What to do about an error that is not of our own making; None for the others, such as a wrong column."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the primary code of an extended one
-    if code in _DAMAGED or "Could not decode" in str(error):  # the latter is Python's own and has no code
+    if code in _DAMAGED or str(error).startswith(_DAMAGED_TOLD):
         return "The file is damaged: see what `luna ledger verify` names, and restore a copy."
     if code in _HELD:
         return "Another process holds it; wait for it or stop it, then try again."

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import sqlite3
 
+from ledger.errors import LunaError
+
 
 def add_generation(connection: sqlite3.Connection, lineage: int, gen_id: int, parent_gen: int | None) -> None:
     """Note a judged generation with its parent."""
@@ -38,16 +40,18 @@ def compared_with(connection: sqlite3.Connection, lineage: int, gen_id: int, par
 
 def age_of(connection: sqlite3.Connection, lineage: int, gen_id: int) -> int:
     """Number of a judged generation's ancestors."""
-    (age,) = connection.execute(
+    found = connection.execute(
         "SELECT age FROM generations WHERE lineage = ? AND gen_id = ?", (lineage, gen_id)
     ).fetchone()
-    return int(age)
+    if found is None or not isinstance(found[0], int):
+        raise LunaError(f"the ledger has no age of G{gen_id}: see what `luna ledger verify` names, and restore a copy.")
+    return int(found[0])
 
 
 def ancestry(connection: sqlite3.Connection, lineage: int, gen_id: int) -> list[int]:
     """A judged generation and its ancestors, newest first."""
     rows = connection.execute(
-        "WITH RECURSIVE walk (gen_id) AS (SELECT ? UNION ALL SELECT parent_gen FROM walk JOIN generations "
+        "WITH RECURSIVE walk (gen_id) AS (SELECT ? UNION SELECT parent_gen FROM walk JOIN generations "
         "ON generations.lineage = ? AND generations.gen_id = walk.gen_id WHERE parent_gen IS NOT NULL) "
         "SELECT gen_id FROM walk ORDER BY gen_id DESC",
         (gen_id, lineage),

@@ -135,10 +135,15 @@ def _sums(examples: int, held_out: int, id_sum: int) -> str:
     return f"{examples} examples, {held_out} held out, with the sum {id_sum % (1 << 128):032x}"
 
 
+def _in_order(key: Key) -> tuple[object, ...]:
+    """Numbers first: a damaged table may hold anything."""
+    return tuple((0, part, "") if isinstance(part, int) else (1, 0, str(part)) for part in key)
+
+
 def _compared(
     table: str, names: Mapping[int, str], right: Mapping[Key, object], found: Mapping[Key, object]
 ) -> Iterator[Problem]:
-    for key in sorted(right.keys() | found.keys()):
+    for key in sorted(right.keys() | found.keys(), key=_in_order):
         is_, should = found.get(key, "nothing"), right.get(key, "nothing")
         if is_ != should:
             where = f"{table} {names.get(key[0], key[0])} G{key[1]}"
