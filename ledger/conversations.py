@@ -250,5 +250,7 @@ def _fields(row: sqlite3.Row, table: str, names: Iterable[str]) -> dict[str, Any
 
 
 def _shortened(message: str, length: int = 80) -> str:
+    if not isinstance(message, str):  # SQLite keeps what it is given
+        raise damaged_row(TypeError("a message is no text"))
     line = " ".join(message.split())
     return line if len(line) <= length else line[: length - 1] + "…"
