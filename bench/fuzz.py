@@ -287,7 +287,7 @@ def _text_readers() -> Iterator[Reader]:
 
 def _import_readers() -> Iterator[Reader]:
     from curriculum.importing import import_file
-    from curriculum.parquet import read_examples
+    from curriculum.parquet import read_examples, read_new_data
 
     record = {
         "role": "logical", "stage": "conversations", "category": "a", "kind": "pure", "input": "1 + 1?", "output": "2",
@@ -306,6 +306,8 @@ def _import_readers() -> Iterator[Reader]:
         "txt": text | damaged(b"A line.\n\nAnother one.\n"),
     }.items():
         yield Reader(f"import of .{ending}", f"data.{ending}", imported, inputs)
+    new = record | {"id": "x", "group": "", "side": "train", "filling": ""}
+    yield Reader("frozen new data", "data.parquet", read_new_data, parquet_file([new]))
     yield Reader("frozen examples", "data.parquet", read_examples, parquet_file([record | {"id": "x", "group": ""}]))
 
 
