@@ -3,15 +3,15 @@
     luna age-up                      asks once
     luna submit age-up -- --watch    on the cluster; asks every minute until it is stopped
 
-What users liked or corrected and what the reward model liked is the lesson; a recipe with a new seed fills each role up
-to what the gates need. Acceptance takes karma back to 0; after a rejection the next try waits for new conversations.
+What users liked or corrected and what the reward model liked is the lesson; the coordinator collects it, and recipes
+fill each role up to what the gates need. The inbox waits for `luna generation run`. After a rejection the next try waits
+for a new lesson.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,15 +20,19 @@ import typer
 from jobs.context import ADDRESS_OPTION, HOME_OPTION, NO, friendly_errors, resolve_home
 from ledger.errors import LunaError
 from ledger.home import Home
-from ledger.store import Ledger, Stores
+from ledger.store import Stores
 
 if TYPE_CHECKING:
     from cluster.settings import Settings
     from curriculum.example import Example
+    from ledger.records import GenerationRow
 
 logger = logging.getLogger(__name__)
 
 _ASK_EVERY_S = 60.0
+
+_FROM_CONVERSATIONS = {"data": {"conversations": True, "fill": True}}
+"""Settings of a generation that learns from conversations alone, whatever luna.toml says of other generations."""
 
 
 def main(
@@ -51,7 +55,7 @@ def main(
 
 
 def age_up(home: Home, address: str | None, now: bool = False) -> tuple[str, bool]:
-    """Raise a generation if it is time (or `now`).
+    """Raise a generation if it is time (or `now`). A run that was begun earlier is finished first, and said so.
 
     Returns:
         how it ended, or why it is not time; and whether one was rejected.
@@ -60,27 +64,25 @@ def age_up(home: Home, address: str | None, now: bool = False) -> tuple[str, boo
         LunaError: `now` with nothing to learn from, or the generation could not finish.
     """
     from cluster.settings import settings_of
-    from curriculum.parquet import write_examples
     from jobs.generation.run import raise_generation
 
-    settings = settings_of(home)
-    why, lessons = lessons_due(home, settings, now)
-    if not lessons:
-        return why, False
-    logger.info(why)
-    sha = write_examples(home.inbox_dir, [*lessons, *_filling(home, lessons, settings)])
-    result = raise_generation(home, address, (sha,), note="age-up")
-    if not result["resumed"]:  # Frozen under its own hash by now; in the inbox it would join the next generation.
-        (home.inbox_dir / f"{sha}.parquet").unlink(missing_ok=True)
-    return f"G{result['gen_id']}: {result['verdict']} ({result['reason']})", result["verdict"] == "rejected"
+    ended: tuple[str, bool] | None = None
+    while True:
+        why, lessons = lessons_due(home, settings_of(home), now)
+        if not lessons:
+            if now and ended is None:
+                raise LunaError(why)
+            return ended or (why, False)
+        logger.info(why)
+        result = raise_generation(home, address, (), _FROM_CONVERSATIONS, note="age-up")
+        ended = f"G{result['gen_id']}: {result['verdict']} ({result['reason']})", result["verdict"] == "rejected"
+        if not result["resumed"]:
+            return ended
+        logger.info(f"{ended[0]}; this run was begun earlier, asking again for what is new")
 
 
 def lessons_due(home: Home, settings: Settings, now: bool) -> tuple[str, list[Example]]:
-    """(why a generation is due, what it learns from conversations), or (why it is not, nothing).
-
-    Raises:
-        LunaError: `now`, and there is nothing to learn from.
-    """
+    """(why a generation is due, what it learns from conversations), or (why it is not, nothing)."""
     from cluster.steps.lessons import news
     from jobs.status import cadence_of, karma_of
     from ledger.rules.age_up import age_up_reason, was_tried
@@ -92,7 +94,7 @@ def lessons_due(home: Home, settings: Settings, now: bool) -> tuple[str, list[Ex
     reason = age_up_reason(karma, cadence)
     nothing = "no answer that was liked or corrected, or that the reward model liked, is new"
     if now and not lessons:
-        raise LunaError(f"there is nothing to learn from: {nothing}. Talk (`luna chat`) and label what you hear.")
+        return f"there is nothing to learn from: {nothing}. Talk (`luna chat`) and label what you hear.", []
     if now:
         return f"age-up as asked: {len(lessons)} new lessons", lessons
     if not reason:
@@ -101,24 +103,17 @@ def lessons_due(home: Home, settings: Settings, now: bool) -> tuple[str, list[Ex
         return f"due ({reason}), but these are quiet hours", []
     if not lessons:
         return f"due ({reason}), but {nothing}", []
-    tried = examples_of(home, rows[-1].data_delta_sha, rows[-1].holdout_sha) if rows else set()
-    if rows and rows[-1].verdict == "rejected" and was_tried([lesson.id for lesson in lessons], tried):
+    if rows and rows[-1].verdict == "rejected" and was_tried([e.id for e in lessons], _collected(home, rows[-1])):
         return f"due ({reason}), but G{rows[-1].gen_id} tried all of it and was rejected; talk on, or correct more", []
     return f"age-up: {reason}; {len(lessons)} new lessons", lessons
 
 
-def examples_of(home: Home, *shas: str | None) -> set[str]:
-    """Ids of the examples in these data files."""
-    from curriculum.parquet import read_examples
+def _collected(home: Home, row: GenerationRow) -> set[str]:
+    """Ids of the examples that were new to a generation."""
+    from curriculum.parquet import read_examples, read_new_data
 
-    return {example.id for sha in shas if sha for example in read_examples(home.data_file(sha))}
-
-
-def _filling(home: Home, lessons: Sequence[Example], settings: Settings) -> list[Example]:
-    from cluster.steps.filling import filling
-    from curriculum.split import split_holdout
-
-    with Ledger.open(home) as ledger:
-        percent = settings.data.holdout_percent
-        lineage = ledger.current_lineage()
-        return filling(ledger, lineage, settings, lessons, lambda examples: split_holdout(examples, percent)[1])
+    if row.collected_sha:
+        new = read_new_data(home.data_file(row.collected_sha))
+        return {example.id for example in (*new.train, *new.holdout)}
+    shas = [sha for sha in (row.data_delta_sha, row.holdout_sha) if sha]
+    return {example.id for sha in shas for example in read_examples(home.data_file(sha))}

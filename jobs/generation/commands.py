@@ -32,7 +32,7 @@ app = typer.Typer(no_args_is_help=True, help="Raise and look at generations.")
 
 @app.command()
 def run(
-    data: list[str] = typer.Option(None, "--data", help="Inbox files by SHA; default the whole inbox."),
+    data: list[str] = typer.Option(None, "--data", help="Inbox files by SHA alone; default the whole inbox and what conversations teach."),
     steps: int | None = typer.Option(None, min=1, help="Optimizer steps, instead of the settings'."),
     seed: int | None = typer.Option(None, help="Seed, instead of the settings'."),
     interpolation: bool = typer.Option(True, help="Try blends of parent and child before a rejection."),
@@ -69,6 +69,8 @@ def run(
         if channels is not None:
             overrides["channels"] = {"mode": channels}
         chosen = tuple(data) if data else None
+        if chosen is not None:
+            overrides["data"] = {"conversations": False}
         result = raise_generation(place, address, chosen, overrides, preferences=preferences or ())
         print_generation(place, result["gen_id"], out)
         err.print(f"G{result['gen_id']}: {result['verdict']}")

@@ -27,7 +27,7 @@ def raise_generation(
     """Ask the coordinator for a generation and follow it to its end.
 
     Args:
-        data: inbox files by SHA; None takes the whole inbox.
+        data: inbox files by SHA; None takes the whole inbox. Conversations join them by the settings.
         overrides: settings on top of `luna.toml`, for this generation only.
         preferences: further files of preference pairs, for a generation with two channels.
 

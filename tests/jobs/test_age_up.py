@@ -10,7 +10,7 @@ from cluster.settings import Settings
 from cluster.steps.lessons import new_lessons
 from curriculum.parquet import freeze
 from curriculum.reward import DIMENSIONS
-from jobs.age_up import lessons_due
+from jobs.age_up import age_up, lessons_due
 from ledger.conversations import Label, Turn
 from ledger.errors import LunaError
 from ledger.home import Home
@@ -68,8 +68,9 @@ def test_at_the_threshold_the_answers_that_were_liked_are_the_lessons(home):
 
 
 def test_asked_for_it_goes_on_what_there_is_and_says_when_there_is_nothing(home):
+    home.settings_file.write_text('profile = "tiny"')
     with pytest.raises(LunaError, match="nothing to learn from"):
-        lessons_due(home, SETTINGS, now=True)
+        age_up(home, None, now=True)
     talk(home, 2)
     assert len(lessons_due(home, SETTINGS, now=True)[1]) == 2
 

@@ -227,8 +227,6 @@ def test_a_rejected_generation_ends_with_3(home, monkeypatch, verdict, status):
     monkeypatch.setattr("jobs.generation.run.raise_generation", lambda *_, **__: result)
     assert luna("generation", "run", "--home", home.root).exit_code == status
     monkeypatch.setattr("jobs.age_up.lessons_due", lambda *_: ("age-up", ["a lesson"]))
-    monkeypatch.setattr("jobs.age_up._filling", lambda *_: [])
-    monkeypatch.setattr("curriculum.parquet.write_examples", lambda *_: "a" * 64)
     assert luna("age-up", "--home", home.root).exit_code == status
 
 
