@@ -32,7 +32,9 @@ app = typer.Typer(no_args_is_help=True, help="Raise and look at generations.")
 
 @app.command()
 def run(
-    data: list[str] = typer.Option(None, "--data", help="Inbox files by SHA alone; default the whole inbox and what conversations teach."),
+    data: list[str] = typer.Option(
+        None, "--data", help="Inbox files by SHA alone; default the whole inbox and what conversations teach."
+    ),
     steps: int | None = typer.Option(None, min=1, help="Optimizer steps, instead of the settings'."),
     seed: int | None = typer.Option(None, help="Seed, instead of the settings'."),
     interpolation: bool = typer.Option(True, help="Try blends of parent and child before a rejection."),
