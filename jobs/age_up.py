@@ -4,8 +4,8 @@
     luna submit age-up -- --watch    on the cluster; asks every minute until it is stopped
 
 What users liked or corrected and what the reward model liked is the lesson; the coordinator collects it, and recipes
-fill each role up to what the gates need. The inbox waits for `luna generation run`. After a rejection the next try waits
-for a new lesson.
+fill each role up to what the gates need. The inbox waits for `luna generation run`. After a rejection the next try
+waits for a new lesson.
 """
 
 from __future__ import annotations
