@@ -63,7 +63,9 @@ def test_labels_stay_closed_beside_open_answers() -> None:
 def test_few_long_answers_are_refused_at_admission() -> None:
     long = [f"{n}: " + "it depends on what you mean by that, and on the weather " * 2 for n in range(3)]
     items = answered(long)
-    with pytest.raises(HopelessError, match=r"creative have too few different answers .* 3, .* needs 4.*Add more varied"):
+    with pytest.raises(
+        HopelessError, match=r"creative have too few different answers .* 3, .* needs 4.*Add more varied"
+    ):
         askable(items[::5], items, 10)
     earlier = answered([f"earlier {n}" for n in range(3)], 3, "earlier")
     assert askable(items[::5], items, 10, lambda: earlier) == items[::5]

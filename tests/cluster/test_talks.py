@@ -10,11 +10,11 @@ import pytest
 
 from cluster.request import GenerationRequest, PinnedBase, RunSpec
 from cluster.settings import load_settings
+from cluster.steps.data import collect
 from cluster.steps.lessons import new_lessons
 from curriculum.example import Example
-from curriculum.parquet import read_examples, write_examples
+from curriculum.parquet import NewData, read_examples, read_new_data, write_examples
 from ledger.clock import utc_now
-from ledger.conversations import Label
 from ledger.errors import LunaError
 from ledger.home import Home
 from ledger.records import GenerationRow, HeadMove
@@ -59,10 +59,13 @@ class Raised:
         self.home, self.stores, self.base, self.pool, self.watcher = home, stores, base, pool, watcher
         self.lines: list[str] = []
 
-    def begin(self, *files: str, **data: bool) -> RunSpec:
+    def request(self, *files: str, **data: bool) -> GenerationRequest:
         settings = load_settings(self.home.settings_file, {"data": data})
         pinned = PinnedBase(source=self.base.source, sha=self.base.sha)
-        request = GenerationRequest(settings=settings, base=pinned, data=files)
+        return GenerationRequest(settings=settings, base=pinned, data=files)
+
+    def begin(self, *files: str, **data: bool) -> RunSpec:
+        request = self.request(*files, **data)
         gen_id = self.stores.ledger.next_gen_id("main")
         run = self.stores.journal.create_run(f"run-{gen_id}", "main", gen_id, request.model_dump(mode="json"))
         return RunSpec.of(self.home, run)
@@ -71,6 +74,10 @@ class Raised:
         verdict = walk(spec, self.stores, self.pool, self.watcher, self.lines)
         assert verdict.verdict == "accepted", verdict.reason
         return self.stores.ledger.generation(spec.gen_id)[0]
+
+    def collected(self, *files: str, **data: bool) -> NewData:
+        found = collect(self.home, self.stores, "main", self.request(*files, **data))
+        return read_new_data(self.home.data_file(found.collected_sha))
 
     def raised(self, *files: str, **data: bool) -> GenerationRow:
         return self.end(self.begin(*files, **data))
@@ -131,10 +138,9 @@ def test_what_is_said_and_corrected_at_any_time_is_learned_by_the_next_generatio
     assert not pending & raising.taken(unrelated)
     assert raising.new() == pending
 
-    last = raising.raised()  # as `luna age-up` asks: conversations alone, filled up from the recipes
+    last = raising.raised(inbox(home, 400))
     assert pending <= raising.taken(last)
     assert raising.new() == set()
-    assert any("logical: 3 of your own" in line and "from the recipe" in line for line in raising.lines)
     assert {e.output for e in raising.trained_on(last)} >= {
         e.output for e in read_examples(home.data_file(last.data_delta_sha))
     }
@@ -142,30 +148,24 @@ def test_what_is_said_and_corrected_at_any_time_is_learned_by_the_next_generatio
 
     stores.ledger.move_head(HeadMove(from_gen=2, to_gen=1, reason="rollback", at=utc_now()))
     assert raising.new() == pending, "what was undone is to be learned again"
-    again = raising.raised()
-    assert pending <= raising.taken(again)
+    assert pending <= {example.output for example in raising.collected(inbox(home, 400)).train}
 
 
-def test_one_blank_message_does_not_stop_the_others_from_being_learned(raising, stores):
+def test_conversations_alone_are_filled_up_from_the_recipes_and_a_blank_message_stops_nothing(raising, stores, caplog):
+    """As `luna age-up` asks: no file of the inbox."""
+    caplog.set_level("INFO", "cluster")
     for number, message in enumerate(["What is a kettle?", " \n", "What is a cup?"]):
         like(stores, number, message=message, role=ROLES[number])
-    row = raising.raised()
-    assert {"answer 0", "answer 2"} <= raising.taken(row)
+    correct(stores, 2, "Better.")
+    new = raising.collected()
+    assert new == raising.collected(), "the coordinator's check and the run collect the same"
+    own = [e for e in (*new.train, *new.holdout) if e.id not in new.filling]
+    assert {e.output for e in own} == {"answer 0", "Better."}
+    assert {e.group for e in own} == {f"conversation/{0:032x}"}
+    assert all(sum(e.role == role for e in new.holdout) >= 10 for role in ROLES)
+    assert any("creative: 1 of your own" in line and "from the recipe" in line for line in caplog.messages)
 
 
 def test_with_nothing_in_the_inbox_and_nothing_said_it_says_what_to_do(raising):
     with pytest.raises(LunaError, match=r"luna curriculum build"):
-        raising.raised(fill=False)
-
-
-def test_the_frozen_files_say_which_conversation_a_lesson_is_from(raising, stores):
-    like(stores, 1)
-    stores.conversations.add_label(f"{1:032x}", Label(correction="Better.", at=utc_now()))
-    row = raising.raised()
-    found = [
-        e
-        for sha in (row.data_delta_sha, row.holdout_sha)
-        for e in read_examples(raising.home.data_file(sha))
-        if e.stage == "conversations"
-    ]
-    assert [(e.output, e.group) for e in found] == [("Better.", f"conversation/{0:032x}")]
+        raising.collected()
