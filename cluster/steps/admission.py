@@ -74,7 +74,7 @@ def _check_answers(role: str, asked: Sequence[Example], known: Sequence[Example]
     if (fewest := _too_few(asked, known)) is not None:
         raise HopelessError(
             f"the examples of {role} have too few different answers to choose from: {fewest}, and scoring by choice "
-            f"needs {FEWEST_ANSWERS}; nor are they short labels that could be asked as a whole. Add more varied examples."
+            f"needs {FEWEST_ANSWERS}; nor are they short labels that could be asked as a whole. Add more varied ones."
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain
@@ -23,6 +24,8 @@ from ledger.roles import ROLES
 from ledger.rules.stop_rule import stopped_refusal
 from ledger.store import Ledger, Stores
 from ledger.taken import Side, Taken
+
+logger = logging.getLogger(__name__)
 
 
 def collect(home: Home, stores: Stores, lineage: str, request: GenerationRequest) -> Collected:
@@ -68,12 +71,13 @@ def new_examples(home: Home, stores: Stores, lineage: str, request: GenerationRe
         LunaError: there is nothing at all.
     """
     examples = [e for sha in request.data for e in read_examples(home.inbox_dir / f"{sha}.parquet")]
-    if request.settings.data.conversations:
-        examples += new_lessons(stores, lineage)
+    if request.settings.data.conversations and (lessons := new_lessons(stores, lineage)):
+        logger.info("%d new lessons of conversations", len(lessons))
+        examples += lessons
     if not examples:
         raise LunaError(
-            "there is no data for a generation: the inbox is empty. Build some with `luna curriculum build`, "
-            "or bring your own with `luna curriculum import FILE`."
+            "there is no data for a generation: the inbox is empty, and no conversation teaches anything new. Build some "
+            "with `luna curriculum build`, or bring your own with `luna curriculum import FILE`."
         )
     examples = unique(examples)
     known = stores.ledger.taken_among([example.id for example in examples], lineage)

@@ -163,6 +163,7 @@ def test_conversations_alone_are_filled_up_from_the_recipes_and_a_blank_message_
     assert {e.output for e in own} == {"answer 0", "Better."}
     assert {e.group for e in own} == {f"conversation/{0:032x}"}
     assert all(sum(e.role == role for e in new.holdout) >= 10 for role in ROLES)
+    assert any("2 new lessons of conversations" in line for line in caplog.messages)
     assert any("creative: 1 of your own" in line and "from the recipe" in line for line in caplog.messages)
 
 
