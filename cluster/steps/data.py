@@ -76,8 +76,8 @@ def new_examples(home: Home, stores: Stores, lineage: str, request: GenerationRe
         examples += lessons
     if not examples:
         raise LunaError(
-            "there is no data for a generation: the inbox is empty, and no conversation teaches anything new. Build some "
-            "with `luna curriculum build`, or bring your own with `luna curriculum import FILE`."
+            "there is no data for a generation: the inbox is empty, and no conversation teaches anything new. Build "
+            "some with `luna curriculum build`, or bring your own with `luna curriculum import FILE`."
         )
     examples = unique(examples)
     known = stores.ledger.taken_among([example.id for example in examples], lineage)
