@@ -218,7 +218,7 @@ class Conversations:
                 "JOIN turns AS first ON first.number = ends.low ORDER BY ends.high DESC LIMIT ?",
                 (most,),
             ).fetchall()
-        return [Heading(**dict(row) | {"title": _shortened(row["title"])}) for row in rows]
+            return [Heading(**dict(row) | {"title": _shortened(row["title"])}) for row in rows]
 
 
 _WHOLE = "finish_reason != 'aborted' AND trim(answer, char(9, 10, 11, 12, 13, 32)) != ''"

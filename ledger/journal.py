@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from ledger.clock import utc_now
-from ledger.database.connection import Database
+from ledger.database.connection import Database, damaged_row
 from ledger.errors import LunaError
 from ledger.files import canonical_json
 from ledger.scores import newest_event
@@ -238,5 +238,10 @@ def _has_begun(connection: sqlite3.Connection, run_id: str, step: Step) -> bool:
 
 
 def _payload(text: str) -> dict[str, Any]:
-    payload: dict[str, Any] = json.loads(text)
+    try:
+        payload = json.loads(text)
+        if not isinstance(payload, dict):
+            raise TypeError("it is no JSON object")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise damaged_row(error) from error
     return payload

@@ -44,6 +44,11 @@ async def send_error(send: Send, refusal: Refused) -> None:
     await send({"type": "http.response.body", "body": payload})
 
 
+def unforeseen(error: Exception) -> Refused:
+    """The answer to a bug. The text of its error can hold paths; it belongs in the log."""
+    return Refused(500, f"this server failed ({type(error).__name__}); its log says where.")
+
+
 def add_error_handlers(app: FastAPI) -> None:
     """Answer every error of an application in OpenAI's form, an unforeseen one too."""
 
@@ -75,7 +80,6 @@ def add_error_handlers(app: FastAPI) -> None:
         return answered(Refused(422, "; ".join(mistakes).encode("utf-8", "replace").decode() + "."))
 
     @app.exception_handler(Exception)
-    def unforeseen(request: Request, error: Exception) -> JSONResponse:
-        # The text of an unforeseen error can hold paths; it belongs in the log, where Starlette puts its traceback.
-        logger.error("%s %s failed: %r", request.method, request.url.path, error)
-        return answered(Refused(500, f"this server failed ({type(error).__name__}); its log says where."))
+    def failed(request: Request, error: Exception) -> JSONResponse:
+        logger.error("%s %s failed: %r", request.method, request.url.path, error)  # Starlette logs its traceback
+        return answered(unforeseen(error))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import ipaddress
+import logging
 import math
 import time
 from collections.abc import Collection, Mapping
@@ -16,8 +17,10 @@ from limits.strategies import MovingWindowRateLimiter
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.api.errors import Refused, send_error
+from serving.api.errors import Refused, send_error, unforeseen
 from serving.settings import ServingSettings
+
+logger = logging.getLogger(__name__)
 
 _BODY_S = 30.0
 """How long a client may take to send its body: a slow one holds a place that others wait for."""
@@ -64,6 +67,22 @@ class Guard:
         if scope["type"] != "http":  # nothing here speaks websocket, and none of the checks below would be made
             await close(scope, send)
             return
+        began = False
+
+        async def noted(message: Message) -> None:
+            nonlocal began
+            began = True
+            await send(message)
+
+        try:
+            await self._answer(scope, receive, noted)
+        except Exception as error:
+            if began:  # a framework has answered it in its own way
+                raise
+            logger.exception("%s %s failed", scope["method"], scope["path"])
+            await send_error(send, unforeseen(error))
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
             self._check_page(headers)
@@ -96,7 +115,7 @@ class Guard:
                 421, f"this server answers to names of this machine only, not to {host!r}; set LUNA_API_KEY otherwise."
             )
         origin = headers.get("origin")
-        if origin and origin not in self.settings.allowed_origins and urlsplit(origin).netloc != host:
+        if origin and origin not in self.settings.allowed_origins and _netloc(origin) != host:
             raise Refused(403, f"pages of {origin} may not use this server; [serving] allowed_origins lists who may.")
 
     def _check_key(self, headers: Mapping[str, str]) -> None:
@@ -138,6 +157,13 @@ def _hostname(host: str) -> str:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:
         return ""
+
+
+def _netloc(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:  # half of a bracket
+        return None
 
 
 async def close(scope: Scope, send: Send) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sqlite3
 
 import httpx
 import pytest
@@ -190,3 +191,26 @@ def test_a_refusal_survives_the_way_between_processes():
 
     refusal = pickle.loads(pickle.dumps(Refused(429, "later", {"retry-after": "3"})))
     assert (refusal.status, str(refusal), refusal.headers) == (429, "later", {"retry-after": "3"})
+
+
+def test_what_fails_unforeseen_before_an_answer_began_is_answered_in_openais_form():
+    async def broken(scope, receive, send):
+        raise sqlite3.OperationalError("/secret/path: disk I/O error")
+
+    answer = ask(guarded(broken, ServingSettings(), None, OPEN))
+    assert (answer.status_code, answer.headers["content-type"]) == (500, "application/json")
+    assert reason(answer) == "this server failed (OperationalError); its log says where."
+
+
+def test_what_fails_after_an_answer_began_is_left_to_the_server():
+    async def broken(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise sqlite3.OperationalError
+
+    with pytest.raises(sqlite3.OperationalError):
+        ask(guarded(broken, ServingSettings(), None, OPEN))
+
+
+@pytest.mark.parametrize("origin", ["http://[::1", "http://]", "null", "\xff", "//", "http://" + "a" * 5000])
+def test_an_origin_that_is_none_is_another_sites(origin):
+    assert ask(app_with(), origin=origin.encode("latin-1")).status_code == 403
