@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from curriculum.example import Example
 from curriculum.near_copies import WORDS, near_copy_keys, text_key, words_of
@@ -58,7 +59,8 @@ def _firm_keys(group: str, question: str) -> tuple[int, ...]:
     return (text_key("group", group), same_question) if group else (same_question,)
 
 
-def _alike_keys(question: str, answers: Sequence[str]) -> tuple[int, ...]:
+@lru_cache(maxsize=1 << 15)  # one generation asks for the keys of its texts several times
+def _alike_keys(question: str, answers: tuple[str, ...]) -> tuple[int, ...]:
     asked = words_of(question)
     keys = near_copy_keys(asked) if len(asked) >= WORDS else ()  # of a shorter one the question's own key says all
     for answer in answers:
