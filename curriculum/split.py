@@ -114,12 +114,6 @@ def split_by_group(
     )
 
 
-def split_holdout(examples: Iterable[Example], percent: int = HOLDOUT_PERCENT) -> tuple[list[Example], list[Example]]:
-    """(training part, holdout) of examples alone."""
-    split = split_by_group(list(examples), [], percent)
-    return split.train, split.holdout
-
-
 def held_out(items: Iterable[Example], percent: int, known: Known | None = None) -> list[Example]:
     """Those of the items that may be asked: on the holdout's side, and with no key that was trained on."""
     _check(percent)

@@ -10,7 +10,7 @@ from cluster.settings import Settings
 from cluster.steps.filling import filling
 from cluster.steps.lessons import new_lessons, news
 from curriculum.reward import DIMENSIONS
-from curriculum.split import split_holdout
+from curriculum.split import split_by_group
 from ledger.conversations import Label, Turn
 from ledger.roles import ROLES
 from ledger.scores import Score
@@ -166,7 +166,7 @@ def test_pairs_are_new_as_long_as_their_better_answer_is(stores):
 
 
 def held_out(examples):
-    return split_holdout(examples, SETTINGS.data.holdout_percent)[1]
+    return split_by_group(list(examples), [], SETTINGS.data.holdout_percent).holdout
 
 
 def filled(stores, own):
