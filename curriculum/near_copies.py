@@ -2,15 +2,19 @@
 
 Up to eight 5-grams, a near copy has at most one more or less, at an end: three keys find every one. Longer texts have
 MinHash keys, one a band (datasketch): two of similarity s share at least one with probability 1 - (1 - s⁴)¹², which is
-0.998 at 0.8, 0.99999 at 0.9, and 0.09 at 0.3. The keys stay in the ledger for good, so nothing here may change.
+0.998 at 0.8, 0.99999 at 0.9, and 0.09 at 0.3. Of texts at hand `near_pairs` compares those that the keys may miss. The
+keys stay in the ledger for good, so nothing of them may change.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import unicodedata
-from collections.abc import Collection, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Collection, Iterator, Sequence
 from functools import cache
+from itertools import chain
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,7 +24,9 @@ WORDS = 5
 """Words of a shingle; a shorter text is one shingle."""
 FEW = 8
 """Most shingles of a text whose near copies are found without MinHash."""
+SIMILARITY = 0.8
 BANDS, ROWS = 12, 4
+_LATEST = 100
 
 _PUNCTUATION = "".join(chr(code) for code in range(0x3100) if unicodedata.category(chr(code)).startswith("P"))
 
@@ -50,6 +56,28 @@ def near_copy_keys(words: Sequence[str]) -> tuple[int, ...]:
         rows = sketch.hashvalues.astype("<u8").reshape(BANDS, ROWS)
         keys += [_signed(f"band {number}", row.tobytes()) for number, row in enumerate(rows)]
     return tuple(keys)
+
+
+def near_pairs(texts: Sequence[Sequence[str]]) -> Iterator[tuple[int, int]]:
+    """Places of near copies among long texts, given as shingles.
+
+    Prefix filtering: two sets this similar share one of their rarest elements. A shingle of very many texts is followed
+    only to the latest of them; so many near copies find each other by their keys.
+    """
+    frequency = Counter(chain.from_iterable(texts))
+    holders: dict[str, deque[int]] = defaultdict(lambda: deque(maxlen=_LATEST))
+    sets = [frozenset(text) for text in texts]
+    for place, own in enumerate(sets):
+        if len(own) < FEW:
+            continue
+        rarest = sorted(own, key=lambda shingle: (frequency[shingle], shingle))
+        prefix = rarest[: len(own) - math.ceil(SIMILARITY * len(own)) + 1]
+        for other in sorted({other for shingle in prefix for other in holders[shingle]}):
+            shared = len(own & sets[other])
+            if shared >= SIMILARITY * (len(own) + len(sets[other]) - shared):
+                yield other, place
+        for shingle in prefix:
+            holders[shingle].append(place)
 
 
 def text_key(kind: str, text: str) -> int:

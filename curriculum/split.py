@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import chain
 
 from curriculum.example import Example
-from curriculum.near_copies import WORDS, near_copy_keys, text_key, words_of
+from curriculum.near_copies import FEW, WORDS, near_copy_keys, near_pairs, shingles_of, text_key, words_of
 from curriculum.preferences.pairs import Preference
 from ledger.errors import LunaError
 from ledger.roles import ROLES
@@ -82,7 +83,7 @@ def split_by_group(
     known = known or {}
     items: list[Example | Preference] = [*examples, *pairs]
     keys = [keys_of(item) if isinstance(item, Example) else keys_of_pair(item) for item in items]
-    roots = _roots(keys)
+    roots = _roots(keys, _near_pairs(items))
     clusters: dict[int, list[int]] = defaultdict(list)
     for number, root in enumerate(roots):
         clusters[root].append(number)
@@ -154,8 +155,23 @@ def _torn(keys: Sequence[tuple[int, ...]], earlier: Sequence[frozenset[Side]]) -
     return found
 
 
-def _roots(keys: Sequence[Iterable[int]]) -> list[int]:
-    """For each item the first item of its cluster."""
+def _near_pairs(items: Sequence[Example | Preference]) -> Iterator[tuple[int, int]]:
+    owners: list[int] = []
+    texts: list[list[str]] = []
+    for number, item in enumerate(items):
+        question, answers = (
+            (item.input, [item.output]) if isinstance(item, Example) else (item.prompt, [item.chosen, item.rejected])
+        )
+        asked = words_of(question)
+        for words in (asked, *(asked + words_of(answer) for answer in answers)):
+            if len(words) > FEW:
+                owners.append(number)
+                texts.append(shingles_of(words))
+    return ((owners[one], owners[other]) for one, other in near_pairs(texts))
+
+
+def _roots(keys: Sequence[Iterable[int]], pairs: Iterable[tuple[int, int]] = ()) -> list[int]:
+    """For each item the first item of its cluster: of those that share a key or are a pair."""
     parent = list(range(len(keys)))
 
     def root(item: int) -> int:
@@ -165,8 +181,8 @@ def _roots(keys: Sequence[Iterable[int]]) -> list[int]:
         return item
 
     first: dict[int, int] = {}
-    for item, own in enumerate(keys):
-        for key in own:
-            one, other = root(item), root(first.setdefault(key, item))
-            parent[max(one, other)] = min(one, other)
+    alike = ((item, first.setdefault(key, item)) for item, own in enumerate(keys) for key in own)
+    for item, other in chain(alike, pairs):
+        low, high = sorted((root(item), root(other)))
+        parent[high] = low
     return [root(item) for item in range(len(keys))]

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curriculum.example import Example, make_example
-from curriculum.near_copies import near_copy_keys, shingles_of, words_of
+from curriculum.near_copies import near_copy_keys, near_pairs, shingles_of, words_of
 from curriculum.preferences.pairs import make_preference
 from curriculum.recipes.build import build_recipe
 from curriculum.split import Split, held_out, keys_of, keys_of_pair, split_by_group
@@ -151,6 +151,21 @@ def test_long_near_copies_are_found_at_the_similarity_that_the_rule_names():
             cases += 1
             found += not set(near_copy_keys(one)).isdisjoint(near_copy_keys(other))
     assert found / cases >= 0.998
+
+
+def test_long_near_copies_that_share_no_key_are_on_one_side_of_a_split():
+    rng, cases = random.Random(7), []
+    while len(cases) < 300:
+        one = prose(rng, rng.randrange(40, 60))
+        at = rng.randrange(len(one))
+        other = [*one[:at], "changed", *one[at + 1 :]]
+        if 0.8 <= similarity(" ".join(one), " ".join(other)) < 0.85:
+            cases.append((asked(" ".join(one)), asked(" ".join(other))))
+    split = split_by_group([item for case in cases for item in case], [], 50)
+    held = {item.id for item in split.holdout}
+    assert all((one.id in held) == (other.id in held) for one, other in cases)
+    found = set(near_pairs([shingles_of(words_of(item.input)) for case in cases for item in case]))
+    assert found == {(2 * n, 2 * n + 1) for n in range(len(cases))}
 
 
 def test_texts_with_little_in_common_share_no_key():
