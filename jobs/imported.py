@@ -10,6 +10,7 @@ from ledger.home import Home
 from ledger.roles import ROLES
 
 if TYPE_CHECKING:
+    from cluster.settings import Settings
     from curriculum.importing import ImportReport
 
 _SHOWN_REASONS = 12
@@ -49,20 +50,16 @@ def summary_lines(report: ImportReport) -> list[str]:
 
 
 def data_lines(home: Home, report: ImportReport) -> list[str]:
-    """What the examples meet in this home: gates that ask for more, and the same examples with other weights."""
+    """What the examples meet in this home: gates that may ask for more, and what is there already."""
     from cluster.settings import Settings, settings_of
     from curriculum.inspect import reweighted, weights_in
 
-    lines = []
+    if not report.examples:
+        return []
     settings = settings_of(home, {}) if home.settings_file.exists() else Settings()
-    least = -(-settings.gates.min_items * 100 // settings.data.holdout_percent)
-    roles = Counter(example.role for example in report.examples)
-    few = [role for role in ROLES if roles[role] < least]
-    if few and report.examples:
-        lines.append(
-            f"a generation needs about {least} new examples a role; {', '.join(few)}: fewer in this import. What the "
-            "inbox and conversations lack as well is filled from recipes"
-        )
+    lines = _lacking(report, settings)
+    if taken := _taken(home, report):
+        lines.append(f"{taken} examples have been learned already and are not learned again, whatever their weight")
     files = {file: weights_in(file) for file in sorted(home.inbox_dir.glob("*.parquet"))}
     lines += [
         f"{count} examples are in the inbox already with another weight; remove {file} so that the new one counts"
@@ -70,6 +67,30 @@ def data_lines(home: Home, report: ImportReport) -> list[str]:
         if (count := reweighted(report.examples, weights))
     ]
     return lines
+
+
+def _lacking(report: ImportReport, settings: Settings) -> list[str]:
+    """Which roles get too few examples for the gates, and where the others come from."""
+    least = -(-settings.gates.min_items * 100 // max(1, settings.data.holdout_percent))
+    roles = Counter(example.role for example in report.examples)
+    few = [role for role in ROLES if roles[role] < least]
+    if not few:
+        return []
+    rest = (
+        "what inbox and conversations lack too is filled from recipes"
+        if settings.data.fill
+        else "with [data] fill = false a generation is refused if inbox and conversations lack them too"
+    )
+    return [f"a generation needs about {least} new examples a role, and this gives fewer for {', '.join(few)}; {rest}"]
+
+
+def _taken(home: Home, report: ImportReport) -> int:
+    from ledger.store import Stores
+
+    if not home.db.exists():
+        return 0
+    with Stores.open(home) as stores:
+        return len(stores.ledger.taken_among([example.id for example in report.examples]))
 
 
 def sample_lines(report: ImportReport) -> list[str]:

@@ -126,3 +126,21 @@ def test_standard_input_is_read(home):
     done = luna("curriculum", "import", "-", "--home", home.root, input='{"input": "a", "output": "b"}\n')
     assert done.exit_code == 0, done.output
     assert "3 examples in the inbox" in done.stderr
+
+
+def test_what_was_learned_already_is_said_and_settings_decide_about_filling(home, tmp_path):
+    from curriculum.importing import import_file
+    from ledger.taken import Taken
+    from tests.ledger.builders import add_generation, make_ledger
+
+    file = tmp_path / "x.jsonl"
+    file.write_text(json.dumps({"input": "a", "output": "b"}))
+    [example] = import_file(file, "logical").examples
+    with make_ledger(home.root) as ledger:
+        add_generation(ledger, 0, None)
+        ledger.note_taken(0, [Taken(example.id, "train", (1,))])
+    home.settings_file.write_text('profile = "tiny"\n[data]\nfill = false\n')
+    done = luna("curriculum", "import", file, "--home", home.root)
+    assert done.exit_code == 0, done.output
+    assert "1 examples have been learned already" in done.stderr
+    assert "fill = false" in done.stderr
