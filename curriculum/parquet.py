@@ -8,6 +8,7 @@ them as they are.
 import dataclasses
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -130,20 +131,34 @@ def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 def encode_examples(examples: Iterable[Example]) -> bytes:
-    """The bytes of the Parquet file: one row an example, columns in the order of `COLUMNS`."""
-    rows = list(examples)
-    return encode_columns({name: [getattr(example, name) for example in rows] for name in COLUMNS}, {"weight"})
+    """The bytes of the Parquet file: one row an example, columns in the order of `COLUMNS`. Of examples that come one
+    by one no more than a row group is held."""
+    rest = iter(examples)
+    groups = iter(lambda: list(islice(rest, _ROW_GROUP)), [])
+    columns = ({name: [getattr(one, name) for one in rows] for name in COLUMNS} for rows in groups)
+    return _encoded(COLUMNS, {"weight"}, columns)
 
 
 def encode_columns(columns: Mapping[str, Sequence[object]], numbers: Collection[str]) -> bytes:
     """The bytes of a Parquet file with these columns, zstd, no metadata: `numbers` are float64, the others text."""
+    begins = range(0, len(next(iter(columns.values()))), _ROW_GROUP)
+    groups = ({name: values[begin : begin + _ROW_GROUP] for name, values in columns.items()} for begin in begins)
+    return _encoded(tuple(columns), numbers, groups)
+
+
+def _encoded(
+    names: Sequence[str], numbers: Collection[str], groups: Iterable[Mapping[str, Sequence[object]]]
+) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = pa.schema([(name, pa.float64() if name in numbers else pa.string()) for name in columns])
+    schema = pa.schema([(name, pa.float64() if name in numbers else pa.string()) for name in names])
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(sink, schema, compression="zstd", store_schema=False) as writer:
-        for begin in range(0, max(1, len(next(iter(columns.values())))), _ROW_GROUP):
-            part = {name: values[begin : begin + _ROW_GROUP] for name, values in columns.items()}
-            writer.write_table(pa.table(part, schema=schema))
+        written = False
+        for group in groups:
+            writer.write_table(pa.table(dict(group), schema=schema))
+            written = True
+        if not written:
+            writer.write_table(schema.empty_table())
     return bytes(sink.getvalue().to_pybytes())

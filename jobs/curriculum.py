@@ -116,12 +116,12 @@ def keep(home: Home, report: ImportReport) -> list[str]:
     from curriculum.parquet import write_examples
     from curriculum.preferences.pairs import write_preferences
 
-    if not (report.examples or report.pairs):
+    if not (report.kept or report.pairs):
         raise LunaError("no record could be used, and nothing was imported; the lines above say why.")
     shas = []
-    if report.examples:
-        shas.append(write_examples(home.inbox_dir, report.examples))
-        logger.info(f"{len(report.examples)} examples in the inbox as {shas[-1][:12]}")
+    if report.kept:
+        shas.append(write_examples(home.inbox_dir, report.whole()))
+        logger.info(f"{len(report.kept)} examples in the inbox as {shas[-1][:12]}")
     if report.pairs:
         shas.append(write_preferences(home.pairs_dir, report.pairs))
         logger.info(f"{len(report.pairs)} preference pairs in the inbox as {shas[-1][:12]}; a generation learns from "

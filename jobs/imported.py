@@ -22,9 +22,9 @@ def summary_lines(report: ImportReport) -> list[str]:
     """Counts by form, and what was left out and why, the most frequent first."""
     lines = [f"read {sum(report.records.values())} records: {_counts(report.records)}"] if report.records else []
     if report.lessons:
-        roles = Counter(example.role for example in report.examples)
+        roles = Counter(one.example.role for one in report.kept)
         lines.append(
-            f"{report.lessons} prompts with answers, {len(report.examples)} examples: "
+            f"{report.lessons} prompts with answers, {len(report.kept)} examples: "
             + _counts({role: roles[role] for role in ROLES if roles[role]})
         )
     if report.pairs:
@@ -54,7 +54,7 @@ def data_lines(home: Home, report: ImportReport) -> list[str]:
     from cluster.settings import Settings, settings_of
     from curriculum.inspect import reweighted, weights_in
 
-    if not report.examples:
+    if not report.kept:
         return []
     settings = settings_of(home, {}) if home.settings_file.exists() else Settings()
     lines = _lacking(report, settings)
@@ -64,7 +64,7 @@ def data_lines(home: Home, report: ImportReport) -> list[str]:
     lines += [
         f"{count} examples are in the inbox already with another weight; remove {file} so that the new one counts"
         for file, weights in files.items()
-        if (count := reweighted(report.examples, weights))
+        if (count := reweighted((one.example for one in report.kept), weights))
     ]
     return lines
 
@@ -72,7 +72,7 @@ def data_lines(home: Home, report: ImportReport) -> list[str]:
 def _lacking(report: ImportReport, settings: Settings) -> list[str]:
     """Which roles get too few examples for the gates, and where the others come from."""
     least = -(-settings.gates.min_items * 100 // max(1, settings.data.holdout_percent))
-    roles = Counter(example.role for example in report.examples)
+    roles = Counter(one.example.role for one in report.kept)
     few = [role for role in ROLES if roles[role] < least]
     if not few:
         return []
@@ -90,17 +90,18 @@ def _taken(home: Home, report: ImportReport) -> int:
     if not home.db.exists():
         return 0
     with Stores.open(home) as stores:
-        return len(stores.ledger.taken_among([example.id for example in report.examples]))
+        return len(stores.ledger.taken_among([one.example.id for one in report.kept]))
 
 
 def sample_lines(report: ImportReport) -> list[str]:
     """Three examples: the first, the middle one, and the last."""
-    count = len(report.examples)
+    count = len(report.kept)
     lines = []
     for place in sorted({0, count // 2, count - 1} if count else ())[:_SAMPLES]:
-        example = report.examples[place]
+        example, before = report.kept[place].example, report.kept[place].before
+        context = before.text() if before else example.context
         lines.append(f"sample, {example.role}, {example.source}:")
-        for name, text in (("before", example.context), ("prompt", example.input), ("answer", example.output)):
+        for name, text in (("before", context), ("prompt", example.input), ("answer", example.output)):
             if text:
                 lines.append(f"  {name}: {_short(text)}")
     for pair in report.pairs[:1]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
-from curriculum.example import Example, make_example
+from curriculum.example import make_example
 from curriculum.importing.encoding import NOT_UTF8, has_bytes, text_of
 from curriculum.importing.formats import format_of
 from curriculum.importing.formats.values import utc_of
@@ -17,7 +17,7 @@ from curriculum.importing.json_values import Numbered, json_values
 from curriculum.importing.manuals import NAME as MANUAL
 from curriculum.importing.manuals import manual_lessons
 from curriculum.importing.masking import masked
-from curriculum.importing.report import ImportReport
+from curriculum.importing.report import ImportReport, Kept
 from curriculum.importing.sources import JSON, MARKDOWN, PARQUET, TABLES, Source, sources_of
 from curriculum.importing.tables import csv_records, parquet_records
 from curriculum.importing.talks import lessons_of, preferences_of
@@ -66,7 +66,7 @@ def import_paths(paths: Sequence[str], options: ImportOptions) -> ImportReport:
         for source in sources_of(path, reading.note):
             reading.read(source, alone=len(paths) == 1 and source.label in (path, "standard input"))
     report = reading.finished()
-    if not (report.examples or report.pairs or report.problems or report.records):
+    if not (report.kept or report.pairs or report.problems or report.records):
         named = ", ".join(paths[:3])
         raise LunaError(f"{named} holds nothing to learn from; it is empty or has only headings and code.")
     return report
@@ -78,7 +78,7 @@ class _Reading:
     def __init__(self, options: ImportOptions) -> None:
         self._options = options
         self._report = ImportReport()
-        self._examples: dict[str, Example] = {}
+        self._kept: dict[str, Kept] = {}
         self._pairs: dict[str, Preference] = {}
 
     def note(self, left_out: str) -> None:
@@ -104,7 +104,7 @@ class _Reading:
             self._problem(source, line + 1, error)
 
     def finished(self) -> ImportReport:
-        self._report.examples, self._report.pairs = list(self._examples.values()), list(self._pairs.values())
+        self._report.kept, self._report.pairs = list(self._kept.values()), list(self._pairs.values())
         return self._report
 
     def _problem(self, source: Source, line: int, error: LunaError) -> None:
@@ -124,25 +124,26 @@ class _Reading:
                 lessons += lessons_of(self._checked(one), self.note)
             else:
                 lessons.append(self._checked(one))
-        examples = [_examples(lesson, self._options, place) for lesson in lessons]
+        kept = [_examples(lesson, self._options, place) for lesson in lessons]
         self._report.records[form] += 1
-        for of_one in examples:
-            fresh = [self._keep_example(example) for example in of_one]
+        for of_one in kept:
+            fresh = [self._keep(one) for one in of_one]
             self._report.lessons += any(fresh)
             self._report.duplicates += not any(fresh)
         for pair in pairs:
             self._report.duplicates += pair.id in self._pairs
             self._pairs.setdefault(pair.id, pair)
 
-    def _keep_example(self, example: Example) -> bool:
+    def _keep(self, one: Kept) -> bool:
         """Whether it is new; of one that is not, the last weight stands."""
-        before = self._examples.get(example.id)
-        if before is None:
-            self._examples[example.id] = example
-        elif before.weight != example.weight:
+        first = self._kept.get(one.example.id)
+        if first is None:
+            self._kept[one.example.id] = one
+        elif first.example.weight != one.example.weight:
             self._report.reweighted += 1
-            self._examples[example.id] = replace(before, weight=example.weight)
-        return before is None
+            example = replace(first.example, weight=one.example.weight)
+            self._kept[one.example.id] = replace(first, example=example)
+        return first is None
 
     def _checked(self, found: F) -> F:
         """Without control characters, and without secrets unless they are to be kept.
@@ -210,9 +211,10 @@ def _of_manual(text: str, source: Source, note: Note) -> Iterator[tuple[int, str
         yield line_of, MANUAL, [lesson]
 
 
-def _examples(lesson: Lesson, options: ImportOptions, place: str) -> list[Example]:
+def _examples(lesson: Lesson, options: ImportOptions, place: str) -> list[Kept]:
     roles = (lesson.role,) if lesson.role else options.roles
-    return [
+    context = lesson.before.text() if lesson.before else lesson.context
+    examples = [
         make_example(
             role=role,
             stage=lesson.stage,
@@ -220,7 +222,7 @@ def _examples(lesson: Lesson, options: ImportOptions, place: str) -> list[Exampl
             kind=lesson.kind,
             input=lesson.input,
             output=lesson.output,
-            context=lesson.context,
+            context=context,
             source=lesson.source or place,
             group=lesson.group,
             weight=lesson.weight,
@@ -228,3 +230,6 @@ def _examples(lesson: Lesson, options: ImportOptions, place: str) -> list[Exampl
         )
         for role in roles
     ]
+    if lesson.before is None:
+        return [Kept(example) for example in examples]
+    return [Kept(replace(example, context=""), lesson.before) for example in examples]

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from curriculum.transcript import Exchange, render_talk
+
 Speaker = Literal["user", "luna", "system"]
 
 Note = Callable[[str], None]
@@ -32,12 +34,26 @@ class Talk:
 
 
 @dataclass(frozen=True, slots=True)
+class Before:
+    """What was said before an answer. Written out only when it is needed: the contexts of a long talk together take
+    many times the space of the talk."""
+
+    exchanges: tuple[Exchange, ...]
+    system: str = ""
+
+    def text(self) -> str:
+        return render_talk(self.exchanges, self.system)
+
+
+@dataclass(frozen=True, slots=True)
 class Lesson:
     """One prompt and its answer."""
 
     input: str
     output: str
     context: str = ""
+    before: Before | None = None
+    """Stands for the context of an answer of a talk."""
     role: str = ""
     """Empty: every role that was asked for."""
     stage: str = "conversations"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 
 from curriculum.example import Example
+from curriculum.importing.found import Before
 from curriculum.jsonl import BadLine
 from curriculum.preferences.pairs import Preference
 
@@ -27,9 +29,17 @@ class Reason:
     """The first few, `file:line`."""
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An example, without its context where that is still to be written out."""
+
+    example: Example
+    before: Before | None = None
+
+
 @dataclass
 class ImportReport:
-    examples: list[Example] = field(default_factory=list)
+    kept: list[Kept] = field(default_factory=list)
     """In file order, each content once."""
     pairs: list[Preference] = field(default_factory=list)
     problems: list[BadLine] = field(default_factory=list)
@@ -48,6 +58,22 @@ class ImportReport:
     """Texts that were changed, by what was taken out of them."""
     masked: Counter[str] = field(default_factory=Counter)
     """Secrets and personal data, by kind."""
+
+    def whole(self) -> Iterator[Example]:
+        """The examples with their contexts, one after another: all at once may not have room in memory."""
+        before, context = None, ""
+        for one in self.kept:
+            if one.before is None:
+                yield one.example
+                continue
+            if one.before is not before:  # the roles' examples of one answer follow each other
+                before, context = one.before, one.before.text()
+            yield replace(one.example, context=context)
+
+    @property
+    def examples(self) -> list[Example]:
+        """All of `whole`."""
+        return list(self.whole())
 
     reasons: dict[str, Reason] = field(default_factory=dict)
     """The problems, those that differ in numbers only as one."""

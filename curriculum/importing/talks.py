@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from curriculum.importing.found import Lesson, Note, Pair, Talk, Turn
+from curriculum.importing.found import Before, Lesson, Note, Pair, Talk, Turn
 from curriculum.preferences.pairs import Preference, make_preference
-from curriculum.transcript import Exchange, keep_recent, render_talk
+from curriculum.transcript import Exchange, keep_recent
 from ledger.errors import LunaError
 from ledger.files import sha256_bytes
 from ledger.roles import ROLES
@@ -26,8 +26,8 @@ class _Said:
     weight: float = 1.0
     """Of the answer that is being given: the lowest of its parts."""
 
-    def context(self) -> str:
-        return render_talk(self.exchanges, "\n".join(self.system))
+    def before(self) -> Before:
+        return Before(tuple(self.exchanges), "\n".join(self.system))
 
     def close(self) -> None:
         """End the exchange. Only the newest are kept, since a prompt has no room for more."""
@@ -68,7 +68,7 @@ def lessons_of(talk: Talk, note: Note) -> list[Lesson]:
             Lesson(
                 input="\n".join(said.user),
                 output="\n".join(said.luna),
-                context=said.context(),
+                before=said.before(),
                 group=group,
                 weight=talk.weight * said.weight,
                 created_at=talk.created_at,
@@ -94,7 +94,7 @@ def preferences_of(pair: Pair) -> Iterator[Preference]:
         yield make_preference(
             role=role,
             prompt="\n".join(said.user),
-            context=pair.context or said.context(),
+            context=pair.context or said.before().text(),
             chosen=pair.chosen,
             rejected=pair.rejected,
             margin=pair.margin,

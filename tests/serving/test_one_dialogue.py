@@ -15,7 +15,10 @@ from rich.console import Console
 
 import jobs.chat
 from curriculum.conversations.lessons import conversation_examples
-from curriculum.importing.records import Defaults, examples_of
+from curriculum.example import make_example
+from curriculum.importing.formats import format_of
+from curriculum.importing.found import Talk
+from curriculum.importing.talks import lessons_of
 from curriculum.preferences.pairs import make_preference
 from curriculum.render import dialogue_context, render_prompt
 from curriculum.transcript import Exchange, LengthSettings, render_talk
@@ -59,6 +62,24 @@ TEXTS = (
 )
 SYSTEM = st.one_of(st.just(""), TEXTS)
 TALKS = st.lists(st.builds(Exchange, TEXTS, TEXTS), max_size=8)
+
+
+def imported(record, role):
+    """What the importer makes of a record, but for control characters and secrets, which it takes out."""
+    found = format_of(record).read(record, list)
+    lessons = [lesson for one in found for lesson in (lessons_of(one, list) if isinstance(one, Talk) else [one])]
+    return [
+        make_example(
+            role=role,
+            stage=lesson.stage,
+            category=lesson.category,
+            kind=lesson.kind,
+            input=lesson.input,
+            output=lesson.output,
+            context=lesson.before.text() if lesson.before else lesson.context,
+        )
+        for lesson in lessons
+    ]
 
 
 class Recording:
@@ -181,7 +202,7 @@ def trained_prompts(example):
     )
     chosen, rejected = tokenise_pair(TOKENIZER, pair, LENGTHS)
     judging = Judging()
-    others = [examples_of({"input": f"{n}?", "output": f"{n}."}, Defaults(example.role, "t"))[0] for n in range(4)]
+    others = [imported({"input": f"{n}?", "output": f"{n}."}, example.role)[0] for n in range(4)]
     score_set(judging, example.role, ItemSet([example], 1, others), EvalSettings(), lengths=LENGTHS)
     rows = [list(row.tokens[: row.prompt_len]) for row in (row, chosen, rejected)]
     return rows, set(judging.prompts)
@@ -192,9 +213,7 @@ def trained_prompts(example):
 def test_equal_talks_give_equal_prompts_in_training_evaluation_and_serving(home, role, talk, system, question):
     messages = messages_of(talk, system, question)
     served, _ = through_v1(messages, role)
-    example = examples_of(
-        {"messages": [*messages, {"role": "assistant", "content": "So."}]}, Defaults(role, "file/x:1")
-    )[-1]
+    example = imported({"messages": [*messages, {"role": "assistant", "content": "So."}]}, role)[-1]
     rows, judged = trained_prompts(example)
     assert rows == [prompt_ids(TOKENIZER, served)] * 3
     assert judged == {served}
@@ -249,7 +268,7 @@ def test_the_voices_of_a_dialogue_are_trained_with_the_prompts_that_they_were_as
             context.append(dialogue_context(*answers[:before]))
         assert turn["context"] == "\n".join(context)
         record = {"input": turn["message"], "output": "So.", "context": turn["context"]}
-        (example,) = examples_of(record, Defaults(turn["role"], "t"))
+        (example,) = imported(record, turn["role"])
         assert trained_prompts(example)[1] == {prompt}
 
 

@@ -31,7 +31,7 @@ def read(record: Mapping[str, Any], note: Note) -> list[Found]:
             raise LunaError(f"the key {key!r} is missing")
         if record[key] is None:
             raise LunaError(f"{key!r} must be a string, found null")
-    texts = {key: text_of(record, key) or DEFAULTS.get(key, "") for key in _TEXTS}
+    texts: dict[str, Any] = {key: text_of(record, key) or DEFAULTS.get(key, "") for key in _TEXTS}
     lesson = Lesson(**texts, weight=weight_of(record), created_at=utc_of(record.get("created_at")))
     if "id" in record:
         _check_id(record["id"], lesson, note)
