@@ -12,12 +12,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from bench.report import keep
 
 MESSAGES = 100_000
-A_TALK = 20
+A_TALK, A_LONG_TALK = 20, 200
 SECONDS_BAR, MIB_BAR = 60.0, 1024.0
 _SENTENCE = "the kettle boils water for tea and a cup of it is on the table where we sat in the morning before rain"
 _WORDS = _SENTENCE.split()
@@ -39,7 +40,8 @@ def main() -> None:
         ("file", "messages", "MiB", "seconds", "peak MiB"),
         rows,
         [
-            f"`luna curriculum import FILE --role all` in a process of its own; talks of {A_TALK} messages, one "
+            f"`luna curriculum import FILE --role all` in a process of its own; talks of {A_TALK} messages, in "
+            f"long.jsonl {A_LONG_TALK}; one "
             "message in 50 with an address or a number; the bar is 100,000 messages in under 60 s and under 1 GiB: "
             + ("met" if met else "NOT met")
         ],
@@ -72,13 +74,13 @@ def sentences(dice: random.Random, least: int, most: int) -> str:
     return text
 
 
-def talks(dice: random.Random) -> list[list[tuple[str, str]]]:
+def talks(dice: random.Random, messages: int = A_TALK) -> list[list[tuple[str, str]]]:
     return [
         [
             (("user", sentences(dice, 5, 30)) if turn % 2 == 0 else ("assistant", sentences(dice, 20, 200)))
-            for turn in range(A_TALK)
+            for turn in range(messages)
         ]
-        for _ in range(MESSAGES // A_TALK)
+        for _ in range(MESSAGES // messages)
     ]
 
 
@@ -116,6 +118,7 @@ def write_records(file: Path, dice: random.Random) -> None:
 
 FORMS: dict[str, Callable[[Path, random.Random], None]] = {
     "messages.jsonl": write_messages,
+    "long.jsonl": partial(write_messages, messages=A_LONG_TALK),
     "conversations.json": write_chatgpt,
     "records.jsonl": write_records,
 }

@@ -7,8 +7,7 @@ them as they are.
 
 import dataclasses
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from itertools import islice
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,8 @@ from ledger.home import Home
 
 _ROW_GROUP = 1 << 14
 """Rows that are turned into columns at a time, so that the texts of a long file are not in memory twice."""
+
+_GROUP_CHARACTERS = 64 << 20
 
 COLUMNS: tuple[str, ...] = tuple(field.name for field in dataclasses.fields(Example))
 _SIDE, _FILLING = "side", "filling"
@@ -133,10 +134,22 @@ def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 def encode_examples(examples: Iterable[Example]) -> bytes:
     """The bytes of the Parquet file: one row an example, columns in the order of `COLUMNS`. Of examples that come one
     by one no more than a row group is held."""
-    rest = iter(examples)
-    groups = iter(lambda: list(islice(rest, _ROW_GROUP)), [])
-    columns = ({name: [getattr(one, name) for one in rows] for name in COLUMNS} for rows in groups)
+    columns = ({name: [getattr(one, name) for one in rows] for name in COLUMNS} for rows in _groups(examples))
     return _encoded(COLUMNS, {"weight"}, columns)
+
+
+def _groups(examples: Iterable[Example]) -> Iterator[list[Example]]:
+    """Row groups: of at most `_ROW_GROUP` rows, and fewer where texts are long."""
+    rows: list[Example] = []
+    characters = 0
+    for example in examples:
+        rows.append(example)
+        characters += len(example.context) + len(example.input) + len(example.output)
+        if len(rows) == _ROW_GROUP or characters > _GROUP_CHARACTERS:
+            yield rows
+            rows, characters = [], 0
+    if rows:
+        yield rows
 
 
 def encode_columns(columns: Mapping[str, Sequence[object]], numbers: Collection[str]) -> bytes:
