@@ -230,6 +230,19 @@ def test_a_rejected_generation_ends_with_3(home, monkeypatch, verdict, status):
     assert luna("age-up", "--home", home.root).exit_code == status
 
 
+def test_data_that_is_named_is_learned_alone_and_conversations_wait(home, monkeypatch):
+    asked = []
+
+    def raised(home, address, data, overrides, **_):
+        asked.append((data, overrides))
+        return {"gen_id": 0, "verdict": "accepted", "resumed": False}
+
+    monkeypatch.setattr("jobs.generation.run.raise_generation", raised)
+    assert luna("generation", "run", "--home", home.root).exit_code == 0
+    assert luna("generation", "run", "--data", "a" * 64, "--home", home.root).exit_code == 0
+    assert asked == [(None, {}), (("a" * 64,), {"data": {"conversations": False}})]
+
+
 @pytest.mark.parametrize(("found", "status"), [("a" * 64, 0), ("b" * 64, 3)])
 def test_other_bytes_end_with_3(home, monkeypatch, found, status):
     monkeypatch.setattr("jobs.generation.reproduce.reproduce", lambda *_: {"creative": ("a" * 64, found)})
