@@ -14,6 +14,7 @@ from ledger.errors import LunaError
 from ledger.store import Ledger
 from tests.cluster.builders import even_numbers
 from tests.cluster.test_generations import command, lenient, raise_one, tell_coordinator, wait_for_step  # noqa: F401
+from tests.cluster.test_talks import WHOLE
 from tests.ledger.test_conversations import AT, a_turn
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -31,6 +32,7 @@ def outputs(new):
 def test_an_age_up_ends_an_older_run_first_and_then_asks_for_its_own(lenient, caplog):  # noqa: F811
     home = lenient
     caplog.set_level("INFO", "jobs")
+    home.settings_file.write_text(WHOLE)
     with pytest.raises(LunaError, match="nothing to learn from"):
         age_up(home, None, now=True)
     raise_one(home, even_numbers(0, 150))
