@@ -40,17 +40,23 @@ def show(
 
 @app.command()
 def verify(json_: bool = JSON_OPTION, home: Path | None = HOME_OPTION) -> None:
-    """Recompute every hash and link; name what is wrong. Exit status 3 if anything is."""
+    """Recompute every hash, link and training schedule; name what is wrong. Exit status 3 if anything is."""
+    from cluster.steps.verify_plan import plan_problems
     from ledger.verification.ledger import verify as problems_of
 
     with friendly_errors():
-        problems = problems_of(resolve_home(home))
+        place = resolve_home(home)
+        problems = problems_of(place)
+        if not any(problem.where == place.db.name for problem in problems):  # nothing can be read of a broken one
+            problems += plan_problems(place)
         if json_:
             out.print_json(json.dumps([asdict(problem) for problem in problems]))
         else:
             for problem in problems:
                 out.print(str(problem), markup=False, soft_wrap=True)
-            out.print(f"{len(problems)} problems" if problems else "the ledger is whole: every hash and link holds")
+            out.print(
+                f"{len(problems)} problems" if problems else "the ledger is whole: every hash, link and schedule holds"
+            )
         if problems:
             raise typer.Exit(NO)
 

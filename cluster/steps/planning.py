@@ -107,7 +107,8 @@ def role_schedule(
     room = None if steps is None else steps * batch_size
     known = {example.id for example in own}
     pools = {gen_id: [e for e in found if e.role == role and e.id not in known] for gen_id, found in line.items()}
-    drawn = draw_replay(pools, replay_of(settings, len(own), room), f"{replay_seed}:{role}")
+    count = min(replay_of(settings, len(own), room), _replayable(settings, pools))
+    drawn = draw_replay(pools, count, f"{replay_seed}:{role}")
     replay = shuffle_within_stages((e for found in drawn.values() for e in found), settings.seed)
     count = _new_rows(settings, len(own)) if room is None else room - len(replay)
     rows = rows_of_passes(own, count, settings.seed)
@@ -124,6 +125,11 @@ def replay_of(settings: Settings, new: int, room: int | None) -> int:
     """Rows that a role with so many new examples should replay."""
     data = settings.data
     return replay_rows(_new_rows(settings, new), room, data.replay_share, data.replay_least)
+
+
+def _replayable(settings: Settings, pools: Line) -> int:
+    """How many of the line's examples may be replayed: recall is asked of others, and needs enough for the gates."""
+    return max(0, len({e.id for found in pools.values() for e in found}) - settings.gates.min_items)
 
 
 def _new_rows(settings: Settings, new: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -18,8 +18,9 @@ from ledger.store import Ledger, Stores
 
 def print_generation(home: Home, gen_id: int, out: Console, as_json: bool = False) -> None:
     """One generation: its rows and every score, with size and 95 % interval."""
-    with Ledger.open(home) as ledger:
-        rows, evals = ledger.generation(gen_id), ledger.evals(gen_id)
+    with Stores.open(home) as stores:
+        rows, evals = stores.ledger.generation(gen_id), stores.ledger.evals(gen_id)
+        held_back = _held_back(stores.journal.step_result(rows[0].run_id, "train"))
     if as_json:
         content = {"rows": [_plain(row) for row in rows], "evals": [_plain(score) for score in evals]}
         out.print_json(json.dumps(content, ensure_ascii=False))
@@ -36,9 +37,20 @@ def print_generation(home: Home, gen_id: int, out: Console, as_json: bool = Fals
         by_role = {score.role: score for score in evals if score.eval == name}
         table.add_row(name, *(_score(by_role.get(row.role)) for row in rows))
     table.add_row("loss (not judged)", *(f"{row.loss_start:.3f} → {row.loss_end:.3f}" for row in rows))
-    table.add_row("examples, of these replayed", *(f"{row.n_delta + row.n_replay}, {row.n_replay}" for row in rows))
+    # Before, the file held a set of which the steps took a part.
+    counted = "rows trained" if first.collected_sha else "examples in the file"
+    table.add_row(f"{counted}, of these replayed", *(f"{row.n_delta + row.n_replay}, {row.n_replay}" for row in rows))
+    if held_back:
+        table.add_row("steps held back by health", *(f"{held_back.get(row.role, 0)} of {row.steps}" for row in rows))
     table.add_row("adapter", *(row.child_sha[:12] for row in rows))
     out.print(table)
+
+
+def _held_back(trained: Mapping[str, Any] | None) -> dict[str, int]:
+    """Planned steps by role that the health gate kept from changing the adapter, as far as the journal knows of any."""
+    outcomes = {role: found.get("outcome", {}) for role, found in (trained or {}).get("roles", {}).items()}
+    counts = {role: sum(own.get("skipped_updates", {}).values()) for role, own in outcomes.items()}
+    return {role: count for role, count in counts.items() if count}
 
 
 def print_generations(home: Home, out: Console, as_json: bool = False) -> None:
