@@ -43,7 +43,9 @@ def collect(home: Home, stores: Stores, lineage: str, request: GenerationRequest
         return split_new(ledger, lineage, examples, pairs, request.settings.data.holdout_percent)
 
     split, filled = split_of(own), list[Example]()
-    if split.train and request.settings.data.fill and is_too_little(split, request.settings):
+    # Held-out examples that earlier generations did not ask are new as well, and alone no reason for another.
+    something = split.train or any(example.stage == "conversations" for example in own)
+    if something and request.settings.data.fill and is_too_little(split, request.settings):
         filled = filling(ledger, lineage, request.settings, own, lambda examples: split_of(examples).holdout)
         split = split_of([*own, *filled])
     needed, head = request.settings.gates.min_items, ledger.head(lineage)
