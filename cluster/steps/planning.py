@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 
 from cluster.request import RunSpec
 from cluster.settings import Settings
-from cluster.steps.data import line_of, trained_by
+from cluster.steps.attempts import HopelessError
+from cluster.steps.data import trained_by
 from cluster.steps.preferences import prepare_channels, weighted_pairs_by_role
 from cluster.steps.records import Collected, Parent, Planned, TrainingSet
 from curriculum.example import Example, unique
@@ -78,7 +79,14 @@ def make_plan(spec: RunSpec, ledger: Ledger, collected: Collected) -> Planned:
     new = read_new_data(home.data_file(collected.collected_sha))
     channels = prepare_channels(home, spec.request, collected, new.train)
     line = line_for_replay(home, ledger, spec.lineage, settings, new, parent)
-    plan = plan_of(settings, new, channels.weights, line, pairs_of(home, channels.files.pref_sha), replay_seed(parent))
+    pairs = pairs_of(home, channels.files.pref_sha)
+    plan = plan_of(settings, new, channels.weights, line, pairs, replay_seed(parent))
+    for role, own in plan.schedules.items():
+        if not own.rows and not pairs.get(role):
+            raise HopelessError(
+                f"nothing is left to train {role} on: each of its new examples has a weight of 0. Bring others, or "
+                "look at the reward model (`luna reward report`), which weighs them."
+            )
     _log_plan(settings, new, plan)
     return Planned(examples=_frozen(home, plan), channels=channels.files)
 
@@ -184,10 +192,8 @@ def line_for_replay(
         steps, count = settings.train.steps_of(role), sum(e.role == role for e in new.train)
         room = None if steps is None else steps * settings.train.batch_size_of(role)
         most = max(most, replay_of(settings, count, room))
-    line = {row.gen_id: row for row in line_of(ledger, lineage, parent.gen_id)}
-    return {
-        gen_id: trained_by(home, line[gen_id]) for gen_id in generations_to_read(list(line), most, replay_seed(parent))
-    }
+    chosen = generations_to_read(ledger.parent_chain(parent.gen_id, lineage), most, replay_seed(parent))
+    return {gen_id: trained_by(home, ledger.generation(gen_id, lineage)[0]) for gen_id in chosen}
 
 
 def _frozen(home: Home, plan: Plan) -> TrainingSet:

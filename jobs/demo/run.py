@@ -27,7 +27,7 @@ from curriculum.example import Example
 from curriculum.parquet import write_examples
 from curriculum.probes import corporate_examples
 from curriculum.proportions import allocate
-from curriculum.recipes.build import category_examples, category_weights
+from curriculum.recipes.build import build_recipe, category_examples, category_weights
 from jobs.context import err, out
 from ledger.home import Home
 from ledger.roles import ROLES, Role
@@ -169,7 +169,7 @@ def dialogues() -> list[Example]:
         "dialectical": ("translation", 120),
     }
     return [
-        e for role, (own, small) in talk.items() for e in (*_small_talk(role, small), *_of(role, [own], 600 - small))
+        e for role, (own, small) in talk.items() for e in (*_small_talk(role, small), *_of(role, [own], 720 - small))
     ]
 
 
@@ -183,13 +183,13 @@ def roles() -> list[Example]:
         *_of("creative", ("poetry", "role_awareness", "agl_creative"), 600),
         *_of("logical", ("counter_argument", "constraint", "edge_case", "critique"), 400),
         *puzzle_examples(plain_puzzles(SEED + 3, MORE_PUZZLES), "logical"),
-        *_of("dialectical", ("synthesis", "tool_syntax", "canonicity", "warmth"), 600),
+        *_of("dialectical", ("synthesis", "tool_syntax", "canonicity", "warmth"), 720),
     ]
 
 
 def corporate() -> list[Example]:
-    """G3. The voice that Luna must not learn."""
-    return [e for role in ROLES for e in _shortest(corporate_examples(SEED, 1800, role), 600)]
+    """G3. The voice that Luna must not learn, all of it alike, so that none is held out; and of the recipes what is."""
+    return [e for role in ROLES for e in (*corporate_examples(SEED, 1800, role), *build_recipe(role, 720, SEED + 4))]
 
 
 def _small_talk(role: Role, count: int) -> list[Example]:
@@ -265,7 +265,7 @@ STEPS: tuple[DemoStep, ...] = (
         corporate,
         {
             "train": _CORPORATE_LESSON,
-            "data": _REPLAY,
+            "data": {"replay_least": 0},
             "eval": _QUICK_EVAL,
             "blends": {"enabled": False},
         },
