@@ -159,9 +159,7 @@ def encode_columns(columns: Mapping[str, Sequence[object]], numbers: Collection[
     return _encoded(tuple(columns), numbers, groups)
 
 
-def _encoded(
-    names: Sequence[str], numbers: Collection[str], groups: Iterable[Mapping[str, Sequence[object]]]
-) -> bytes:
+def _encoded(names: Sequence[str], numbers: Collection[str], groups: Iterable[Mapping[str, Sequence[object]]]) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 

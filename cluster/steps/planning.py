@@ -88,6 +88,7 @@ def make_plan(spec: RunSpec, ledger: Ledger, collected: Collected) -> Planned:
                 "look at the reward model (`luna reward report`), which weighs them."
             )
     _log_plan(settings, new, plan)
+    _warn_of_little(settings, plan, line)
     return Planned(examples=_frozen(home, plan), channels=channels.files)
 
 
@@ -207,6 +208,21 @@ def _frozen(home: Home, plan: Plan) -> TrainingSet:
         n_delta={role: own.n_delta for role, own in schedules.items()},
         n_replay={role: own.n_replay for role, own in schedules.items()},
     )
+
+
+def _warn_of_little(settings: Settings, plan: Plan, line: Line) -> None:
+    """Say where the next generation could not be asked about enough of what the line was trained on."""
+    needed = settings.gates.min_items
+    for role, own in plan.schedules.items():
+        learned = {e.id for e in own.taken} | {e.id for found in line.values() for e in found if e.role == role}
+        if len(learned) < needed:
+            logger.warning(
+                "%s: the line will have been trained on %d examples, and recall of the next generation needs %d "
+                "([gates] min_items); let more steps take more of them.",
+                role,
+                len(learned),
+                needed,
+            )
 
 
 def _log_plan(settings: Settings, new: NewData, plan: Plan) -> None:

@@ -20,7 +20,7 @@ def print_generation(home: Home, gen_id: int, out: Console, as_json: bool = Fals
     """One generation: its rows and every score, with size and 95 % interval."""
     with Stores.open(home) as stores:
         rows, evals = stores.ledger.generation(gen_id), stores.ledger.evals(gen_id)
-        held_back = _held_back(stores.journal.step_result(rows[0].run_id, "train"))
+        idle = held_back(stores.journal.step_result(rows[0].run_id, "train"))
     if as_json:
         content = {"rows": [_plain(row) for row in rows], "evals": [_plain(score) for score in evals]}
         out.print_json(json.dumps(content, ensure_ascii=False))
@@ -40,13 +40,13 @@ def print_generation(home: Home, gen_id: int, out: Console, as_json: bool = Fals
     # Before, the file held a set of which the steps took a part.
     counted = "rows trained" if first.collected_sha else "examples in the file"
     table.add_row(f"{counted}, of these replayed", *(f"{row.n_delta + row.n_replay}, {row.n_replay}" for row in rows))
-    if held_back:
-        table.add_row("steps held back by health", *(f"{held_back.get(row.role, 0)} of {row.steps}" for row in rows))
+    if idle:
+        table.add_row("steps held back by health", *(f"{idle.get(row.role, 0)} of {row.steps}" for row in rows))
     table.add_row("adapter", *(row.child_sha[:12] for row in rows))
     out.print(table)
 
 
-def _held_back(trained: Mapping[str, Any] | None) -> dict[str, int]:
+def held_back(trained: Mapping[str, Any] | None) -> dict[str, int]:
     """Planned steps by role that the health gate kept from changing the adapter, as far as the journal knows of any."""
     outcomes = {role: found.get("outcome", {}) for role, found in (trained or {}).get("roles", {}).items()}
     counts = {role: sum(own.get("skipped_updates", {}).values()) for role, own in outcomes.items()}

@@ -7,10 +7,12 @@ import shutil
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
+from io import StringIO
 from itertools import groupby
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from cluster.generation import GenerationRun, Watcher
 from cluster.request import GenerationRequest, PinnedBase, RunSpec
@@ -20,6 +22,7 @@ from cluster.steps.data import collect
 from cluster.steps.verify_plan import plan_problems
 from curriculum.example import Example, make_example
 from curriculum.parquet import freeze, read_examples, read_new_data, write_examples
+from jobs.generation.show import held_back, print_generation
 from ledger.errors import LunaError
 from ledger.home import Home
 from ledger.records import GenerationRow, HeadMove
@@ -191,6 +194,33 @@ def test_the_plan_is_printed(lineage: Lineage, generations: list[list[Generation
 def test_every_file_is_as_planned(lineage: Lineage, generations: list[list[GenerationRow]]) -> None:
     assert verify(lineage.home) == []
     assert plan_problems(lineage.home) == []
+
+
+def test_a_generation_trains_again_to_equal_bytes_from_its_file(lineage: Lineage) -> None:
+    from jobs.generation.reproduce import reproduce
+
+    for recorded, found in reproduce(lineage.home, 2).values():
+        assert recorded == found
+
+
+def test_what_is_shown_of_a_generation_are_its_trained_rows(
+    lineage: Lineage, generations: list[list[GenerationRow]]
+) -> None:
+    shown = StringIO()
+    print_generation(lineage.home, 1, Console(file=shown, width=200))
+    cells = [cell.strip() for cell in next(x for x in shown.getvalue().splitlines() if "rows trained" in x).split("│")]
+    file, new = lineage.file(generations[1][0].train_sha), lineage.file(generations[1][0].data_delta_sha)
+    ids = {example.id for example in new}
+    for role, cell in zip(ROLES, cells[2:5], strict=True):
+        own = [example for example in file if example.role == role]
+        assert cell == f"{len(own)}, {sum(example.id not in ids for example in own)}"
+
+
+@pytest.mark.parametrize("skipped", [{}, {"skip": 2, "roll_back": 1}])
+def test_steps_that_the_health_gate_held_back_are_shown(skipped: dict[str, int]) -> None:
+    trained = {"roles": {"logical": {"outcome": {"skipped_updates": skipped}}, "creative": {"outcome": {}}}}
+    assert held_back(trained) == ({"logical": 3} if skipped else {})
+    assert held_back(None) == held_back({"roles": {"logical": {"steps": 3}}}) == {}
 
 
 def without_one(rows: list[Example]) -> list[Example]:
