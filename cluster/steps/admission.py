@@ -57,9 +57,9 @@ def check_exam(plans: Sequence[RolePlan], gates: GateSettings) -> None:
         needed = gates.min_items
         if plan.recall is not None and len(plan.recall) < needed:
             raise HopelessError(
-                f"only {len(plan.recall)} examples of earlier generations are left to ask {plan.role} about, and the gates "
-                f"need {needed}: the line was trained on too few. Lower [gates] min_items in luna.toml and know that the "
-                "score means less, or begin a lineage whose generations take more of their data."
+                f"only {len(plan.recall)} examples of earlier generations are left to ask {plan.role} about, and the "
+                f"gates need {needed}: the line was trained on too few. Lower [gates] min_items in luna.toml and know "
+                "that the score means less, or begin a lineage whose generations take more of their data."
             )
         if len(plan.generalization) < needed:
             raise HopelessError(

@@ -106,7 +106,7 @@ def test_a_recall_set_that_comes_out_empty_is_refused_before_training() -> None:
     earlier, new = even_numbers(0, 30), even_numbers(100, 60)
     gates = GateSettings(min_items=10)
     check_exam([exam(earlier, [*new, *earlier[:30]], new)], gates)
-    with pytest.raises(HopelessError, match=r"only 0 examples of earlier generations are left to ask logical.*trained on too few"):
+    with pytest.raises(HopelessError, match="only 0 examples of earlier generations are left to ask logical"):
         check_exam([exam(earlier, [*new, *earlier], new)], gates)
     with pytest.raises(HopelessError, match="only 5 held-out examples are left to ask logical"):
         check_exam([exam(earlier, new, [item for item in new if item.role == "logical"][:5])], gates)
