@@ -8,6 +8,7 @@ Chat messages become a role's raw prompt through the curriculum's render functio
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from serving.table import Adapter, Table
 _GENERATE = ("/v1/completions", "/v1/chat/completions")
 _READ = ("/v1/models",)
 _MOST_ANSWERS = 8
+_HALF = re.compile("[\ud800-\udfff]")
 _SPEAKERS = ("system", "developer", "user", "assistant", "tool", "function")
 
 
@@ -159,7 +161,10 @@ def _talk(messages: Any) -> Talk:
             raise Refused(400, f"message {number} needs a role and a content.")
         if message["role"] not in _SPEAKERS:
             raise Refused(400, f"message {number} has the role {message['role']!r}; use one of {', '.join(_SPEAKERS)}.")
-        said.append((message["role"], _text(message.get("content"), message["role"])))
+        text = _text(message.get("content"), message["role"])
+        if _HALF.search(text):
+            raise Refused(400, f"message {number} holds half a character (a lone surrogate), which is no text.")
+        said.append((message["role"], text))
     talk = talk_of(said)
     if said[-1][0] != "user" or not talk.question:
         last = f"is of the {said[-1][0]}" if said[-1][0] != "user" else "is empty"

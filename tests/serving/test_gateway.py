@@ -135,7 +135,7 @@ def test_labels_and_corrections_are_kept_with_the_answer_they_are_about(served, 
         ("/reward", {"prompt": "x", "response": ""}, 422, "response"),
         ("/reward", [], 422, "at least 1"),
         ("/reward", [{"prompt": "x", "response": "y"}] * 129, 422, "at most 128"),
-        ("/reward", {"prompt": "x", "response": "y" * 300_000}, 413, "KiB"),
+        ("/reward", {"prompt": "x", "response": "y" * 3_000_000}, 413, "KiB"),
         ("/nowhere", {}, 404, "/nowhere"),
     ],
 )

@@ -146,7 +146,7 @@ def post(app, path, body):
     async def send():
         transport = httpx.ASGITransport(app=app)
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
-            return await client.post(path, json=body)
+            return await client.post(path, content=json.dumps(body), headers={"content-type": "application/json"})
 
     return asyncio.run(send())
 
@@ -340,6 +340,7 @@ USER, LUNA = {"role": "user", "content": "Is 7 even?"}, {"role": "assistant", "c
         ([{"role": "wizard", "content": "x"}, USER], "message 1 has the role 'wizard'"),
         ([USER, {"role": "user", "content": [{"type": "image_url"}]}], "only text can be answered"),
         ([USER, "x"], "message 2 needs a role"),
+        ([USER, LUNA, {"role": "user", "content": "\ud83d?"}], "message 3 holds half a character"),
     ],
 )
 def test_messages_that_ask_nothing_are_refused_with_what_to_do(messages, says):

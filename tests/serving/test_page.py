@@ -372,6 +372,21 @@ def test_stop_ends_the_answer_and_the_conversation_goes_on_from_there(page, serv
     assert second["message"] == "And go on."
 
 
+def test_a_talk_of_sixty_exchanges_goes_on_and_says_what_is_no_longer_read(page, served):
+    for number in range(60):
+        ask(page, f"Question {number}: what comes after everything that was said before it?", "Logical")
+        expect(page.get_by_role("alert")).to_have_count(0)
+    turns = stored(served, page)
+    assert [turn["message"].partition(":")[0] for turn in turns] == [f"Question {number}" for number in range(60)]
+    told = page.locator(".exchange").last.locator(".unread").text_content()
+    dropped = int(re.search(r"The (\d+) oldest exchanges are no longer read", told)[1])
+    assert 30 < dropped < 59
+    expect(page.locator(".exchange").first.locator(".unread")).to_have_count(0)
+    body = {"message": "And then?", "role": "logical", "conversation": conversation(page), "max_tokens": 2}
+    answer = httpx.post(f"{served.url}/generate", json=body, timeout=60)
+    assert int(answer.headers["x-luna-context-dropped"]) in (dropped, dropped + 1, dropped + 2)
+
+
 def test_an_error_is_shown_in_the_servers_words_and_can_be_retried(page, served):
     message = "word " * 8000
     refused = httpx.post(f"{served.url}/generate", json={"message": message.strip()}, timeout=60)
