@@ -124,6 +124,18 @@ def test_recorded_settings_are_upgraded_and_keep_the_hash_of_their_record(monkey
     assert GenerationRequest.from_record({**request.model_dump(mode="json"), "settings": recorded}) == request
 
 
+@pytest.mark.parametrize("longest", [8, 100, 256, 2000])
+def test_what_was_trained_uncut_has_room_under_the_lengths_that_a_record_is_given(longest):
+    """Before there was one length, training had its own, for prompt and answer together."""
+    recorded = Settings().model_dump(mode="json")
+    del recorded["text"]
+    recorded["train"]["max_tokens"] = longest
+    recorded["serving"] |= {"max_model_len": 128, "default_max_tokens": 500, "context_turns": 3}
+    text = Settings.model_validate(upgrade_recorded(recorded)).text
+    assert text.room >= longest
+    assert text.max_tokens >= longest
+
+
 def test_upgrading_what_is_up_to_date_changes_nothing():
     settings = Settings().model_dump(mode="json")
     assert upgrade_recorded(settings) == settings

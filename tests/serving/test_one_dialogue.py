@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import re
 import uuid
 
 import httpx
@@ -287,6 +288,21 @@ def test_a_stored_context_keeps_what_is_not_read_any_more(home):
     assert [f"Number {number}." in context for number in range(11)] == [True] * 11
     assert dropped == sorted(dropped)
     assert dropped[-1] == 11 - sum(f"Number {number}." in engine.prompts[-1] for number in range(11)) > 5
+
+
+def test_the_terminal_chat_says_when_more_is_not_read_any_more(home):
+    app = gateway(home, Recording())
+    shown = Console(file=io.StringIO(), width=200)
+    lines = iter(["word " * 20] * 8 + ["/new", "Short.", "word " * 100, "/quit"])
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(jobs.chat, "events", lambda _, path, body: events_of(post(app, path, body).text))
+        jobs.chat.chat(home[0], "base", 10, shown, lambda: next(lines))
+    said = shown.file.getvalue()
+    counts = [int(number) for number in re.findall(r"the (\d+) oldest exchanges are no longer read", said)]
+    assert counts == sorted(set(counts))
+    assert counts[-1] > 2
+    assert said.count("the oldest exchange is no longer read") == 2
+    assert said.count("its middle is not read") == 1
 
 
 def test_a_streams_first_event_names_conversation_turn_and_what_is_not_read(home):
