@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -434,7 +435,10 @@ def test_another_decoder_falls_back_to_trl_and_resumes(tmp_path, caplog):
     half = whole_one.with_name("checkpoint-4")  # as a kill in the middle of saving leaves it
     half.mkdir()
     (half / CONFIG).write_bytes((whole_one / CONFIG).read_bytes())
+    before = json.loads((home.root / "runs" / "halves" / "creative" / "role.json").read_text())["seconds"]
+    before += float((whole_one / "whole").read_text())
     outcome = engine.train(job, lambda _: None, lambda: False)
+    assert outcome.seconds > before > 0, "creative and half of logical were trained before the pause"
     assert {role: result.adapter_sha for role, result in outcome.roles.items()} == whole
     adapters = AdapterSet(home.adapters_dir, whole)
     assert engine.blended(adapters, adapters, 0.5, tmp_path / "blend").shas == whole
