@@ -31,10 +31,10 @@ class LengthSettings(BaseModel):
     """The one longest length, for training, evaluation and serving: what is trained is what is served.
 
     The defaults are for a dialogue of all three with a base of 2,048 tokens or more. Its last voice reads a thesis and
-    an antithesis of `answer_tokens` each, some 40 tokens of frame, a question of 100: 540 of the 824 that a prompt may
-    have, which leaves room for one or two whole exchanges. Training lays rows one after another without padding, so
-    short examples cost nothing more under a longer maximum; an example of the full length costs a CPU what five of
-    200 tokens do, and somewhat more for attention.
+    an antithesis of up to `answer_tokens` each, some 40 tokens of frame, a question of 100: 540 of the 824 that a
+    prompt may have, and the newest exchange has room beside them. Training packs rows without padding, so a longer
+    maximum costs nothing where examples are short; a long one costs its tokens, and attention over a batch is padded
+    to its longest row.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
