@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import argparse
 import copy
+import io
 import json
 import os
 import sqlite3
 import tempfile
 import traceback
+import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -293,14 +296,35 @@ def _import_readers() -> Iterator[Reader]:
         "role": "logical", "stage": "conversations", "category": "a", "kind": "pure", "input": "1 + 1?", "output": "2",
         "context": "", "source": "x", "weight": 1.0, "created_at": "2026-01-31T12:00:00Z",
     }  # fmt: skip
-    messages = {"messages": [{"role": "user", "content": "May I?"}, {"role": "assistant", "content": "You may."}]}
+    said = [{"role": "user", "content": "May I?"}, {"role": "assistant", "content": [{"type": "text", "text": "Yes."}]}]
+    forms: list[Any] = [
+        record,
+        {"messages": said, "weight": 1, "tools": []},
+        {"conversations": [{"from": "human", "value": "May I?"}, {"from": "gpt", "value": "Yes."}]},
+        {"instruction": "Add.", "input": "1 + 1", "output": "2"},
+        {"prompt": "May I?", "completion": "Yes."},
+        {"prompt": said[:1], "chosen": said[1:], "rejected": [{"role": "assistant", "content": "No."}], "margin": 1.0},
+        _chatgpt(),
+        {"uuid": "x", "name": "n", "created_at": "2026-01-31T12:00:00Z", "chat_messages": [
+            {"sender": "human", "text": "May I?", "created_at": "2026-01-31T12:00:00Z"},
+            {"sender": "assistant", "text": "Yes.", "content": [{"type": "text", "text": "Yes."}]}]},
+        {"id": "x", "title": "t", "chat": {"history": {"currentId": "b", "messages": {
+            "a": {"id": "a", "parentId": None, "childrenIds": ["b"], "role": "user", "content": "May I?"},
+            "b": {"id": "b", "parentId": "a", "childrenIds": [], "role": "assistant", "content": "Yes.",
+                  "annotation": {"rating": 1}}}}}},
+    ]  # fmt: skip
+    table = b'input,output,role\n1 + 1?,2,logical\n"May, I?",Yes.,creative\n'
     text = st.text(st.characters(codec=None), max_size=300).map(lambda drawn: drawn.encode("utf-8", "surrogatepass"))
 
     def imported(path: Path) -> object:
         return import_file(path, "logical")
 
     for ending, inputs in {
-        "jsonl": json_lines(record, messages),
+        "jsonl": json_lines(*forms),
+        "json": json_file(*([form] for form in forms)),
+        "csv": text | damaged(table),
+        "tsv": text | damaged(table.replace(b",", b"\t")),
+        "zip": _archives(json_file(*([form] for form in forms))),
         "parquet": parquet_file([record]),
         "md": text | damaged(b"# Head\n\nText of it.\n\n```\ncode\n```\n\n- a\n- b\n"),
         "txt": text | damaged(b"A line.\n\nAnother one.\n"),
@@ -309,6 +333,39 @@ def _import_readers() -> Iterator[Reader]:
     new = record | {"id": "x", "group": "", "side": "train", "filling": ""}
     yield Reader("frozen new data", "data.parquet", read_new_data, parquet_file([new]))
     yield Reader("frozen examples", "data.parquet", read_examples, parquet_file([record | {"id": "x", "group": ""}]))
+
+
+def _chatgpt() -> dict[str, Any]:
+    """A conversation as its export has it: a tree of messages."""
+
+    def node(name: str, parent: str | None, children: list[str], role: str, said: str) -> dict[str, Any]:
+        content = {"content_type": "text", "parts": [said]}
+        message = {"id": name, "author": {"role": role}, "create_time": 1.7e9, "content": content, "weight": 1.0}
+        return {"id": name, "parent": parent, "children": children, "message": message}
+
+    nodes = {
+        "r": {"id": "r", "message": None, "parent": None, "children": ["a"]},
+        "a": node("a", "r", ["b"], "user", "May I?"),
+        "b": node("b", "a", [], "assistant", "Yes."),
+    }
+    return {"title": "t", "create_time": 1.7e9, "current_node": "b", "mapping": nodes}
+
+
+def _archives(files: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
+    """Zip archives of such files, whole and damaged."""
+
+    def packed(drawn: list[tuple[str, bytes]]) -> bytes:
+        sink = io.BytesIO()
+        with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as archive, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # one name twice is what is wanted
+            for name, data in drawn:
+                archive.writestr(name, data)
+        return sink.getvalue()
+
+    names = st.sampled_from(["conversations.json", "a/b.jsonl", "../../x.json", "/x.csv", "x.zip", "d/", "x.md"])
+    whole = st.lists(st.tuples(names, files), max_size=3).map(packed)
+    good = packed([("conversations.json", json.dumps([_chatgpt()]).encode())])
+    return whole | damaged(good) | st.binary(max_size=100)
 
 
 def _home_readers() -> Iterator[Reader]:

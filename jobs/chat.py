@@ -131,9 +131,9 @@ def _exchange(home: Home, talk: _Talk, message: str, out: Console) -> None:
         path, body = "/generate", body | {"role": talk.role, "stream": True}
     for name, data in events(home, path, body):
         if name == "start":
-            # An answer that is stopped is stored as well: it can be labelled, and the talk goes on from it.
-            talk.conversation = str(part(data, "conversation", path=path))
-            talk.last, talk.label = str(part(data, "turn", path=path)), {}
+            if "turn" in data:  # an answer that is stopped is stored as well: it can be labelled, and the talk goes on
+                talk.conversation = str(part(data, "conversation", path=path))
+                talk.last, talk.label = str(data["turn"]), {}
             _tell_unread(talk, data, out)
             if talk.role == "all":
                 out.print(f"{part(data, 'role', path=path)}: ", style="dim", end="")
