@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -144,3 +145,42 @@ def ray_head_beside(request):
         for one in psutil.process_iter(["name", "cmdline"])
         if one.info["name"] == "gcs_server" and f"--gcs_server_port={port}" in " ".join(one.info["cmdline"] or [])
     )
+
+
+def test_a_cluster_is_found_by_its_processes_wherever_tmpdir_points(tmp_path, monkeypatch):
+    """As every SLURM job sets it: Ray's note then lies elsewhere than `luna status` may be looking."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "elsewhere"))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    asked = []
+    monkeypatch.setattr("ray.init", lambda **options: asked.append(options["address"]))
+    shutil.copy(shutil.which("sleep"), tmp_path / "raylet")
+    with subprocess.Popen([tmp_path / "raylet", "60"]) as daemon:
+        try:
+            assert ray_head.join_running()
+        finally:
+            daemon.kill()
+    assert asked == ["auto"]
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:8265", "HTTPS://rig:8265"])
+def test_a_job_servers_address_is_refused_with_what_to_give(monkeypatch, address):
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    with pytest.raises(LunaError, match=r"^--address is .*only `luna submit` can use.*127.0.0.1:6379"):
+        ray_head.connect(address)
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    for join in (ray_head.connect, ray_head.join_running):
+        with pytest.raises(LunaError, match=r"^RAY_ADDRESS is .*only `luna submit` can use"):
+            join()
+
+
+@pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:1:2", "ftp://x", "://", "127.0.0.1:port"])
+def test_what_is_no_address_is_a_sentence(monkeypatch, address):
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+
+    def init(**_):
+        raise {"nonsense": ConnectionError, "ftp://x": AssertionError, "://": OSError}.get(address, ValueError)()
+
+    monkeypatch.setattr("ray.init", init)
+    with pytest.raises(LunaError, match="no Ray cluster answers at"):
+        ray_head.connect(address)
