@@ -52,7 +52,7 @@ def near_copy_keys(words: Sequence[str]) -> tuple[int, ...]:
         keys += [_set_key(shingles[1:]), _set_key(shingles[:-1])]
     if len(shingles) >= FEW:
         sketch = _empty_sketch().copy()
-        sketch.update_batch([shingle.encode() for shingle in shingles])
+        sketch.update_batch([shingle.encode(errors="surrogatepass") for shingle in shingles])
         rows = sketch.hashvalues.astype("<u8").reshape(BANDS, ROWS)
         keys += [_signed(f"band {number}", row.tobytes()) for number, row in enumerate(rows)]
     return tuple(keys)
@@ -82,7 +82,7 @@ def near_pairs(texts: Sequence[Sequence[str]]) -> Iterator[tuple[int, int]]:
 
 def text_key(kind: str, text: str) -> int:
     """64 bits of a hash of the text, signed as SQLite's integers are; equal texts of two kinds have two keys."""
-    return _signed(kind, text.encode())
+    return _signed(kind, text.encode(errors="surrogatepass"))
 
 
 def _set_key(shingles: Collection[str]) -> int:
