@@ -71,7 +71,7 @@ def main() -> None:
 @contextmanager
 def bare_server(home: Home) -> Iterator[str]:
     """vLLM's own server with Luna's flags and the head's adapter under the same name."""
-    settings = settings_of(home).serving
+    settings, text = settings_of(home).serving, settings_of(home).text
     with Ledger.open(home) as ledger:
         head = ledger.head()
         if head is None:
@@ -80,7 +80,7 @@ def bare_server(home: Home) -> Iterator[str]:
     port = settings.port + 1
     command = [
         sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry",
-        *engine_arguments(home.base_dir(row.base_sha), settings, on_cpu=True),
+        *engine_arguments(home.base_dir(row.base_sha), settings, text.max_tokens, on_cpu=True),
         f"--port={port}", "--host=127.0.0.1", f"--lora-modules={MODEL}={home.adapter_dir(row.child_sha)}",
     ]  # fmt: skip
     quiet = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_CPU_KVCACHE_SPACE": str(settings.cpu_kv_cache_gib)}

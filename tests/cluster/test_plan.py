@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from io import StringIO
 from itertools import groupby
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from rich.console import Console
@@ -99,7 +100,7 @@ class Lineage:
         spec, lines = RunSpec.of(self.home, run), self.lines.setdefault(gen_id, [])
         watcher = Watcher(lambda step: None, lambda progress: None, threading.Event())
         with run_log(spec.folder, gen_id, lines.append):
-            assert GenerationRun(spec, stores, self.pool, watcher).run().verdict == "accepted"
+            assert GenerationRun(spec, stores, cast(Any, self.pool), watcher).run().verdict == "accepted"
         stores.journal.finish_run(run.run_id, "done", "accepted")
 
     def file(self, sha: str) -> list[Example]:

@@ -48,6 +48,7 @@ def listening(reply: bytes, reset: bool = False):
 def http(body: bytes | object, status: str = "200 OK", kind: str = "application/json", more: int = 0, **headers: str):
     """An HTTP/1.1 reply; `more` bytes are promised and never sent."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    lines = {"Content-Type": kind, "Content-Length": str(len(data) + more), "Connection": "close", **headers}
+    lines = {"Content-Type": kind, "Content-Length": str(len(data) + more), "Connection": "close"}
+    lines |= {name.replace("_", "-"): value for name, value in headers.items()}
     head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
     return f"HTTP/1.1 {status}\r\n{head}\r\n".encode() + data

@@ -129,7 +129,7 @@ BROKEN = {
     "promised more": http(b'{"choices": [', more=1000),
     "chunks cut": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\n{",
     "bad chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n",
-    "bad gzip": http(b"no gzip", **{"Content-Encoding": "gzip"}),
+    "bad gzip": http(b"no gzip", Content_Encoding="gzip"),
     "no HTTP": b"SSH-2.0-OpenSSH_9.6\r\n",
     "hangs up": b"",
     "bad status": b"HTTP/1.1 abc OK\r\n\r\n",
