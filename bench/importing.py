@@ -84,8 +84,9 @@ def talks(dice: random.Random, messages: int = A_TALK) -> list[list[tuple[str, s
     ]
 
 
-def write_messages(file: Path, dice: random.Random) -> None:
-    lines = (json.dumps({"messages": [{"role": who, "content": text} for who, text in talk]}) for talk in talks(dice))
+def write_messages(file: Path, dice: random.Random, messages: int = A_TALK) -> None:
+    spoken = talks(dice, messages)
+    lines = (json.dumps({"messages": [{"role": who, "content": text} for who, text in talk]}) for talk in spoken)
     file.write_text("\n".join(lines), encoding="utf-8")
 
 
