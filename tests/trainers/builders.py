@@ -21,6 +21,7 @@ from trainers.config import ChannelSettings, FrozenModelSettings, LoraSettings, 
 from trainers.job import TrioJob
 from trainers.models.frozen import Base, prepare_base
 from trainers.models.tiny import byte_tokenizer
+from trainers.schedule import share_of_step
 
 CPU = torch.device("cpu")
 LORA = LoraSettings(rank=8, alpha=16)
@@ -116,7 +117,7 @@ def make_job(
     channels: Mapping[str, Any] | None = None,
     **train: Any,
 ) -> TrioJob:
-    """A job whose steps take the examples one after another, over and over; those of weight 0 stand between them."""
+    """A job whose steps take the examples thinned evenly, or over again; those of weight 0 stand between them."""
     chosen = examples if examples is not None else [e for role in roles for e in sums(role, 40)]
     settings = TrainSettings(**({"lr": 2e-3, "batch_size": 4, "dtype": "float32"} | train))
     role_steps = {role: steps if isinstance(steps, int) else steps[role] for role in roles}
@@ -124,7 +125,8 @@ def make_job(
     for role in roles:
         own = [e for e in chosen if e.role == role and e.weight > 0]
         weightless = [e for e in chosen if e.role == role and not e.weight]
-        taken = list(itertools.islice(itertools.cycle(own), role_steps[role] * settings.batch_size_of(role)))
+        batch_size = settings.batch_size_of(role)
+        taken = [e for s in range(role_steps[role]) for e in share_of_step(own, s, role_steps[role], batch_size)]
         rows += [*weightless[:1], *taken[:3], *weightless[1:], *taken[3:]]
     return TrioJob(
         roles=tuple(roles),

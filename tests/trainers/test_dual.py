@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from curriculum.preferences.pairs import make_preference
 from curriculum.render import render_prompt
 from curriculum.split import split_by_group
+from curriculum.transcript import LengthSettings
 from ledger.errors import LunaError
 from ledger.roles import ROLES
 from tests.trainers.builders import CPU, LORA, make_home, make_job, sums, tastes, tiny_base
@@ -142,7 +143,7 @@ def test_pieces_hold_every_pair_whole_and_in_order(lengths, parts):
 def test_a_pair_keeps_one_prompt_for_both_answers_when_it_is_cut(engine):
     (pair,) = tastes("logical", 1)
     long = dataclasses.replace(pair, prompt="a" * 300, chosen="b" * 40, rejected="c" * 300)
-    chosen, rejected = tokenise_pair(engine.lean.tokenizer, long, 128)
+    chosen, rejected = tokenise_pair(engine.lean.tokenizer, long, LengthSettings(max_tokens=128, answer_tokens=64))
     assert chosen.tokens[: chosen.prompt_len] == rejected.tokens[: rejected.prompt_len]
     assert len(rejected.tokens) == 128
     assert len(rejected.tokens) - rejected.prompt_len == 64
@@ -183,7 +184,7 @@ def test_without_weight_on_examples_the_loss_is_that_of_trls_dpo(home, engine, p
     theirs, course = trl_dpo(engine, home, job, own, parents["logical"], child, tmp_path)
     bank = engine.lean.empty_bank(1, trainable=True)
     bank.load_state_dict(0, read_adapter(home.adapter_dir(parents["logical"]), LORA, engine.lean.model.module_shapes))
-    rows = [PairRows(0, *tokenise_pair(engine.lean.tokenizer, pair, 256), 1.0) for pair in own]
+    rows = [PairRows(0, *tokenise_pair(engine.lean.tokenizer, pair), 1.0) for pair in own]
     references = reference_margins(engine.lean.model, bank, engine.lean.lanes, rows)
     rows = [dataclasses.replace(pair, reference=r) for pair, r in zip(rows, references, strict=True)]
     bank.load_state_dict(0, read_adapter(home.adapter_dir(child), LORA, engine.lean.model.module_shapes))
@@ -205,7 +206,7 @@ def trl_dpo(engine, home, job, pairs, parent, child, folder):
         return {"prompt": render_prompt(pair.role, pair.prompt), "chosen": pair.chosen, "rejected": pair.rejected}
 
     def rows(pair):
-        chosen, rejected = tokenise_pair(engine.lean.tokenizer, pair, 256)
+        chosen, rejected = tokenise_pair(engine.lean.tokenizer, pair)
         return {
             "prompt_ids": list(chosen.tokens[: chosen.prompt_len]),
             "chosen_ids": list(chosen.tokens[chosen.prompt_len :]),

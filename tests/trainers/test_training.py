@@ -27,6 +27,7 @@ from trainers.models.adapter_set import AdapterSet
 from trainers.models.adapters import CONFIG, WEIGHTS, lora_of, read_adapter
 from trainers.models.frozen import prepare_base
 from trainers.reference.engine import TrlEngine
+from trainers.schedule import places_of_step
 
 SETTINGS = TrainSettings(dtype="float32")
 
@@ -203,7 +204,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_optimizer_and_names_the_batc
     shutil.copytree(home.adapter_dir(start["logical"]), folder, dirs_exist_ok=True)
     save_file(huge, folder / WEIGHTS, metadata={"format": "pt"})
     job = make_job(home, steps=2, run="nan", roles=("logical",), parents={"logical": "f" * 64})
-    ids = [example.id[:12] for example in sums("logical", 4)]
+    ids = [sums("logical", 40)[i].id[:12] for i in places_of_step(0, 2, 4, 40)]
     with pytest.raises(NonFiniteError, match="step 1") as caught:
         quietly(engine, job)
     assert all(named in str(caught.value) for named in ids)
