@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import shutil
@@ -214,6 +215,8 @@ def trl_dpo(engine, home, job, pairs, parent, child, folder):
         }
 
     order = [pairs[i] for step in range(6) for i in places_of_step(step, 6, 4, len(pairs))]
+    tokenizer = copy.deepcopy(engine.lean.tokenizer)
+    tokenizer.split_special_tokens = False  # TRL ends each answer with the name of the end of text
     model = AutoModelForCausalLM.from_pretrained(engine.base.path, dtype=torch.float32)
     model = PeftModel.from_pretrained(model, home.adapter_dir(parent), is_trainable=True)
     config = DPOConfig(
@@ -224,7 +227,7 @@ def trl_dpo(engine, home, job, pairs, parent, child, folder):
     )  # fmt: skip
     trainer = DPOTrainer(
         model=model, args=config, train_dataset=Dataset.from_list([text(pair) for pair in order]),
-        processing_class=engine.lean.tokenizer,
+        processing_class=tokenizer,
     )  # fmt: skip
     trainer.train()
     course = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
