@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from itertools import chain
 
 from cluster.request import GenerationRequest
 from cluster.settings import Settings
@@ -13,10 +12,11 @@ from cluster.steps.admission import askable
 from cluster.steps.filling import filling
 from cluster.steps.lessons import new_lessons
 from cluster.steps.records import Collected, Parent
+from cluster.steps.splitting import split_new
 from curriculum.example import Example, unique
 from curriculum.parquet import NewData, freeze_new_data, read_examples, read_new_data
-from curriculum.preferences.pairs import Preference, freeze_preferences, read_preference_set
-from curriculum.split import Split, keys_of, keys_of_pair, split_by_group
+from curriculum.preferences.pairs import freeze_preferences, read_preference_set
+from curriculum.split import Split, keys_of, keys_of_pair
 from ledger.errors import LunaError
 from ledger.home import Home
 from ledger.records import GenerationRow
@@ -92,18 +92,6 @@ def is_too_little(split: Split, settings: Settings) -> bool:
     return any(not trains[role] or holds[role] < settings.gates.min_items for role in ROLES)
 
 
-def split_new(
-    ledger: Ledger, lineage: str, examples: Sequence[Example], pairs: Sequence[Preference], percent: int
-) -> Split:
-    """Both sides of what is new, each in the order of ids: a file's hash says what it holds, wherever that came from.
-
-    What belongs to something that the lineage has on one side goes there as well.
-    """
-    examples, pairs = sorted(examples, key=_by_id), sorted(pairs, key=_by_id)
-    keys = set(chain(*map(keys_of, examples), *map(keys_of_pair, pairs)))
-    return split_by_group(examples, pairs, percent, ledger.sides_of(keys, lineage))
-
-
 def pinned_parent(ledger: Ledger, lineage: str) -> Parent | None:
     """The head as it stands; None before the first accepted generation."""
     head = ledger.head(lineage)
@@ -111,10 +99,6 @@ def pinned_parent(ledger: Ledger, lineage: str) -> Parent | None:
         return None
     rows = ledger.generation(head, lineage)
     return Parent(gen_id=head, shas={row.role: row.child_sha for row in rows})
-
-
-def _by_id(item: Example | Preference) -> str:
-    return item.id
 
 
 def brought_shas(home: Home, generations: Iterable[GenerationRow]) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cluster.steps.splitting import split_new
 from curriculum.conversations.lessons import LEAST_SCALAR, conversation_examples
 from curriculum.example import Example
 from curriculum.preferences.pairs import correction_pairs, merge, valence_pairs
@@ -18,6 +19,7 @@ class News:
     """What a lineage's conversations have that is new."""
 
     lessons: Sequence[Example]
+    """Without those that no generation can take, since the line has what belongs to them on both sides."""
     pairs: int
     """Preference pairs whose better answer is one of the lessons."""
 
@@ -34,7 +36,8 @@ def new_lessons(stores: Stores, lineage: str) -> list[Example]:
 def news(stores: Stores, lineage: str) -> News:
     """The new lessons, and how many preference pairs they bring."""
     turns = _teaching(stores, lineage)
-    lessons = _untaken(stores, lineage, turns)
+    split = split_new(stores.ledger, lineage, _untaken(stores, lineage, turns), [], percent=0)
+    lessons = [*split.train, *split.holdout]
     judged = judged_turns(turns)
     better = {(lesson.role, lesson.context, lesson.input, lesson.output.strip()) for lesson in lessons}
     pairs = merge(correction_pairs(judged), valence_pairs(judged))

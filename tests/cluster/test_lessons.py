@@ -10,7 +10,7 @@ from cluster.settings import Settings
 from cluster.steps.filling import filling
 from cluster.steps.lessons import new_lessons, news
 from curriculum.reward import DIMENSIONS
-from curriculum.split import split_by_group
+from curriculum.split import keys_of, split_by_group
 from ledger.conversations import Label, Turn
 from ledger.roles import ROLES
 from ledger.scores import Score
@@ -212,3 +212,14 @@ def test_a_role_with_enough_of_its_own_gets_nothing(stores, caplog):
 def test_where_the_split_holds_nothing_out_it_stops_asking(stores):
     found = filling(stores.ledger, "main", SETTINGS, [], lambda examples: [])
     assert max(Counter(example.role for example in found).values()) <= 2 * SETTINGS.gates.min_items * 100 // 20
+
+
+def test_a_lesson_between_both_sides_is_no_news_for_no_generation_could_take_it(stores):
+    like(stores, 1, conversation="c" * 32)
+    (between,) = new_lessons(stores, "main")
+    of_group, of_question, *_ = keys_of(between)
+    known = [Taken("", "train", (of_group,)), Taken("", "holdout", (of_question,))]
+    before = by_role(stores.ledger.generation(0))
+    stores.ledger.record_judgement(make_trio(1, before), [], make_move(0, 1), taken=known)
+    like(stores, 20)
+    assert {lesson.output for lesson in news(stores, "main").lessons} == {"answer 20"}
