@@ -102,7 +102,8 @@ class RoleOutcome:
         skipped_updates: Mapping[str, int] | None = None,
     ) -> RoleOutcome:
         """The outcome of a finished job: so many rows of the role were trained on, `losses` has every step's."""
-        first, last = losses[:10], losses[-10:]
+        window = max(1, min(10, len(losses) // 2))  # a short course is halved: a start that is the end says nothing
+        first, last = losses[:window], losses[-window:]
         return cls(
             role=role,
             adapter_sha=adapter_sha,
