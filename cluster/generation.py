@@ -14,10 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
+from cluster.attempts import begin_step
 from cluster.request import RunSpec
 from cluster.server.client import follow_head, retire_candidate
 from cluster.steps.admission import check_exam
-from cluster.steps.attempts import begin_step
 from cluster.steps.blending import Candidate, best_blend, judged
 from cluster.steps.consequences import consequences, recorded_verdict
 from cluster.steps.data import collect, taken_by

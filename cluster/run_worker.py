@@ -7,12 +7,12 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
+from cluster.attempts import HopelessError, why_given_up
 from cluster.generation import GenerationRun, Watcher
 from cluster.request import RunSpec
 from cluster.run_log import run_log
 from cluster.server.client import retire_candidate
 from cluster.state import CoordinatorState, EndState, RunEnded
-from cluster.steps.attempts import HopelessError, why_given_up
 from cluster.steps.records import Judged
 from cluster.trainer_pool import TrainerPool
 from ledger.errors import LunaError

@@ -223,5 +223,6 @@ def _shortened(text: str, most: int | None) -> str:
     pieces = _PIECE.findall(text)
     if len(pieces) <= most:
         return text
-    begin, end = "".join(pieces[: most - most // 2]).rstrip(), "".join(pieces[len(pieces) - most // 2 :]).lstrip()
+    end_most = most - most // 2  # of a single word the end: what is asked for mostly stands there
+    begin, end = "".join(pieces[: most // 2]).rstrip(), "".join(pieces[len(pieces) - end_most :]).lstrip()
     return " ".join(part for part in (begin, _LEFT_OUT, end) if part)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 
-from cluster.steps.attempts import HopelessError
+from cluster.attempts import HopelessError
 from curriculum.example import Example
 from ledger.roles import ROLES
 from ledger.rules.gates import GateSettings

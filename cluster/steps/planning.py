@@ -10,9 +10,9 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from cluster.attempts import HopelessError
 from cluster.request import RunSpec
 from cluster.settings import Settings
-from cluster.steps.attempts import HopelessError
 from cluster.steps.data import trained_by
 from cluster.steps.preferences import prepare_channels, weighted_pairs_by_role
 from cluster.steps.records import Collected, Parent, Planned, TrainingSet

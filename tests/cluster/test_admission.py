@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 
+from cluster.attempts import HopelessError
 from cluster.settings import settings_of
 from cluster.steps.admission import askable, check_exam
-from cluster.steps.attempts import HopelessError
 from curriculum.example import Example, make_example
 from ledger.errors import LunaError
 from ledger.home import Home

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.attempts import MOST, HopelessError, begin_step, reached_in, tried_enough
 from cluster.run_worker import RunWorker
-from cluster.steps.attempts import MOST, HopelessError, begin_step, reached_in, tried_enough
 from ledger.errors import LunaError
 from ledger.home import Home
 from ledger.journal import Attempt, RunJournal

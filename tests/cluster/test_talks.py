@@ -29,7 +29,8 @@ from trainers.models.frozen import Base, prepare_base
 
 pytestmark = pytest.mark.slow
 
-WHOLE = LENIENT.replace("steps = 12\n", "steps = 30\n") + "[data]\nreplay_share = 0.1\nreplay_least = 10\n"
+REPLAY = "replay_share = 0.1\nreplay_least = 10\n"
+WHOLE = LENIENT.replace("steps = 12\n", "steps = 30\n").replace("fill = false\n", REPLAY)
 """Steps enough for every new example."""
 
 

@@ -41,7 +41,7 @@ def random_base(folder: Path, family: str) -> Base:
 
     tokenizer = byte_tokenizer()
     shape: dict[str, Any] = {
-        "vocab_size": len(tokenizer),
+        "vocab_size": len(tokenizer) + 7,  # Qwen2's tokenizer adds a token of its own when it is loaded
         "hidden_size": 48,
         "intermediate_size": 80,
         "num_hidden_layers": 2,
