@@ -347,6 +347,12 @@ STOP_AT_THE_FIRST_WORD = """
 """In the page itself: a tiny model has said it all before the test could see the first word and press the button."""
 
 
+def slow_down(page, bytes_per_s):
+    """What the page downloads, so that a busy machine does not hand it a whole answer at once; -1 for no limit."""
+    limits = {"offline": False, "latency": 0, "downloadThroughput": bytes_per_s, "uploadThroughput": -1}
+    page.context.new_cdp_session(page).send("Network.emulateNetworkConditions", limits)
+
+
 def test_stop_ends_the_answer_and_the_conversation_goes_on_from_there(page, served):
     role, message = endless(served)
 
@@ -356,6 +362,7 @@ def test_stop_ends_the_answer_and_the_conversation_goes_on_from_there(page, serv
         route.continue_(post_data=json.dumps(route.request.post_data_json | long))
 
     page.route("**/generate", ask_for_more)
+    slow_down(page, bytes_per_s=4096)
     page.get_by_label("Your message").fill(message)
     with page.expect_event("requestfailed", lambda request: request.url.endswith("/generate")):
         page.evaluate(STOP_AT_THE_FIRST_WORD)
@@ -365,6 +372,7 @@ def test_stop_ends_the_answer_and_the_conversation_goes_on_from_there(page, serv
     expect(page.locator("article .label")).to_be_visible()
     expect(page.get_by_label("Your message")).to_be_focused()
     page.unroute("**/generate")
+    slow_down(page, bytes_per_s=-1)
     ask(page, "And go on.", "Logical")
     first, second = stored(served, page)
     assert first["finish_reason"] == "aborted"
