@@ -28,7 +28,8 @@ def summary_lines(report: ImportReport) -> list[str]:
             + _counts({role: roles[role] for role in ROLES if roles[role]})
         )
     if report.pairs:
-        lines.append(f"{len({(pair.prompt, pair.chosen, pair.rejected) for pair in report.pairs})} preference pairs")
+        pairs = {(pair.context, pair.prompt, pair.chosen, pair.rejected) for pair in report.pairs}
+        lines.append(f"{len(pairs)} preference pairs")
     reasons = sorted(report.reasons.values(), key=lambda reason: -reason.count)
     for reason in reasons[:_SHOWN_REASONS]:
         more = ", …" if reason.count > len(reason.places) else ""

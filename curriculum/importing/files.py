@@ -64,7 +64,7 @@ def import_paths(paths: Sequence[str], options: ImportOptions) -> ImportReport:
     reading = _Reading(replace(options, created_at=utc_of(options.created_at)))
     for path in paths:
         for source in sources_of(path, reading.note):
-            reading.read(source, alone=len(paths) == 1 and source.label in (path, "standard input"))
+            reading.read(source, alone=len(paths) == 1 and source.label in (str(Path(path)), "standard input"))
     report = reading.finished()
     if not (report.kept or report.pairs or report.problems or report.records):
         named = ", ".join(paths[:3])
@@ -116,10 +116,10 @@ class _Reading:
     def _take(self, found: Sequence[Found], form: str, place: str) -> None:
         """The examples and pairs of a record: all of them, or none if one of them is wrong."""
         lessons: list[Lesson] = []
-        pairs: list[Preference] = []
+        pairs: list[list[Preference]] = []
         for one in found:
             if isinstance(one, Pair):
-                pairs += preferences_of(self._checked(one))
+                pairs.append(list(preferences_of(self._checked(one))))
             elif isinstance(one, Talk):
                 lessons += lessons_of(self._checked(one), self.note)
             else:
@@ -130,9 +130,10 @@ class _Reading:
             fresh = [self._keep(one) for one in of_one]
             self._report.lessons += any(fresh)
             self._report.duplicates += not any(fresh)
-        for pair in pairs:
-            self._report.duplicates += pair.id in self._pairs
-            self._pairs.setdefault(pair.id, pair)
+        for of_one_pair in pairs:
+            self._report.duplicates += all(pair.id in self._pairs for pair in of_one_pair)
+            for pair in of_one_pair:
+                self._pairs.setdefault(pair.id, pair)
 
     def _keep(self, one: Kept) -> bool:
         """Whether it is new; of one that is not, the last weight stands."""

@@ -54,11 +54,12 @@ def sources_of(path: str, note: Note) -> Iterator[Source]:
     noted.
 
     Raises:
-        LunaError: there is no such file, it is of no known kind, or an archive is damaged or larger than the limits.
+        LunaError: there is no such file, or it is of no known kind. An archive that is damaged or larger than the
+            limits is a source that cannot be opened.
     """
     place = Path(path)
     if path == STDIN:
-        yield _standard_input()
+        yield from _standard_input(note)
     elif _is(place, stat.S_ISDIR):
         yield from _of_folder(place, note)
     elif not _is(place, stat.S_ISREG):
@@ -81,27 +82,30 @@ def _is(path: Path, kind: Callable[[int], bool]) -> bool:
 
 def _of_folder(folder: Path, note: Note) -> Iterator[Source]:
     found = False
-    for file in _files(folder):
+    for file in _files(folder, note):
         found = True
         if file.suffix.lower() not in KNOWN:
             note(f"files of other kinds ({file.suffix.lower() or 'without an ending'})")
             continue
-        try:
-            yield from _of_file(file, note)
-        except LunaError as error:  # a damaged archive among others
-            note(str(error))
+        yield from _of_file(file, note)
     if not found:
         raise LunaError(f"the folder {folder} holds no file; name a file, or a folder that has some.")
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """The files below a folder, by name; hidden ones and links to folders are passed over."""
+def _files(folder: Path, note: Note) -> Iterator[Path]:
+    """The files below a folder, by name; hidden ones and links to folders are passed over, and noted."""
     count = 0
-    for root, folders, names in os.walk(folder):
+    for root, folders, names in os.walk(folder, onerror=lambda _: note("folders that could not be read")):
+        for name in folders:
+            if name.startswith("."):
+                note("hidden folders")
+            elif Path(root, name).is_symlink():
+                note("links to folders")
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             file = Path(root, name)
             if name.startswith(".") or not _is(file, stat.S_ISREG):
+                note("hidden files" if name.startswith(".") else "broken links and other entries that are no files")
                 continue
             count += 1
             if count > MOST_FILES:
@@ -111,7 +115,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def _of_file(path: Path, note: Note) -> Iterator[Source]:
     if path.suffix.lower() in ZIP:
-        yield from _members(path, note)
+        yield from _members(str(path), path, note)
     else:
         yield Source(str(path), path.name, path.suffix.lower(), partial(_opened, path))
 
@@ -123,24 +127,46 @@ def _opened(path: Path) -> BinaryIO:
         raise LunaError(f"{path} could not be read: {error.strerror}.") from error
 
 
-def _members(path: Path, note: Note) -> Iterator[Source]:
-    """The files of an archive. Nothing is unpacked to disk, so where a member's name points does not matter."""
+def _members(path: str, file: Path | BinaryIO, note: Note) -> Iterator[Source]:
+    """The files of an archive, or what says that it cannot be read once it is opened. Nothing is unpacked to disk, so
+    where a member's name points does not matter."""
     try:
-        archive = zipfile.ZipFile(path)
-    except ZIP_ERRORS as error:
-        raise LunaError(f"{path} is no readable zip archive ({error}); pack it again.") from error
+        archive = _archive(path, file)
+    except LunaError as error:
+        yield Source(path, Path(path).name, ZIP[0], partial(_refused, error))
+        return
     with archive:
-        members = sorted((one for one in archive.infolist() if not one.is_dir()), key=lambda one: one.filename)
-        _check_sizes(path, members)
-        for member in members:
+        for member in _packed(archive):
             name = PurePosixPath(member.filename.replace("\\", "/"))
             if name.name.startswith(".") or name.parts[0] == "__MACOSX":
+                note("hidden files")
                 continue
             suffix = name.suffix.lower()
             if suffix in KNOWN and suffix not in ZIP:
                 yield Source(f"{path}/{name}", name.name, suffix, partial(_unpacking, archive, member))
             else:
                 note(f"files of other kinds ({suffix or 'without an ending'})")
+
+
+def _archive(path: str, file: Path | BinaryIO) -> zipfile.ZipFile:
+    try:
+        archive = zipfile.ZipFile(file)
+    except ZIP_ERRORS as error:
+        raise LunaError(f"{path} is no readable zip archive ({error}); pack it again.") from error
+    try:
+        _check_sizes(path, _packed(archive))
+    except LunaError:
+        archive.close()
+        raise
+    return archive
+
+
+def _packed(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    return sorted((one for one in archive.infolist() if not one.is_dir()), key=lambda one: one.filename)
+
+
+def _refused(error: LunaError) -> BinaryIO:
+    raise error
 
 
 class _Unpacked(io.RawIOBase):
@@ -172,7 +198,7 @@ def _unpacking(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> BinaryIO:
     return io.BufferedReader(cast("io.RawIOBase", _Unpacked(archive, member)))
 
 
-def _check_sizes(path: Path, members: list[zipfile.ZipInfo]) -> None:
+def _check_sizes(path: str, members: list[zipfile.ZipInfo]) -> None:
     """Refuse what would unpack to far more than an export is. `zipfile` reads no more of a member than is declared."""
     if len(members) > MOST_FILES:
         raise LunaError(f"{path} holds {len(members):,} files; an archive may hold {MOST_FILES:,}.")
@@ -190,10 +216,13 @@ def _check_sizes(path: Path, members: list[zipfile.ZipInfo]) -> None:
             )
 
 
-def _standard_input() -> Source:
+def _standard_input(note: Note) -> Iterator[Source]:
     """All of standard input, told apart by how it begins."""
     data = sys.stdin.buffer.read()
-    return Source("standard input", "stdin", suffix_by_content(data), lambda: io.BytesIO(data))
+    if (suffix := suffix_by_content(data)) in ZIP:
+        yield from _members("standard input", io.BytesIO(data), note)
+    else:
+        yield Source("standard input", "stdin", suffix, lambda: io.BytesIO(data))
 
 
 def suffix_by_content(data: bytes) -> str:
@@ -201,6 +230,8 @@ def suffix_by_content(data: bytes) -> str:
     begin = data[:4096].lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n\0")
     if begin.startswith(b"PAR1"):
         return ".parquet"
+    if begin.startswith(b"PK\x03\x04"):
+        return ".zip"
     if begin[:1] in (b"{", b"["):
         return ".jsonl"
     first = begin.replace(b"\0", b"").split(b"\n", 1)[0].lower()

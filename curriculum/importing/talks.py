@@ -76,6 +76,8 @@ def lessons_of(talk: Talk, note: Note) -> list[Lesson]:
         )
     if not lessons and not any(turn.speaker == "luna" and not turn.weight for turn in talk.turns):
         raise LunaError("it holds no assistant answer to a question")
+    if said.user and not said.luna:
+        note("questions without an answer")
     return [replace(lessons[0], group=talk.group)] if len(lessons) == 1 else lessons
 
 

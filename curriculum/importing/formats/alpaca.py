@@ -16,8 +16,8 @@ def matches(record: Mapping[str, Any]) -> bool:
 
 
 def read(record: Mapping[str, Any], note: Note) -> list[Found]:
-    """One question: the instruction, and below it the input; `history` holds earlier exchanges."""
-    asked = "\n".join(filter(None, (text_of(record, key).strip() for key in ("instruction", "input"))))
+    """One question: the instruction, and below it the input (Dolly's `context`); `history` holds earlier exchanges."""
+    asked = "\n".join(filter(None, (text_of(record, key).strip() for key in ("instruction", "input", "context"))))
     answer = (text_of(record, "output") or text_of(record, "response")).strip()
     turns = [Turn("system", system)] if (system := text_of(record, "system").strip()) else []
     history = record.get("history")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from curriculum.importing.formats.tree import branch
+from curriculum.importing.formats.tree import branch, note_others
 from curriculum.importing.formats.turns import speaker_of
 from curriculum.importing.formats.values import content_of, text_of, time_of_export
 from curriculum.importing.found import Found, Note, Talk, Turn
@@ -22,6 +22,7 @@ def read(record: Mapping[str, Any], note: Note) -> list[Found]:
     """One talk: what the two said to each other. Hidden, system and tool messages, calls, thoughts and pictures are
     left out, and noted."""
     nodes = branch(record["mapping"], record.get("current_node"), "parent")
+    note_others(record["mapping"], nodes, note)
     turns = [turn for node in nodes if (turn := _turn(node.get("message"), note)) is not None]
     name = text_of(record, "conversation_id") or text_of(record, "id")
     return [

@@ -20,7 +20,8 @@ def matches(record: Mapping[str, Any]) -> bool:
 
 
 def read(record: Mapping[str, Any], note: Note) -> list[Found]:
-    """One exchange. Where `label` says that the completion is not wanted, it is not learned."""
+    """One exchange, with what `system` and `context` hold before it. Where `label` says that the completion is not
+    wanted, it is not learned."""
     asked, answered = _key(record, _ASKED), _key(record, _ANSWERED)
     if asked is None or answered is None:
         raise LunaError("a prompt or its completion is missing")
@@ -28,8 +29,8 @@ def read(record: Mapping[str, Any], note: Note) -> list[Found]:
         note("completions that are labelled as not wanted")
         return []
     turns = [*said(record, asked, "user", note), *said(record, answered, "luna", note)]
-    if system := text_of(record, "system").strip():
-        turns = [Turn("system", system), *turns]
+    before = (text_of(record, key).strip() for key in ("system", "context"))
+    turns = [*(Turn("system", text) for text in before if text), *turns]
     return [Talk(tuple(turns), weight=weight_of(record), created_at=utc_of(record.get("created_at")))]
 
 

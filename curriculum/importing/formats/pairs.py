@@ -37,8 +37,8 @@ def read(record: Mapping[str, Any], note: Note) -> list[Found]:
     return [
         Pair(
             turns=prompt,
-            chosen="\n\n".join(turn.text for turn in chosen),
-            rejected="\n\n".join(turn.text for turn in rejected),
+            chosen="\n".join(turn.text for turn in chosen),
+            rejected="\n".join(turn.text for turn in rejected),
             context=text_of(record, "context"),
             role=text_of(record, "role"),
             margin=min(margin, _MOST_MARGIN) or 1.0,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from curriculum.importing.formats.values import kind_of
+from curriculum.importing.found import Note
 from ledger.errors import LunaError
 
 
@@ -33,6 +34,14 @@ def branch(nodes: object, current: object, parent: str) -> list[Mapping[str, Any
         path.append(node)
         current = _link(node, parent)
     return path[::-1]
+
+
+def note_others(nodes: Mapping[str, Any], shown: Sequence[Mapping[str, Any]], note: Note) -> None:
+    """Tell of the messages beside the branch that is read, such as an answer that was asked for again."""
+    read = {id(node) for node in shown}
+    for node in nodes.values():
+        if id(node) not in read and isinstance(node, Mapping) and node.get("message", node) is not None:
+            note("messages of branches other than the one last shown")
 
 
 def _link(node: object, parent: str) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from curriculum.importing.formats.tree import branch
+from curriculum.importing.formats.tree import branch, note_others
 from curriculum.importing.formats.turns import turns_of
 from curriculum.importing.formats.values import text_of, time_of_export
 from curriculum.importing.found import Found, Note, Pair, Talk, Turn
@@ -29,6 +29,8 @@ def read(record: Mapping[str, Any], note: Note) -> list[Found]:
     nodes = history.get("messages") if isinstance(history, Mapping) else None
     tree = nodes if isinstance(nodes, Mapping) and nodes else None
     shown = branch(tree, history.get("currentId"), "parentId") if tree else chat.get("messages")
+    if tree:
+        note_others(tree, shown, note)
     name = text_of(record, "id") or text_of(chat, "id")
     talk = Talk(
         _rated(shown, note),

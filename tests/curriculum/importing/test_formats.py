@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from curriculum.importing import ImportOptions, import_file, import_paths
 from curriculum.importing.formats import FORMATS
+from jobs.imported import summary_lines
 from ledger.errors import LunaError
 from ledger.roles import ROLES
 
@@ -157,7 +158,34 @@ def test_chatgpts_tree_is_walked_from_its_current_node(tmp_path):
     [example] = report.examples
     assert (example.input, example.output, example.context) == ("And cold?", "Some like it.", "")
     assert (example.group, example.created_at) == ("conversation/c-1", "2026-01-01T00:00:00Z")
-    assert report.left_out == {"hidden messages": 1, "calls of tools": 1, "messages of tools": 1}
+    assert report.left_out == {
+        "hidden messages": 1,
+        "calls of tools": 1,
+        "messages of tools": 1,
+        "messages of branches other than the one last shown": 1,
+    }
+
+
+def test_a_question_that_nobody_answered_is_told(tmp_path):
+    report = imported(tmp_path, {"messages": [*exchange(), {"role": "user", "content": "And iced?"}]})
+    assert (report.lessons, report.left_out) == (1, {"questions without an answer": 1})
+
+
+def test_what_stands_beside_a_question_is_read_with_it(tmp_path):
+    dolly = {"instruction": ASKED, "context": "Tea is a drink.", "response": ANSWERED, "category": "closed_qa"}
+    squad = {"question": ASKED, "context": "Tea is a drink.", "answer": ANSWERED}
+    one, other = imported(tmp_path, dolly, squad).examples
+    assert (one.input, one.context) == (f"{ASKED}\nTea is a drink.", "")
+    assert (other.input, other.context) == (ASKED, "Tea is a drink.")
+
+
+def test_a_pair_given_twice_is_one_duplicate_for_all_roles(tmp_path):
+    pair = {"prompt": ASKED, "chosen": ANSWERED, "rejected": "No."}
+    path = tmp_path / "x.jsonl"
+    path.write_text("\n".join(map(json.dumps, [pair, pair, {**pair, "context": "At sea."}])))
+    report = import_paths([str(path)], ImportOptions())
+    assert (len(report.pairs), report.duplicates) == (2 * len(ROLES), 1)
+    assert "2 preference pairs" in summary_lines(report)
 
 
 def test_a_tree_that_is_a_circle_is_named(tmp_path):

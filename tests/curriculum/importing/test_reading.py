@@ -139,7 +139,45 @@ def test_folders_and_archives_are_read_and_other_files_passed_over(tmp_path):
     archive(folder / "b.zip", {"conversations.json": json.dumps(LINES[2:3]), "../chat.html": "<html>"})
     report = import_file(folder, "logical")
     assert {example.input for example in report.examples} == {"question 0", "question 2"}
-    assert report.left_out == {"files of other kinds (.png)": 1, "files of other kinds (.html)": 1}
+    assert report.left_out == {
+        "files of other kinds (.png)": 1,
+        "files of other kinds (.html)": 1,
+        "hidden files": 1,
+    }
+
+
+def test_hidden_folders_and_links_that_are_not_followed_are_told(tmp_path):
+    folder = tmp_path / "export"
+    (folder / ".git").mkdir(parents=True)
+    (folder / "a.json").write_text(json.dumps(LINES[:1]))
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "link").symlink_to(tmp_path / "elsewhere")
+    (folder / "gone.json").symlink_to(tmp_path / "gone.json")
+    report = import_file(folder, "logical")
+    assert report.lessons == 1
+    assert report.left_out == {
+        "hidden folders": 1,
+        "links to folders": 1,
+        "broken links and other entries that are no files": 1,
+    }
+
+
+def test_a_damaged_archive_among_others_is_a_problem_and_alone_an_error(tmp_path):
+    (tmp_path / "x.json").write_text(json.dumps(LINES))
+    (tmp_path / "bad.zip").write_bytes(b"PK\x03\x04 cut off")
+    both = [str(tmp_path / "x.json"), str(tmp_path / "bad.zip")]
+    report = import_paths(both, ImportOptions(("logical",)))
+    assert (report.lessons, [problem.file for problem in report.problems]) == (4, both[1:])
+    assert import_paths([str(tmp_path)], ImportOptions(("logical",))).problems == report.problems
+    for paths, on_error in ((both[1:], "continue"), (both, "stop"), ([str(tmp_path)], "stop")):
+        with pytest.raises(LunaError, match="no readable zip archive"):
+            import_paths(paths, ImportOptions(on_error=on_error))
+
+
+def test_an_archive_comes_through_standard_input_too(tmp_path, monkeypatch):
+    packed = archive(tmp_path / "x.zip", {"a.json": json.dumps(LINES)}).read_bytes()
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(packed)))
+    assert len(import_paths(["-"], ImportOptions(("logical",))).examples) == 4
 
 
 def test_a_name_that_points_out_of_an_archive_writes_nothing(tmp_path):
