@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,8 +93,6 @@ class _Talk:
     conversation: str | None = None
     last: str | None = None
     """Id of the last answer."""
-    label: dict[str, Any] = field(default_factory=dict)
-    """What was said of it so far; each label takes the place of the one before."""
     unread: int = 0
     """The oldest exchanges, which there is no room for any more; said when it grows."""
 
@@ -133,7 +131,7 @@ def _exchange(home: Home, talk: _Talk, message: str, out: Console) -> None:
         if name == "start":
             if "turn" in data:  # an answer that is stopped is stored as well: it can be labelled, and the talk goes on
                 talk.conversation = str(part(data, "conversation", path=path))
-                talk.last, talk.label = str(data["turn"]), {}
+                talk.last = str(data["turn"])
             _tell_unread(talk, data, out)
             if talk.role == "all":
                 out.print(f"{part(data, 'role', path=path)}: ", style="dim", end="")
@@ -142,7 +140,7 @@ def _exchange(home: Home, talk: _Talk, message: str, out: Console) -> None:
         elif name == "turn":
             out.print()
             talk.conversation = str(part(data, "conversation", path=path))
-            talk.last, talk.label = str(part(data, "id", path=path)), {}
+            talk.last = str(part(data, "id", path=path))
         elif name == "error":
             raise LunaError(f"the answer broke off: {part(data, 'message', path=path)}")
 
@@ -160,9 +158,11 @@ def _tell_unread(talk: _Talk, start: Mapping[str, Any], out: Console) -> None:
 def _label(home: Home, talk: _Talk, name: str, value: Any, out: Console) -> None:
     if talk.last is None:
         raise LunaError("there is no answer to label yet.")
-    label = talk.label | {name: value}
+    # The server replaces a label as a whole, and the page may have given one meanwhile.
+    found = _last_turn(home, talk).label
+    stands = found.model_dump(exclude={"at"}, exclude_none=True) if found else {}
+    label = stands | {name: value}
     answered(home, "POST", "/feedback", TypeAdapter(dict[str, Any]), {"turn": talk.last, **label})
-    talk.label = label
     out.print("stored: " + ", ".join(f"{key} {said}" for key, said in label.items()), style="dim", markup=False)
 
 

@@ -215,7 +215,11 @@ def _object(payload: bytes) -> dict[str, Any]:
 
 def _number(body: dict[str, Any], name: str, default: int) -> float:
     value = body.get(name)
-    return value if isinstance(value, int | float) else default
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float):  # an engine may read "900" as a number
+        raise Refused(400, f"{name} must be a number.")
+    return value
 
 
 def _sized(scope: Scope, length: int) -> Scope:

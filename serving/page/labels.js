@@ -1,6 +1,6 @@
 // The label of one stored answer: how it felt, five axes, and what it should have said.
 
-import { ApiError, post } from "./api.js";
+import { ApiError, get, post } from "./api.js";
 import { h } from "./dom.js";
 
 const VALENCES = [
@@ -23,16 +23,18 @@ const AXES = [
 
 const NAMES = ["valence", ...AXES.map(([name]) => name), "correction"];
 
-/** Controls that save at once. The server replaces a label as a whole, so the whole is sent each time. */
+/** Controls that save at once. The server replaces a label as a whole, so what is changed here is put over what is
+ *  stored by then: another tab may have a correction that this one does not show. */
 export function labelControls(turn) {
   const label = Object.fromEntries(NAMES.map((name) => [name, turn.label?.[name] ?? null]));
   const said = h("span", { class: "saved", role: "status" }, turn.label ? "Saved" : "");
   const count = h("span", { class: "count" }, summary(label));
+  const unsent = {};
   let saving = false;
   let again = false;
 
   function set(name, value) {
-    label[name] = value;
+    label[name] = unsent[name] = value;
     return save();
   }
 
@@ -46,7 +48,12 @@ export function labelControls(turn) {
       while (again) {
         again = false;
         said.textContent = "Saving …";
-        stored = await post("/feedback", { turn: turn.id, ...label });
+        const before = await stands();
+        const sent = { ...unsent };
+        stored = await post("/feedback", { turn: turn.id, ...before, ...sent });
+        for (const name in sent) if (unsent[name] === sent[name]) delete unsent[name];
+        for (const name of NAMES) label[name] = name in unsent ? unsent[name] : (stored.label?.[name] ?? null);
+        count.textContent = summary(label);
       }
       said.textContent = stored.label ? "Saved" : "Taken back";
     } catch (error) {
@@ -56,6 +63,13 @@ export function labelControls(turn) {
     } finally {
       saving = false;
     }
+  }
+
+  /** The label as it is stored now. */
+  async function stands() {
+    const turns = await get(`/conversations/${encodeURIComponent(turn.conversation)}`);
+    const found = turns.find(({ id }) => id === turn.id)?.label;
+    return Object.fromEntries(NAMES.map((name) => [name, found?.[name] ?? null]));
   }
 
   const valence = choice("Valence", `valence-${turn.id}`, VALENCES, label.valence, (value) => set("valence", value));

@@ -100,6 +100,8 @@ def test_chat_messages_become_the_roles_raw_prompt():
         ({"body": []}, 400, "JSON object"),
         ({"body": {"model": "base", "prompt": "x", "max_tokens": 5000}}, 400, "at most 512"),
         ({"body": {"model": "base", "prompt": "x", "n": 100}}, 400, "at most 8 answers"),
+        ({"body": {"model": "base", "prompt": "x", "max_tokens": "5000"}}, 400, "max_tokens must be a number"),
+        ({"body": {"model": "base", "prompt": "x", "n": "100"}}, 400, "n must be a number"),
         ({"body": {"model": "base", "prompt": "x" * 3_000_000}}, 413, "2048 KiB"),
         ({"path": "/v1/chat/completions", "body": {"model": "base"}}, 400, "messages"),
         ({"path": "/v1/chat/completions", "body": {"model": "base", "messages": ["x"]}}, 400, "role"),

@@ -107,6 +107,9 @@ class Keeper:
     async def add_turn(self, turn):
         self.stores.conversations.add_turn(turn)
 
+    async def add_label(self, turn, label):
+        self.stores.conversations.add_label(turn, label)
+
     async def add_scores(self, scores):
         raise AssertionError("there is no reward model")
 
@@ -144,12 +147,20 @@ class Judging:
 
 
 def post(app, path, body):
-    async def send():
+    return send(app, "POST", path, content=json.dumps(body), headers={"content-type": "application/json"})
+
+
+def fetch(app, path):
+    return send(app, "GET", path)
+
+
+def send(app, method, path, **more):
+    async def sent():
         transport = httpx.ASGITransport(app=app)
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
-            return await client.post(path, content=json.dumps(body), headers={"content-type": "application/json"})
+            return await client.request(method, path, **more)
 
-    return asyncio.run(send())
+    return asyncio.run(sent())
 
 
 def events_of(text):
@@ -303,6 +314,29 @@ def test_the_terminal_chat_says_when_more_is_not_read_any_more(home):
     assert counts[-1] > 2
     assert said.count("the oldest exchange is no longer read") == 2
     assert said.count("its middle is not read") == 1
+
+
+def test_a_label_in_the_terminal_keeps_what_the_page_said_of_the_answer(home):
+    app = gateway(home, Recording())
+
+    def lines():
+        yield "Hello."
+        [turn] = home[1].conversations.turns(home[1].conversations.latest()[0].conversation)
+        post(app, "/feedback", {"turn": turn.id, "correction": "Good morning."})
+        yield "/+1"
+        yield "/arousal high"
+        yield "/quit"
+
+    def answered(_, method, path, shape, body=None):
+        return shape.validate_json((post(app, path, body) if method == "POST" else fetch(app, path)).content)
+
+    said = lines()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(jobs.chat, "events", lambda _, path, body: events_of(post(app, path, body).text))
+        patched.setattr(jobs.chat, "answered", answered)
+        jobs.chat.chat(home[0], "base", 10, Console(file=io.StringIO()), lambda: next(said))
+    [turn] = home[1].conversations.turns(home[1].conversations.latest()[0].conversation)
+    assert (turn.label.correction, turn.label.valence, turn.label.arousal) == ("Good morning.", 1, "high")
 
 
 def test_a_streams_first_event_names_conversation_turn_and_what_is_not_read(home):

@@ -166,6 +166,24 @@ def test_a_label_and_a_correction_are_saved_at_once_and_shown_after_a_reload(pag
     expect(answer.get_by_label("What it should have said")).to_have_value("Hello,\nyou.")
 
 
+def test_a_label_in_a_second_tab_keeps_the_correction_of_the_first(page, served):
+    ask(page, "Label me twice.")
+    second = page.context.new_page()
+    second.goto(page.url)
+    other = second.locator("article")
+    expect(other.locator(".label")).to_be_visible()
+    answer = page.locator("article")
+    answer.get_by_text("More labels and correction").click()
+    answer.get_by_label("What it should have said").fill("Hello.")
+    answer.get_by_role("button", name="Save correction").click()
+    expect(answer.get_by_role("status")).to_have_text("Saved")
+    other.get_by_role("radio", name="+1, good").check()
+    expect(other.get_by_role("status")).to_have_text("Saved")
+    expect(other.locator(".label summary")).to_contain_text("corrected")
+    label = stored(served, page)[0]["label"]
+    assert (label["correction"], label["valence"]) == ("Hello.", 1)
+
+
 def test_an_answers_reward_is_shown_once_it_is_scored(page, served):
     for number in range(5):  # random weights may give an empty answer, which nobody scores
         answer = ask(page, f"How are you, {number}?").last
