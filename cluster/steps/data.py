@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from cluster.request import GenerationRequest
 from cluster.settings import Settings
@@ -20,7 +20,7 @@ from curriculum.split import Split, keys_of, keys_of_pair
 from ledger.errors import LunaError
 from ledger.home import Home
 from ledger.records import GenerationRow
-from ledger.roles import ROLES
+from ledger.roles import ROLES, Role
 from ledger.rules.stop_rule import stopped_refusal
 from ledger.store import Ledger, Stores
 from ledger.taken import Side, Taken
@@ -51,7 +51,7 @@ def collect(home: Home, stores: Stores, lineage: str, request: GenerationRequest
     needed, head = request.settings.gates.min_items, ledger.head(lineage)
     holdout = askable(split.holdout, split.train, needed, lambda: earlier_examples(home, ledger, lineage, head) or [])
     new = NewData(split.train, holdout, frozenset(example.id for example in filled))
-    _check_sizes(new, repeated, request)
+    _check_sizes(new, {pair.role for pair in split.train_pairs if pair.weight > 0}, repeated, request)
     if refusal := stopped_refusal(ledger.stop_of(lineage), new.brought_sha):
         raise LunaError(refusal)
     return Collected(
@@ -81,7 +81,9 @@ def new_examples(home: Home, stores: Stores, lineage: str, request: GenerationRe
             "there is no data for a generation: the inbox is empty, and no conversation teaches anything new. Build "
             "some with `luna curriculum build`, or bring your own with `luna curriculum import FILE`."
         )
-    examples = unique(examples)
+    # Of equal ones not the first: a correction is learned whatever weight a file gives to the same words, and what has
+    # a group keeps it, so that the rest of its conversation or document stays on its side.
+    examples = unique(sorted(examples, key=lambda e: (not e.weight, not e.group, -e.weight, e.group)))
     known = stores.ledger.taken_among([example.id for example in examples], lineage)
     return [example for example in examples if example.id not in known], len(known)
 
@@ -158,11 +160,11 @@ def line_of(ledger: Ledger, lineage: str, head: int) -> list[GenerationRow]:
     return [ledger.generation(gen_id, lineage)[0] for gen_id in ledger.parent_chain(head, lineage)]
 
 
-def _check_sizes(new: NewData, repeated: int, request: GenerationRequest) -> None:
+def _check_sizes(new: NewData, with_pairs: Collection[Role], repeated: int, request: GenerationRequest) -> None:
     percent, needed = request.settings.data.holdout_percent, request.settings.gates.min_items
     trains, holds = Counter(e.role for e in new.train), Counter(e.role for e in new.holdout)
     for role in ROLES:
-        if not trains[role] + holds[role] or not (trains[role] or request.preferences):
+        if not trains[role] + holds[role] or not (trains[role] or role in with_pairs):
             held = f", {holds[role]} are held out" if holds[role] else ""
             raise LunaError(
                 f"there are no new examples for {role} to train on ({repeated} examples were seen before and left "

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from cluster.attempts import HopelessError
 from cluster.request import RunSpec
 from cluster.settings import Settings
-from cluster.steps.data import trained_by
+from cluster.steps.data import earlier_examples, trained_by
 from cluster.steps.preferences import prepare_channels, weighted_pairs_by_role
 from cluster.steps.records import Collected, Parent, Planned, TrainingSet
 from curriculum.example import Example, unique
@@ -84,11 +84,11 @@ def make_plan(spec: RunSpec, ledger: Ledger, collected: Collected) -> Planned:
     for role, own in plan.schedules.items():
         if not own.rows and not pairs.get(role):
             raise HopelessError(
-                f"nothing is left to train {role} on: each of its new examples has a weight of 0. Bring others, or "
-                "look at the reward model (`luna reward report`), which weighs them."
+                f"nothing is left to train {role} on: each of its new examples and pairs has a weight of 0. Bring "
+                "others, or look at the reward model (`luna reward report`), which weighs them."
             )
     _log_plan(settings, new, plan)
-    _warn_of_little(settings, plan, line)
+    _warn_of_little(spec, ledger, plan, parent)
     return Planned(examples=_frozen(home, plan), channels=channels.files)
 
 
@@ -112,7 +112,8 @@ def role_schedule(
     own = [example for example in new if example.role == role]
     steps = train.steps_of(role)
     if not own or _only_pairs_count(settings, pairs):
-        return Schedule((), steps or steps_for(round(train.epochs * pairs), settings.channels.pairs_of(role)), (), {})
+        taken = _new_rows(settings, pairs) if pairs else 0
+        return Schedule((), steps or steps_for(taken, settings.channels.pairs_of(role)), (), {})
     room = None if steps is None else steps * batch_size
     known = {example.id for example in own}
     pools = {gen_id: [e for e in found if e.role == role and e.id not in known] for gen_id, found in line.items()}
@@ -142,7 +143,7 @@ def _replayable(settings: Settings, pools: Line) -> int:
 
 
 def _new_rows(settings: Settings, new: int) -> int:
-    """Rows of new examples where the steps follow from the epochs; at least one."""
+    """Rows of new examples, or of pairs alone, where the steps follow from the epochs; at least one."""
     return max(1, round(settings.train.epochs * new))
 
 
@@ -210,11 +211,15 @@ def _frozen(home: Home, plan: Plan) -> TrainingSet:
     )
 
 
-def _warn_of_little(settings: Settings, plan: Plan, line: Line) -> None:
+def _warn_of_little(spec: RunSpec, ledger: Ledger, plan: Plan, parent: Parent | None) -> None:
     """Say where the next generation could not be asked about enough of what the line was trained on."""
-    needed = settings.gates.min_items
+    needed = spec.settings.gates.min_items
+    if all(len(own.taken) >= needed for own in plan.schedules.values()):
+        return
+    # The whole line: replay may be drawn from a part of it.
+    earlier = earlier_examples(spec.home, ledger, spec.lineage, parent.gen_id if parent else None) or []
     for role, own in plan.schedules.items():
-        learned = {e.id for e in own.taken} | {e.id for found in line.values() for e in found if e.role == role}
+        learned = {e.id for e in own.taken} | {e.id for e in earlier if e.role == role}
         if len(learned) < needed:
             logger.warning(
                 "%s: the line will have been trained on %d examples, and recall of the next generation needs %d "

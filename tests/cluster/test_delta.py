@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from cluster.request import GenerationRequest, PinnedBase
+from cluster.request import GenerationRequest, PinnedBase, RunSpec
 from cluster.settings import DataSettings, Settings
 from cluster.steps import data
+from cluster.steps.lessons import new_lessons
+from cluster.steps.planning import make_plan
+from curriculum.example import make_example
 from curriculum.parquet import NewData, freeze_new_data, read_new_data, write_examples
+from curriculum.preferences.pairs import freeze_preferences, make_preference
 from ledger.conversations import Label
 from ledger.errors import LunaError
 from ledger.home import Home
@@ -18,8 +24,9 @@ from ledger.rules.karma import KarmaSettings
 from ledger.rules.stop_rule import stopped_refusal
 from ledger.store import Stores
 from tests.cluster.builders import even_numbers
-from tests.ledger.builders import make_row
+from tests.ledger.builders import make_move, make_row, make_trio
 from tests.ledger.test_conversations import AT, a_turn
+from trainers.config import TrainSettings
 
 
 @pytest.fixture
@@ -110,3 +117,67 @@ def test_talks_alone_are_data_unless_they_are_switched_off(home, stores):
     off = request.model_copy(update={"settings": Settings(data=DataSettings(conversations=False))})
     with pytest.raises(LunaError, match="inbox is empty"):
         data.collect(home, stores, "main", off)
+
+
+def test_a_correction_is_learned_though_a_file_has_the_same_words_without_weight_or_group(home, stores):
+    turn = a_turn(1)
+    stores.conversations.add_turn(turn)
+    stores.conversations.add_label(turn.id, Label(correction="better", at=AT), KarmaSettings())
+    (lesson,) = new_lessons(stores, "main")
+    of_file = make_example(
+        role=lesson.role, stage="manual", category="x", kind=lesson.kind, input=lesson.input, output=lesson.output,
+        weight=0.0, source="file",
+    )  # fmt: skip
+    assert of_file.id == lesson.id
+    for weight in (0.0, 1.0):
+        sha = write_examples(home.inbox_dir, [replace(of_file, weight=weight)])
+        assert data.new_examples(home, stores, "main", asked_for(sha)) == ([lesson], 0)
+
+
+@pytest.mark.parametrize("of_role", [("creative", 1.0), ("logical", 0.0)])
+def test_pairs_that_teach_another_role_or_weigh_nothing_are_no_data_for_a_role_without_examples(home, stores, of_role):
+    role, weight = of_role
+    pairs = [
+        make_preference(
+            role=role, prompt=f"{i}?", chosen="a", rejected="b", margin=1.0, weight=weight, origin="imported"
+        )
+        for i in range(20)
+    ]  # fmt: skip
+    own = [e for e in even_numbers(0, 60) if e.role != "logical"]
+    held_out = [
+        e for e in found(home, collected_from(home, stores, even_numbers(0, 60))).holdout if e.role == "logical"
+    ]
+    request = asked_for(write_examples(home.inbox_dir, [*own, *held_out]))
+    request = request.model_copy(update={"preferences": freeze_preferences(pairs, home)})
+    with pytest.raises(LunaError, match="no new examples for logical to train on"):
+        data.collect(home, stores, "main", request)
+
+
+def test_a_plan_warns_of_too_little_to_recall_only_if_the_whole_line_has_too_little(home, stores, caplog):
+    """Replay may be off, or drawn from a part of the line: recall is asked of all of it."""
+    few = Settings(
+        train=TrainSettings(steps=1, batch_size=4), gates=GateSettings(min_items=5), data=DataSettings(replay_share=0)
+    )
+
+    def planned(gen_id, start):
+        asked = asked_for(write_examples(home.inbox_dir, even_numbers(start, 60))).model_copy(update={"settings": few})
+        run = stores.journal.create_run(f"run-{gen_id}", "main", gen_id, asked.model_dump(mode="json"))
+        caplog.clear()
+        plan = make_plan(RunSpec.of(home, run), stores.ledger, data.collect(home, stores, "main", asked)).examples
+        stores.journal.finish_run(run.run_id, "done", "accepted")
+        return plan, [text for text in caplog.messages if "recall of the next generation" in text]
+
+    plan, warned = planned(0, 0)
+    assert len(warned) == 3
+    assert "trained on 4 examples" in warned[0]
+    rows = make_trio(
+        0,
+        data_delta_sha=plan.delta_sha,
+        holdout_sha=plan.holdout_sha,
+        base_sha="a" * 64,
+        parent_sha="a" * 64,
+        collected_sha="c" * 64,
+    )
+    stores.ledger.record_judgement(rows, [], make_move(None, 0))
+    _, warned = planned(1, 100)
+    assert not warned, "4 and 4 are 8, and 5 are needed"

@@ -78,6 +78,9 @@ def test_what_the_steps_have_no_room_for_is_left_with_each_categorys_share_taken
 def test_a_role_with_pairs_alone_takes_its_steps_from_them():
     how = settings_of(channels=ChannelSettings(mode="dual", pairs=4))
     assert role_schedule("logical", how, [], {0: asked(0, 50)}, 30, "").steps == 8
+    half = settings_of(channels=ChannelSettings(mode="dual"), train={"epochs": 0.5})
+    assert role_schedule("logical", half, [], {}, 1, "").steps == 1, "half of one pair is a step, not none"
+    assert role_schedule("logical", half, [], {}, 0, "").steps == 0
     alone = settings_of(channels=ChannelSettings(mode="dual", w_sft=0.0, w_pref=1.0))
     found = role_schedule("logical", alone, asked(0, 50), {}, 30, "")
     assert (found.rows, found.taken) == ((), ()), "an example that has no say in the loss is not taken"
