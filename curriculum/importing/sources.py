@@ -238,4 +238,5 @@ def suffix_by_content(data: bytes) -> str:
     table = any(mark in first for mark in b",;\t") and any(
         word in first for word in (b"input", b"output", b"prompt", b"messages", b"question", b"instruction")
     )
-    return ".csv" if table else ".md"
+    alone = first.strip(b'\r" ') in (b"messages", b"conversations")  # a table of one column
+    return ".csv" if table or alone else ".md"

@@ -179,7 +179,7 @@ def _text(content: Any, speaker: str) -> str:
     if isinstance(content, str):
         return content
     if isinstance(content, list) and all(isinstance(p, dict) and isinstance(p.get("text"), str) for p in content):
-        return "".join(part["text"] for part in content)
+        return "\n".join(filter(None, (part["text"].strip() for part in content)))  # as the importer does
     raise Refused(400, "only text can be answered: content must be a string or a list of text parts.")
 
 

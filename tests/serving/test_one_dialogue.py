@@ -412,6 +412,14 @@ def test_what_a_tool_said_is_no_part_of_the_talk_and_messages_in_a_row_are_one()
     assert headers["x-luna-context-dropped"] == "0"
 
 
+def test_a_message_in_parts_is_the_same_prompt_imported_and_asked():
+    parts = [{"type": "text", "text": "What is"}, {"type": "text", "text": "2 + 2? "}]
+    messages = [{"role": "user", "content": parts}]
+    prompt, _ = through_v1(messages, "logical")
+    (example,) = imported({"messages": [*messages, {"role": "assistant", "content": "Four."}]}, "logical")
+    assert trained_prompts(example)[1] == {prompt}
+
+
 def test_a_long_talk_through_v1_goes_on_and_says_how_much_is_not_read():
     messages, dropped = [{"role": "system", "content": "You are terse."}], []
     for number in range(60):

@@ -29,15 +29,17 @@ def read(record: Mapping[str, Any], note: Note) -> list[Found]:
     nodes = history.get("messages") if isinstance(history, Mapping) else None
     tree = nodes if isinstance(nodes, Mapping) and nodes else None
     shown = branch(tree, history.get("currentId"), "parentId") if tree else chat.get("messages")
-    if tree:
-        note_others(tree, shown, note)
     name = text_of(record, "id") or text_of(chat, "id")
     talk = Talk(
         _rated(shown, note),
         group=f"conversation/{name}" if name else "",
         created_at=time_of_export(record.get("created_at") or chat.get("timestamp"), note),
     )
-    return [talk, *(_pairs(tree, note) if tree else [])]
+    pairs = _pairs(tree, note) if tree else []
+    if tree:
+        compared = {text for pair in pairs for text in (pair.chosen, pair.rejected)}
+        note_others(tree, [*shown, *(node for node in tree.values() if _said(node) in compared)], note)
+    return [talk, *pairs]
 
 
 def _rated(messages: object, note: Note) -> tuple[Turn, ...]:
@@ -83,6 +85,11 @@ def _pairs(nodes: Mapping[str, Any], note: Note) -> list[Pair]:
 def _texts(nodes: Sequence[Mapping[str, Any]], rating: int) -> list[str]:
     of_rating = [node for node in nodes if _rating(node) == rating]
     return [turn.text for turn in turns_of(of_rating, _silent) if turn.speaker == "luna"]
+
+
+def _said(node: object) -> str | None:
+    text = node.get("content") if isinstance(node, Mapping) else None
+    return text.strip() if isinstance(text, str) else None
 
 
 def _silent(reason: str) -> None:

@@ -216,6 +216,10 @@ def test_ratings_of_open_webui_decide_what_is_learned(tmp_path):
     liked = imported(tmp_path, webui(question, good, bad, current="g"))
     assert [(e.output, e.weight) for e in liked.examples] == [(ANSWERED, 2.0)]
     assert {(pair.chosen, pair.rejected) for pair in liked.pairs} == {(ANSWERED, "No.")}
+    assert liked.left_out == {}
+    unrated = {"id": "u", "parentId": "q", "role": "assistant", "content": "Maybe."}
+    told = imported(tmp_path, webui(question, good, bad, unrated, current="g")).left_out
+    assert told == {"messages of branches other than the one last shown": 1}
     disliked = imported(tmp_path, webui(question, bad, current="b"))
     assert (disliked.examples, disliked.problems) == ([], [])
     assert disliked.left_out["answers that the user disliked"] == 1

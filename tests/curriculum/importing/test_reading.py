@@ -218,9 +218,18 @@ def test_a_missing_file_among_others_is_an_error(tmp_path):
         import_paths([str(tmp_path / "x.json"), str(tmp_path / "gone.json")], ImportOptions())
 
 
+COLUMN = 'messages\n"[{""role"": ""user"", ""content"": ""a""}, {""role"": ""assistant"", ""content"": ""b""}]"\n'
+
+
 @pytest.mark.parametrize(
     ("data", "found"),
-    [(SPELLINGS["lines"], 4), (SPELLINGS["an array"], 4), ("input,output\na,b\n", 1), ("# Tea\n\nPour it.\n", 1)],
+    [
+        (SPELLINGS["lines"], 4),
+        (SPELLINGS["an array"], 4),
+        ("input,output\na,b\n", 1),
+        ("# Tea\n\nPour it.\n", 1),
+        (COLUMN, 1),
+    ],
 )
 def test_standard_input_is_told_apart_by_its_content(monkeypatch, data, found):
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(data.encode())))
