@@ -21,6 +21,7 @@ from curriculum.reward import VALUES, RewardOutput
 from curriculum.reward.scores import read_scores
 from ledger.errors import LunaError
 from ledger.home import Home
+from ledger.metadata import METADATA_FILE, read_metadata
 from ledger.records import GenerationRow
 from ledger.store import Ledger, Stores
 from ledger.verification.problems import Problem
@@ -68,6 +69,26 @@ def _problems_of(
             names = "{} steps, {} new and {} replayed rows"
             where = f"{who} {row.role}"
             yield Problem("counts not as planned", where, names.format(*planned), names.format(*told), _RESTORE)
+        yield from _told_otherwise(home, row, plan)
+
+
+def _told_otherwise(home: Home, row: GenerationRow, plan: Plan) -> Iterator[Problem]:
+    """Whether the adapter's metadata counts the rows of conversations as they are; the rest of it others compare."""
+    file = home.adapter_dir(row.child_sha) / METADATA_FILE
+    try:
+        metadata = read_metadata(file.parent)
+    except LunaError:  # which others name
+        return
+    counts = metadata.get("training_data")
+    if (metadata.get("generation"), metadata.get("role")) != (row.gen_id, row.role) or not isinstance(counts, Mapping):
+        return  # of another row with the same bytes, or broken, which others name
+    rows = plan.schedules[row.role].rows
+    talks = sum(example.stage == "conversations" for example in rows)
+    planned, told = (talks, len(rows) - talks), (counts.get("conversations"), counts.get("base"))
+    if planned != told:
+        names = "{} rows of conversations and {} others"
+        where = f"{file.relative_to(home.root)} ({row.lineage} G{row.gen_id} {row.role})"
+        yield Problem("metadata not as trained", where, names.format(*planned), names.format(*told), _RESTORE)
 
 
 def planned_again(home: Home, ledger: Ledger, generation: Sequence[GenerationRow], settings: Settings) -> Plan:

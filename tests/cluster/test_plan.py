@@ -255,6 +255,21 @@ def test_a_training_file_that_is_not_what_the_schedule_says_is_found(
     assert "(main G3), row 21" in problem.where
 
 
+@pytest.mark.parametrize("count", ["conversations", "base"])
+def test_an_adapter_that_tells_of_other_rows_than_it_was_trained_on_is_found(
+    lineage: Lineage, generations: list[list[GenerationRow]], tmp_path: Path, count: str
+) -> None:
+    forged = recorded_anew(lineage, generations[:2], tmp_path, -1, list)
+    file = forged.adapter_dir(generations[1][2].child_sha) / "METADATA.json"
+    metadata = json.loads(file.read_text())
+    metadata["training_data"][count] += 5
+    file.write_text(json.dumps(metadata))
+    assert plan_problems(lineage.home) == []
+    (problem,) = plan_problems(forged)
+    assert problem.what == "metadata not as trained"
+    assert "(main G1 dialectical)" in problem.where
+
+
 def recorded_anew(
     lineage: Lineage,
     generations: Sequence[Sequence[GenerationRow]],
