@@ -42,7 +42,7 @@ def summary_lines(report: ImportReport) -> list[str]:
     if report.duplicates:
         lines.append(f"left out as duplicates: {report.duplicates}")
     if report.reweighted:
-        lines.append(f"examples given again with another weight, of which the last counts: {report.reweighted}")
+        lines.append(f"given again with another weight or margin, of which the last counts: {report.reweighted}")
     if report.repaired:
         lines.append(f"removed from records: {_counts(report.repaired)}")
     if report.masked:

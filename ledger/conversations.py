@@ -190,8 +190,9 @@ class Conversations:
         return [_labelled(row) for row in reversed(rows)]
 
     def exchanges(self, conversation: str, most: int) -> Exchanges | None:
-        """What was asked and heard in a conversation, of a dialogue only its synthesis; None if there is none."""
-        heard = "conversation = ? AND (kind = 'generate' OR role = 'dialectical')"
+        """What was asked and heard in a conversation, of a dialogue only its synthesis, or the voice at which
+        it was stopped; None if there is none."""
+        heard = "conversation = ? AND (kind = 'generate' OR role = 'dialectical' OR finish_reason = 'aborted')"
         with self.db.reading() as connection:
             if connection.execute("SELECT 1 FROM turns WHERE conversation = ?", (conversation,)).fetchone() is None:
                 return None

@@ -131,9 +131,10 @@ class _Reading:
             self._report.lessons += any(fresh)
             self._report.duplicates += not any(fresh)
         for of_one_pair in pairs:
-            self._report.duplicates += all(pair.id in self._pairs for pair in of_one_pair)
-            for pair in of_one_pair:
-                self._pairs.setdefault(pair.id, pair)
+            before = [self._pairs[pair.id] for pair in of_one_pair if pair.id in self._pairs]
+            self._report.duplicates += len(before) == len(of_one_pair)
+            self._report.reweighted += any(one not in of_one_pair for one in before)
+            self._pairs.update({pair.id: pair for pair in of_one_pair})
 
     def _keep(self, one: Kept) -> bool:
         """Whether it is new; of one that is not, the last weight stands."""

@@ -51,7 +51,7 @@ class ImportReport:
     duplicates: int = 0
     """Lessons and pairs that were left out because the same content came before."""
     reweighted: int = 0
-    """Of the duplicates, those that came with another weight: the last one stands."""
+    """Lessons and pairs that came again with another weight or margin: the last one stands."""
     left_out: Counter[str] = field(default_factory=Counter)
     """What was left out of records that were otherwise read, and files that were passed over."""
     repaired: Counter[str] = field(default_factory=Counter)

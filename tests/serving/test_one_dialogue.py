@@ -28,6 +28,7 @@ from ledger.conversations import Label
 from ledger.home import Home
 from ledger.roles import ROLES
 from ledger.store import Stores
+from serving.api.errors import Refused
 from serving.api.front import Front, Leases
 from serving.api.gateway import build
 from serving.engine import Piece, Reader, Started
@@ -314,6 +315,20 @@ def test_the_terminal_chat_says_when_more_is_not_read_any_more(home):
     assert counts[-1] > 2
     assert said.count("the oldest exchange is no longer read") == 2
     assert said.count("its middle is not read") == 1
+
+
+def test_a_talk_goes_on_from_a_dialogue_that_was_stopped_at_its_first_voice(home):
+    class Dying(Recording):
+        async def speak(self, model, question, sampling):
+            yield Started("creative", 0, "a" * 64, "main", 0, False)
+            yield Piece("Because of the", 1, 9)
+            raise Refused(503, "the engine is gone.")
+
+    seen = list(events_of(post(gateway(home, Dying()), "/dialogue", {"message": "Why is it blue?"}).text))
+    assert [name for name, _ in seen] == ["start", "token", "error"]
+    engine, body = Recording(), {"message": "And?", "role": "base", "conversation": seen[0][1]["conversation"]}
+    post(gateway(home, engine), "/generate", body)
+    assert engine.prompts == ["User: Why is it blue?\nLuna: Because of the\n\nAnd?"]
 
 
 def test_a_label_in_the_terminal_keeps_what_the_page_said_of_the_answer(home):

@@ -182,9 +182,10 @@ def test_what_stands_beside_a_question_is_read_with_it(tmp_path):
 def test_a_pair_given_twice_is_one_duplicate_for_all_roles(tmp_path):
     pair = {"prompt": ASKED, "chosen": ANSWERED, "rejected": "No."}
     path = tmp_path / "x.jsonl"
-    path.write_text("\n".join(map(json.dumps, [pair, pair, {**pair, "context": "At sea."}])))
+    path.write_text("\n".join(map(json.dumps, [pair, {**pair, "weight": 0.5}, {**pair, "context": "At sea."}])))
     report = import_paths([str(path)], ImportOptions())
     assert (len(report.pairs), report.duplicates) == (2 * len(ROLES), 1)
+    assert ([one.weight for one in report.pairs], report.reweighted) == ([0.5] * 3 + [1.0] * 3, 1)
     assert "2 preference pairs" in summary_lines(report)
 
 
