@@ -24,8 +24,7 @@ from ledger.files import write_atomic
 from ledger.home import Home
 from ledger.roles import Role
 from ledger.store import Ledger
-from serving.api.errors import Refused
-from serving.api.front import Front, Leases, refuse_when_full, resolve
+from serving.api.front import Front, Leases, refusal_of, refuse_when_full, resolve
 from serving.api.guard import guarded
 from serving.engine import Asked, Engine, Piece, Reader, Sampling, Started, choose
 from serving.engines.validate import Shape, base_shapes, check_adapter
@@ -98,7 +97,7 @@ class EngineReplica:
             try:
                 prompt = await self._reader.read(adapter.role if adapter else None, question)
             except LunaError as error:
-                raise Refused(400, str(error)) from error
+                raise refusal_of(error) from error
             started = Started(
                 adapter.role if adapter else None,
                 adapter.gen if adapter else None,
@@ -117,7 +116,7 @@ class EngineReplica:
                             first = False
                         yield piece
                 except LunaError as error:
-                    raise Refused(400, str(error)) from error
+                    raise refusal_of(error) from error
 
     async def generate(self, model: str, prompts: Sequence[str], max_tokens: int) -> list[str]:
         """The greedy answer to each raw prompt."""

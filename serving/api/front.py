@@ -20,7 +20,7 @@ from curriculum.transcript import Talk, render_talk, talk_of
 from ledger.errors import LunaError
 from serving.api.errors import Refused, send_error
 from serving.api.guard import close, read_body, replay
-from serving.engine import Asked, Reader
+from serving.engine import Asked, Reader, Stopped
 from serving.settings import ServingSettings
 from serving.table import Adapter, Table
 
@@ -135,7 +135,7 @@ class Front:
         try:
             read = await self.reader.read(adapter.role if adapter else None, question)
         except LunaError as error:
-            raise Refused(400, str(error)) from error
+            raise refusal_of(error) from error
         # As in training: the raw prompt with the tokenizer's own beginning, no chat template.
         asked |= {"messages": [{"role": "user", "content": read.prompt}], "add_special_tokens": True}
         asked["add_generation_prompt"] = False
@@ -187,6 +187,11 @@ def refuse_when_full(leases: Leases, settings: ServingSettings) -> None:
     """At most `max_concurrent_requests` requests are in work."""
     if leases.total >= settings.max_concurrent_requests:
         raise Refused(429, f"{settings.max_concurrent_requests} requests are in work; try again.", {"retry-after": "1"})
+
+
+def refusal_of(error: LunaError) -> Refused:
+    """What an engine's error is to a client: its own doing, but for an engine that is not there."""
+    return Refused(503 if isinstance(error, Stopped) else 400, str(error))
 
 
 def resolve(table: Table, name: Any) -> Adapter | None:

@@ -10,7 +10,7 @@ import pytest
 from curriculum.render import render_prompt
 from curriculum.transcript import LengthSettings
 from serving.api.front import Front, Leases
-from serving.engine import Reader
+from serving.engine import Reader, Stopped
 from serving.settings import ServingSettings
 from serving.table import Table
 from tests.serving.test_table import make_table, shas_of
@@ -114,6 +114,17 @@ def test_what_cannot_be_answered_is_refused_with_a_reason_before_vllm(request_, 
     found, _, text = get(front, **request_)
     assert (found, behind.seen) == (status, [])
     assert says in json.loads(text)["error"]["message"]
+
+
+def test_an_engine_that_is_not_there_is_no_fault_of_the_request():
+    def count(_):
+        raise Stopped("the engine is not running.")
+
+    front, behind = make_front()
+    front.reader = Reader(LengthSettings(), count)
+    body = {"model": "base", "messages": [{"role": "user", "content": "Hello."}]}
+    status, _, _ = get(front, path="/v1/chat/completions", body=body)
+    assert (status, behind.seen) == (503, [])
 
 
 def test_a_full_queue_says_when_to_come_back():
