@@ -73,7 +73,7 @@ class Pair:
     chosen: str
     rejected: str
     context: str = ""
-    """Used where the turns hold nothing but the prompt."""
+    """Stands before what the turns hold beside the prompt."""
     role: str = ""
     margin: float = 1.0
     weight: float = 1.0

@@ -96,7 +96,7 @@ def preferences_of(pair: Pair) -> Iterator[Preference]:
         yield make_preference(
             role=role,
             prompt="\n".join(said.user),
-            context=pair.context or said.before().text(),
+            context="\n".join(part for part in (pair.context, said.before().text()) if part),
             chosen=pair.chosen,
             rejected=pair.rejected,
             margin=pair.margin,

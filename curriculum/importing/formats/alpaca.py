@@ -20,8 +20,8 @@ def read(record: Mapping[str, Any], note: Note) -> list[Found]:
     asked = "\n".join(filter(None, (text_of(record, key).strip() for key in ("instruction", "input", "context"))))
     answer = (text_of(record, "output") or text_of(record, "response")).strip()
     turns = [Turn("system", system)] if (system := text_of(record, "system").strip()) else []
-    history = record.get("history")
-    for past in history if isinstance(history, list) else []:
+    history = record.get("history") or []
+    for past in history if isinstance(history, list) else [history]:
         if isinstance(past, list) and len(past) == 2 and all(isinstance(text, str) for text in past):
             turns += [Turn("user", past[0].strip()), Turn("luna", past[1].strip(), 0.0)]
         else:

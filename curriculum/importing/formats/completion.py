@@ -28,6 +28,8 @@ def read(record: Mapping[str, Any], note: Note) -> list[Found]:
     if record.get("label") is False:
         note("completions that are labelled as not wanted")
         return []
+    if record.get("history"):
+        note("earlier exchanges beside a prompt")
     turns = [*said(record, asked, "user", note), *said(record, answered, "luna", note)]
     before = (text_of(record, key).strip() for key in ("system", "context"))
     turns = [*(Turn("system", text) for text in before if text), *turns]

@@ -30,6 +30,8 @@ def read(record: Mapping[str, Any], note: Note) -> list[Found]:
     for name, answer in (("chosen", chosen), ("rejected", rejected)):
         if not answer or any(turn.speaker != "luna" for turn in answer):
             raise LunaError(f"{name!r} holds no answer of the assistant that follows the prompt")
+    if system := text_of(record, "system").strip():
+        prompt = (Turn("system", system), *prompt)
     weight = weight_of(record)
     if weight > 1:
         raise LunaError(f"a pair's weight is {weight:g}; it must be in [0, 1]")

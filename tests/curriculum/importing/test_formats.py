@@ -179,6 +179,14 @@ def test_what_stands_beside_a_question_is_read_with_it(tmp_path):
     assert (other.input, other.context) == (ASKED, "Tea is a drink.")
 
 
+def test_a_system_text_beside_a_pair_is_its_context_and_a_history_that_is_none_is_told(tmp_path):
+    pair = {"prompt": ASKED, "chosen": ANSWERED, "rejected": "No.", "system": "Be brief."}
+    assert {one.context for one in imported(tmp_path, pair).pairs} == {"Be brief."}
+    assert {one.context for one in imported(tmp_path, pair | {"context": "At sea."}).pairs} == {"At sea.\nBe brief."}
+    for form in ("Alpaca", "prompt and completion"):
+        assert len(imported(tmp_path, ONE_EXCHANGE[form] | {"history": "We spoke before."}).left_out) == 1
+
+
 def test_a_pair_given_twice_is_one_duplicate_for_all_roles(tmp_path):
     pair = {"prompt": ASKED, "chosen": ANSWERED, "rejected": "No."}
     path = tmp_path / "x.jsonl"
