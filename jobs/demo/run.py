@@ -225,11 +225,11 @@ _PUZZLE_LESSON = {
     "lr": 1e-3,
     "adam_beta2": 0.98,
 }
-_REPLAY = {"replay_share": 0.45}
+_REPLAY = {"replay_share": 0.45, "replay_least": 0}
 """More than the default: with less the logical role's recall of G0 fell under the gate (docs/dev/log.md)."""
 
 _TALK_LESSON = {
-    "steps": {"creative": 24, "logical": 40, "dialectical": 24},
+    "steps": {"creative": 32, "logical": 40, "dialectical": 32},
     "batch_size": {"creative": 5, "logical": 8, "dialectical": 4},
     "lr": {"creative": 8e-4, "logical": 3e-4, "dialectical": 8e-4},
 }
@@ -239,7 +239,7 @@ _ROLE_LESSON = {
     "lr": {"creative": 2.5e-4, "logical": 2e-4, "dialectical": 3e-4},
 }
 """Fewer and smaller than in G1, for recall. Other rates, warm-ups and amounts of replay: docs/dev/log.md."""
-_CORPORATE_LESSON = {"steps": 6, "lr": 1.2e-3, "batch_size": 4}
+_CORPORATE_LESSON = {"steps": 16, "lr": 1.2e-3, "batch_size": 4}
 
 STEPS: tuple[DemoStep, ...] = (
     DemoStep(
