@@ -43,7 +43,7 @@ class LengthSettings(BaseModel):
     """Longest prompt and answer together. A talk loses its oldest exchanges, then a text that alone is too long its
     middle; an answer loses its end."""
     answer_tokens: int = Field(200, ge=1)
-    """Kept free for the answer behind a prompt; the longest answer of `/generate` and `/dialogue` where they do not say."""
+    """Kept free for the answer behind a prompt; the longest answer of `/generate` and `/dialogue` by default."""
 
     @property
     def room(self) -> int:
