@@ -365,10 +365,17 @@ STOP_AT_THE_FIRST_WORD = """
 """In the page itself: a tiny model has said it all before the test could see the first word and press the button."""
 
 
-def slow_down(page, bytes_per_s):
-    """What the page downloads, so that a busy machine does not hand it a whole answer at once; -1 for no limit."""
-    limits = {"offline": False, "latency": 0, "downloadThroughput": bytes_per_s, "uploadThroughput": -1}
-    page.context.new_cdp_session(page).send("Network.emulateNetworkConditions", limits)
+TRIES = 12
+"""On a busy machine the tiny model may have said it all before the browser reads the first word."""
+
+
+def stopped_in_time(page, message):
+    """Ask and stop at the first word; False if the whole answer was there by then."""
+    page.get_by_label("Your message").fill(message)
+    page.evaluate(STOP_AT_THE_FIRST_WORD)
+    page.get_by_label("Your message").press("Enter")
+    expect(page.locator("article .label")).to_be_visible(timeout=WAIT)
+    return "Stopped." in page.locator(".exchange").text_content()
 
 
 def test_stop_ends_the_answer_and_the_conversation_goes_on_from_there(page, served):
@@ -380,17 +387,14 @@ def test_stop_ends_the_answer_and_the_conversation_goes_on_from_there(page, serv
         route.continue_(post_data=json.dumps(route.request.post_data_json | long))
 
     page.route("**/generate", ask_for_more)
-    slow_down(page, bytes_per_s=4096)
-    page.get_by_label("Your message").fill(message)
-    with page.expect_event("requestfailed", lambda request: request.url.endswith("/generate")):
-        page.evaluate(STOP_AT_THE_FIRST_WORD)
-        page.get_by_label("Your message").press("Enter")
-    expect(page.locator(".exchange")).to_contain_text("Stopped.")
+    for _ in range(TRIES):
+        if stopped_in_time(page, message) and stored(served, page)[0]["finish_reason"] == "aborted":
+            break
+        page.goto("about:blank")
+        page.goto("/")
     expect(page.locator("article[aria-busy]")).to_have_count(0)
-    expect(page.locator("article .label")).to_be_visible()
     expect(page.get_by_label("Your message")).to_be_focused()
     page.unroute("**/generate")
-    slow_down(page, bytes_per_s=-1)
     ask(page, "And go on.", "Logical")
     first, second = stored(served, page)
     assert first["finish_reason"] == "aborted"
