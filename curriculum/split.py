@@ -25,6 +25,9 @@ from ledger.taken import Side
 HOLDOUT_PERCENT = 20
 """Share of new clusters, in percent, that is kept from training and used to measure generalization."""
 
+_MOST_CHARACTERS = 2_000
+"""Of what was said in a conversation, its end, that tells one question from another."""
+
 Known = Mapping[int, AbstractSet[Side]]
 """Where keys stand since earlier generations, as `Ledger.sides_of` has it."""
 
@@ -47,12 +50,23 @@ class Split:
 
 def keys_of(example: Example) -> tuple[int, ...]:
     """The keys of an example: two that share one are on one side."""
-    return _firm_keys(example.group, example.input) + _alike_keys(example.input, (example.output,))
+    question = _question(example)
+    return _firm_keys(example.group, question) + _alike_keys(question, (example.output,))
 
 
 def keys_of_pair(pair: Preference) -> tuple[int, ...]:
     """The keys of a pair, those of an example with its prompt and either answer."""
-    return _firm_keys(pair.group, pair.prompt) + _alike_keys(pair.prompt, (pair.chosen, pair.rejected))
+    question = _question(pair)
+    return _firm_keys(pair.group, question) + _alike_keys(question, (pair.chosen, pair.rejected))
+
+
+def _question(item: Example | Preference) -> str:
+    """What an item asks. In a conversation that has begun, with what was said before: "And why?" is another question in
+    each, and would else put all conversations into one cluster."""
+    question = item.input if isinstance(item, Example) else item.prompt
+    if item.context and item.group.startswith("conversation/"):
+        return f"{item.context}\n{question}"[-_MOST_CHARACTERS:]
+    return question
 
 
 def _firm_keys(group: str, question: str) -> tuple[int, ...]:
@@ -101,7 +115,7 @@ def split_by_group(
             new = _side(min(key for number in members for key in keys[number]), percent)
         for number in members:
             sides[number] = next(iter(everywhere), new)
-    firm = _roots([_firm_keys(i.group, i.input if isinstance(i, Example) else i.prompt) for i in items])
+    firm = _roots([_firm_keys(item.group, _question(item)) for item in items])
     largest = sum(max(Counter(firm[number] for number in members).values()) for members in clusters.values())
     on_side = {side: [n for n, of in enumerate(sides) if of == side] for side in ("train", "holdout")}
     return Split(
@@ -159,10 +173,8 @@ def _near_pairs(items: Sequence[Example | Preference]) -> Iterator[tuple[int, in
     owners: list[int] = []
     texts: list[list[str]] = []
     for number, item in enumerate(items):
-        question, answers = (
-            (item.input, [item.output]) if isinstance(item, Example) else (item.prompt, [item.chosen, item.rejected])
-        )
-        asked = words_of(question)
+        answers = [item.output] if isinstance(item, Example) else [item.chosen, item.rejected]
+        asked = words_of(_question(item))
         for words in (asked, *(asked + words_of(answer) for answer in answers)):
             if len(words) > FEW:
                 owners.append(number)

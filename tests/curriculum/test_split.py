@@ -22,10 +22,9 @@ from ledger.roles import ROLES
 WORDS = ["tea", "stone", "river", "lamp", "why", "moon", "bread", "the", "of", "a", "slow", "blue", "seven", "door"]
 
 
-def asked(question, answer="An answer.", role="logical", group=""):
-    return make_example(
-        role=role, stage="conversations", category="c", kind="hybrid", input=question, output=answer, group=group
-    )
+def asked(question, answer="An answer.", role="logical", group="", context=""):
+    said = {"input": question, "output": answer, "context": context}
+    return make_example(role=role, stage="conversations", category="c", kind="hybrid", group=group, **said)
 
 
 def preferred(question, chosen, rejected="No.", role="logical", group=""):
@@ -293,3 +292,17 @@ def test_words_have_one_spelling():
 
 SHORT = (2265736674339797327, -3425594132840680639, -8345332834459925626, 5036118023784986965)
 LONG = (3963252020631453081, 8412360048130990771, -58557754330072764)
+
+
+def test_a_question_that_every_talk_comes_back_to_does_not_make_one_cluster_of_them():
+    talks = []
+    for n in range(100):
+        group, before = f"conversation/{n}", f"User: Where is lamp {n}?\nLuna: Behind door {n}."
+        talks.append(asked(f"Where is lamp {n}?", f"Behind door {n}.", group=group))
+        for number, (question, answer) in enumerate([("And why?", "It fell."), ("Thanks.", "You are welcome.")]):
+            talks.append(asked(question, answer, group=group, context=f"{before}\nUser: {number}"))
+    split = split_by_group(talks, [], 20)
+    assert 30 < len(split.holdout) < 90
+    assert {e.group for e in split.train}.isdisjoint({e.group for e in split.holdout})
+    again = [dataclasses.replace(turn, group=turn.group + "/again") for turn in split.train]
+    assert split_by_group(again, [], 100, noted(split)).holdout == [], "the same talks under other names stay trained"
