@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import typer
 from rich.console import Console
@@ -16,7 +16,7 @@ from jobs.context import HOME_OPTION, JSON_OPTION, friendly_errors, out, printab
 from jobs.imported import data_lines, sample_lines, summary_lines
 from ledger.errors import LunaError
 from ledger.home import Home
-from ledger.roles import ROLES
+from ledger.roles import ROLES, Role
 
 if TYPE_CHECKING:
     from curriculum.importing import ImportReport
@@ -89,11 +89,11 @@ def import_(
     home: Path | None = HOME_OPTION,
 ) -> None:
     """Bring your own data: docs/how-to/own-data.md has the formats."""
-    from curriculum.importing import ImportOptions, import_paths
+    from curriculum.importing.files import ImportOptions, OnError, import_paths
 
     with friendly_errors():
-        roles = ROLES if role == "all" else (role,)
-        options = ImportOptions(roles, on_error, keep_personal_data=keep_personal_data)  # type: ignore[arg-type]
+        roles = ROLES if role == "all" else (cast(Role, role),)  # both words are checked where they are used
+        options = ImportOptions(roles, cast(OnError, on_error), keep_personal_data=keep_personal_data)
         report = import_paths(paths, options)
         place = resolve_home(home)
         said = [*summary_lines(report), *data_lines(place, report)]

@@ -124,7 +124,7 @@ class _Reading:
                 lessons += lessons_of(self._checked(one), self.note)
             else:
                 lessons.append(self._checked(one))
-        kept = [_examples(lesson, self._options, place) for lesson in lessons]
+        kept = [examples_of(lesson, self._options, place) for lesson in lessons]
         self._report.records[form] += 1
         for of_one in kept:
             fresh = [self._keep(one) for one in of_one]
@@ -213,7 +213,8 @@ def _of_manual(text: str, source: Source, note: Note) -> Iterator[tuple[int, str
         yield line_of, MANUAL, [lesson]
 
 
-def _examples(lesson: Lesson, options: ImportOptions, place: str) -> list[Kept]:
+def examples_of(lesson: Lesson, options: ImportOptions, place: str) -> list[Kept]:
+    """The examples of a lesson, one a role; `place` is their source where it names none."""
     roles = (lesson.role,) if lesson.role else options.roles
     context = lesson.before.text() if lesson.before else lesson.context
     examples = [

@@ -27,15 +27,12 @@ from tests.repository import ROOT
 KEY = "sk-this-is-a-secret"
 
 
+pytestmark = pytest.mark.usefixtures("short_waits")
+
+
 @pytest.fixture
 def home(tmp_path):
     return Home(tmp_path / "home")
-
-
-@pytest.fixture(autouse=True)
-def _short_waits(monkeypatch):
-    """The client waits half a second before its first retry."""
-    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
 
 
 def answers(n):

@@ -15,16 +15,12 @@ from tests.jobs.fake_endpoint import GOOD, Reply, completion, good_label, servin
 from tests.jobs.servers import http, listening
 from tests.jobs.test_teach import label
 
+pytestmark = pytest.mark.usefixtures("short_waits")
+
 
 @pytest.fixture
 def home(tmp_path):
     return Home(tmp_path / "home")
-
-
-@pytest.fixture(autouse=True)
-def _short_waits(monkeypatch):
-    """The client waits half a second before its first retry."""
-    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
 
 
 def rows(home):

@@ -16,9 +16,10 @@ from rich.console import Console
 
 import jobs.chat
 from curriculum.conversations.lessons import conversation_examples
-from curriculum.example import make_example
+from curriculum.importing.files import ImportOptions, examples_of
 from curriculum.importing.formats import format_of
 from curriculum.importing.found import Talk
+from curriculum.importing.report import ImportReport
 from curriculum.importing.talks import lessons_of
 from curriculum.preferences.pairs import make_preference
 from curriculum.render import dialogue_context, render_prompt
@@ -70,18 +71,8 @@ def imported(record, role):
     """What the importer makes of a record, but for control characters and secrets, which it takes out."""
     found = format_of(record).read(record, list)
     lessons = [lesson for one in found for lesson in (lessons_of(one, list) if isinstance(one, Talk) else [one])]
-    return [
-        make_example(
-            role=role,
-            stage=lesson.stage,
-            category=lesson.category,
-            kind=lesson.kind,
-            input=lesson.input,
-            output=lesson.output,
-            context=lesson.before.text() if lesson.before else lesson.context,
-        )
-        for lesson in lessons
-    ]
+    kept = [one for lesson in lessons for one in examples_of(lesson, ImportOptions((role,)), "a file")]
+    return ImportReport(kept=kept).examples
 
 
 class Recording:
