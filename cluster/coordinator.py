@@ -47,6 +47,9 @@ _ANSWER_S = 60
 
 _GONE_S = 10
 
+_LOOKS, _BETWEEN_LOOKS_S = 4, 2.0
+"""How often a coordinator that has just died is looked for again before its death is told."""
+
 _KARMA_TOLD_AFTER_S = 60.0
 """How long adapters' METADATA.json may lag behind what has been earned; they say as of when they speak."""
 
@@ -277,6 +280,10 @@ class Coordinator:
             check_shape(self._home.adapter_dir(row.child_sha), lora.rank, lora.alpha)
 
 
+class CoordinatorDied(LunaError):
+    """The coordinator's process ended over a question."""
+
+
 def _open_when_free(home: Home) -> Stores:
     deadline = time.monotonic() + _LOCK_WAIT_S
     while True:
@@ -299,12 +306,22 @@ def find_coordinator() -> Any | None:
 def coordinator_for(home: Home) -> Any:
     """The coordinator that writes this home: the running one, or a new one.
 
-    An idle coordinator of another home makes room; a busy one does not.
+    An idle coordinator of another home makes room; a busy one does not. One that was killed a moment ago keeps its name
+    until Ray has started it again or given it up, so that a dead one is looked for again.
 
     Raises:
         LunaError: another home's generation is running here, or another process holds this home's ledger.
     """
     root = str(home.root.resolve())
+    for _ in range(_LOOKS - 1):
+        try:
+            return _coordinator_of(root)
+        except CoordinatorDied:
+            time.sleep(_BETWEEN_LOOKS_S)
+    return _coordinator_of(root)
+
+
+def _coordinator_of(root: str) -> Any:
     actor = find_coordinator()
     if actor is not None:
         if ask(actor, "home") == root:
@@ -340,6 +357,8 @@ def _make_room(actor: Any) -> None:
     """Let the idle coordinator of another home go."""
     try:
         ask(actor, "close")
+    except CoordinatorDied:
+        raise
     except LunaError as error:
         raise LunaError(f"this cluster works for another home, {ask(actor, 'home')}: {error}") from error
     ray.kill(actor, no_restart=True)
@@ -361,7 +380,7 @@ def ask(actor: Any, method: str, *arguments: Any, timeout_s: float = _ANSWER_S) 
             f"the coordinator does not answer within {timeout_s:g} s; look at its log in the Ray dashboard."
         ) from error
     except RayActorError as error:
-        raise LunaError(
+        raise CoordinatorDied(
             "the coordinator's process ended before it answered; perhaps memory ran out (the Ray dashboard has its "
             "log). Ray starts it again: look at `luna status`, then ask again."
         ) from error

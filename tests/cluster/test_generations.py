@@ -371,6 +371,15 @@ def test_a_coordinator_that_hangs_or_dies_over_a_question_is_told_in_a_sentence(
             os.kill(pid, signal.SIGCONT)
 
 
+def test_a_coordinator_that_was_killed_a_moment_ago_stands_in_no_other_homes_way(lenient, tmp_path):
+    from cluster.coordinator import ask, coordinator_for
+
+    os.kill(ask(coordinator_for(lenient), "state").pid, signal.SIGKILL)
+    (tmp_path / "other").mkdir()
+    other = make_home(tmp_path / "other")
+    assert ask(coordinator_for(other), "home") == str(other.root.resolve())
+
+
 def test_a_step_that_kills_the_coordinator_is_given_up_after_three_tries(lenient):
     """As a reward model that is too large for the machine would; no checkpoint is reached in between."""
     home = lenient
