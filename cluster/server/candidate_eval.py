@@ -55,29 +55,54 @@ class ServedGenerator:
         return scores
 
 
-def evaluate_served(spec: RunSpec, plans: Sequence[RolePlan], candidate: AdapterSet) -> list[EvalRecord] | None:
-    """Serve a candidate under its own number and measure it there; its records say so (`details.through`).
+class ServerFailedError(LunaError):
+    """The server that a judgement is taken with is not there, or could not do it."""
 
-    Returns:
-        None where no server of this lineage is up, or it could not do it; the trainers' model is asked then.
-    """
-    home, settings, gen_id = spec.home, spec.settings, spec.gen_id
-    if not settings.serving.evaluate_candidates or app.running() is None:
+
+def engine_of(spec: RunSpec) -> str | None:
+    """The serving engine that candidates of this lineage are measured through; None where no server of it is up."""
+    if not spec.settings.serving.evaluate_candidates or app.running() is None:
         return None
     try:
-        state = client.state(home)
-        if (state["lineage"], state["base_sha"]) != (spec.lineage, spec.base.sha):
-            return None
-        client.load(home, gen_id, candidate.shas)
-        logger.info("measuring G%d through the server (%s)", gen_id, state["engine"])
-        generator = ServedGenerator(client.asker(home), _tokenizer(spec.base), gen_id)
-        found = [
-            record for plan in plans for record in evaluate_role(generator, plan, gen_id, settings.eval, settings.text)
-        ]
+        state = client.state(spec.home)
     except LunaError as error:
-        logger.warning("the server could not measure G%d: %s The trainers' own model is asked instead.", gen_id, error)
+        logger.warning("the server does not say what it serves: %s", error)
         return None
-    return [record.model_copy(update={"details": {**record.details, "through": state["engine"]}}) for record in found]
+    return state["engine"] if (state["lineage"], state["base_sha"]) == (spec.lineage, spec.base.sha) else None
+
+
+def evaluate_served(
+    spec: RunSpec, plans: Sequence[RolePlan], compared: Compared, parent_gen: int | None, half: Half | None
+) -> list[EvalRecord]:
+    """Serve all that are compared under their own numbers, one when it is asked, and measure them there.
+
+    The records say through which engine (`details.through`).
+
+    Raises:
+        ServerFailedError: no server of this lineage is up, or it could not do it.
+    """
+    settings, gen_id = spec.settings, spec.gen_id
+    if (engine := engine_of(spec)) is None:
+        raise ServerFailedError(f"the server that measured G{gen_id} is there no longer.")
+    numbers = [(gen_id, compared.child), *compared.learned.items()]
+    if parent_gen is not None and compared.parent is not None:
+        numbers.insert(0, (parent_gen, compared.parent))
+    tokenizer = _tokenizer(spec.base)
+
+    def open_model(adapters: AdapterSet) -> ServedGenerator:
+        number = next(number for number, known in numbers if known == adapters)
+        # With each question anew: few are held at a time, and others may have been asked for meanwhile.
+        return ServedGenerator(
+            client.asker(spec.home), tokenizer, number, lambda: client.load(spec.home, number, adapters.shas)
+        )
+
+    try:
+        client.retire_candidate(spec.home, gen_id)  # another blend may stand under this number
+        models, own = Models(compared, open_model), (settings.eval, settings.gates, settings.text)
+        found = [record for plan in plans for record in evaluate_role(models, plan, gen_id, *own, half)]
+    except LunaError as error:
+        raise ServerFailedError(f"the server could not measure G{gen_id}: {error}") from error
+    return [record.model_copy(update={"details": {**record.details, "through": engine}}) for record in found]
 
 
 def _tokenizer(base: Base) -> Any:

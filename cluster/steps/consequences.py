@@ -39,7 +39,12 @@ def recorded_verdict(spec: RunSpec, ledger: Ledger) -> Judged | None:
     """
     if not ledger.is_judged(spec.gen_id, spec.lineage):
         return None
-    row = ledger.generation(spec.gen_id, spec.lineage)[0]
+    rows = ledger.generation(spec.gen_id, spec.lineage)
     stop = ledger.stop_of(spec.lineage) if ledger.last_stop_gen(spec.lineage) == spec.gen_id else None
     ledger.derive_csv()  # it comes after the transaction, so it may be missing
-    return Judged(verdict=row.verdict, reason=row.reason, alpha=row.alpha, stopped=stop.reason if stop else "")
+    return Judged(
+        verdict=rows[0].verdict,
+        reason=rows[0].reason,
+        alphas={row.role: row.alpha for row in rows},
+        stopped=stop.reason if stop else "",
+    )
