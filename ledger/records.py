@@ -120,7 +120,7 @@ class GenerationRow(Record):
         return self
 
 
-EvalMethod = Literal["exact", "choice", "mixed", "phrases", "pairs", "measured"]
+EvalMethod = Literal["exact", "better", "kept", "mixed", "prompts", "phrases", "pairs", "measured", "choice"]
 
 
 class EvalRecord(Record):
@@ -133,8 +133,10 @@ class EvalRecord(Record):
     eval: str = Field(min_length=1)
     """What was measured: a gate's name (``recall``), ``agl_accuracy``, ``tool_syntax`` and so on."""
     method: EvalMethod
-    """How: ``exact`` match, ``choice`` by likelihood among four, ``mixed`` (both in one set), ``phrases``,
-    ``pairs``: the preferred of two answers must be the likelier one; ``measured``: no share of items (health)."""
+    """How: ``exact`` match; ``better``: likelier than for the parent; ``kept``: hardly less likely than for the
+    generation that learned it; ``mixed``: closed and open items in one set; ``prompts``: likelier under its own prompt
+    than under others; ``phrases``; ``pairs``: the preferred of two answers must be the likelier one; ``measured``: no
+    share of items (health). ``choice``, by likelihood among four, is of earlier versions."""
     value: Fraction
     """Share of items that succeed; for ``style_drift`` the share with a corporate phrase."""
     n: int = Field(ge=0)

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from trainers.lean.adapter_bank import FUSED_MODULES, TARGET_MODULES, AdapterBank
-from trainers.lean.logprobs import token_log_probs
+from trainers.lean.logprobs import judged_log_probs, token_log_probs
 from trainers.lean.ops import FusedLinear, Slices, attend, linear, put, rms_norm, rotate, swiglu, take
 from trainers.lean.packing import Group, Packed, Row, causal_mask, pack
 
@@ -118,10 +118,20 @@ class LeanModel:
 
         `past` is from :meth:`prefill`, for a batch that was packed with as many `past` tokens.
         """
+        return token_log_probs(self._scored(batch, bank, past), self.output, batch.targets)
+
+    @torch.no_grad()
+    def judged_log_probs(
+        self, batch: Packed, bank: AdapterBank | None, past: list[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As :meth:`log_probs`, and (T,) whether each completion token is the likeliest one; without gradients."""
+        return judged_log_probs(self._scored(batch, bank, past), self.output, batch.targets)
+
+    def _scored(self, batch: Packed, bank: AdapterBank | None, past: list[Tensor] | None) -> Tensor:
+        """(T, D) normed states that the completion tokens are predicted from."""
         attention = PackedAttention(self, batch, past=past)
         x = self.blocks(self.embed(batch.ids), attention, bank, batch.slices)
-        hidden = rms_norm(take(x, batch.score_at), self.final_norm, self.eps)
-        return token_log_probs(hidden, self.output, batch.targets)
+        return rms_norm(take(x, batch.score_at), self.final_norm, self.eps)
 
 
 Attention = Callable[[int, Tensor], Tensor]
