@@ -22,8 +22,9 @@ from ledger.records import EvalRecord
 from ledger.roles import BASE, Role
 from trainers.config import LoraSettings, TrainSettings
 from trainers.engines import open_engine
+from trainers.evals.asking import Asking
 from trainers.evals.exam import Compared, Half, RolePlan
-from trainers.evals.manners import first_known
+from trainers.evals.manners import known_questions
 from trainers.evals.models import Models, Speaker
 from trainers.evals.scoring import evaluate_role
 from trainers.health.index import HealthSettings
@@ -121,7 +122,10 @@ class TrainerActor:
 
         def right() -> dict[Role, list[EverydayQuestion]]:
             speaker = Speaker(self._engine.generator(AdapterSet(Path(), {})), BASE)
-            return {role: first_known(speaker, role, pool, settings.eval, settings.text) for role in roles}
+            return {
+                role: known_questions(speaker, pool, settings.eval, Asking(role, (), 0, settings.text))
+                for role in roles
+            }
 
         return self._compute(right)
 

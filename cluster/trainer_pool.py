@@ -129,7 +129,7 @@ class TrainerSession:
     ) -> list[EvalRecord]:
         """Scores of the planned roles, on all their items or one half."""
         arguments = {
-            place: (own, compared, gen_id, self._settings, half)
+            place: (own, compared.of([plan.role for plan in own]), gen_id, self._settings, half)
             for place in self.placements
             if (own := [plan for plan in plans if plan.role in place.roles])
         }

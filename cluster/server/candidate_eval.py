@@ -13,8 +13,10 @@ from ledger.records import EvalRecord
 from ledger.roles import Voice
 from serving import app
 from serving.table import model_name
-from trainers.evals.scoring import RolePlan, evaluate_role
-from trainers.generator import prompt_ids, row_ids
+from trainers.evals.exam import Compared, Half, RolePlan
+from trainers.evals.models import Models
+from trainers.evals.scoring import evaluate_role
+from trainers.generator import Answer, Likelihood, prompt_ids, row_ids
 from trainers.models.adapter_set import AdapterSet
 from trainers.models.frozen import Base
 
@@ -29,30 +31,32 @@ class ServedGenerator:
 
     Args:
         ask: calls a method of one engine replica and gives its result.
+        ready: lets the engine hold the generation; called before each question, since others may push it out.
     """
 
-    def __init__(self, ask: Callable[..., Any], tokenizer: Any, generation: int):
-        self.ask, self.tokenizer, self.generation = ask, tokenizer, generation
+    def __init__(
+        self, ask: Callable[..., Any], tokenizer: Any, generation: int, ready: Callable[[], None] = lambda: None
+    ):
+        self.ask, self.tokenizer, self.generation, self.ready = ask, tokenizer, generation, ready
 
-    def generate(self, voice: Voice, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
-        texts: list[str] = []
-        for start in range(0, len(prompts), _ROWS_AT_ONCE):
-            texts += self.ask(
-                "generate", model_name(voice, self.generation), prompts[start : start + _ROWS_AT_ONCE], max_new_tokens
-            )
-        return texts
+    def generate(self, voice: Voice, prompts: Sequence[str], max_new_tokens: int) -> list[Answer]:
+        return [Answer(*one) for one in self._ask_all("generate", voice, prompts, max_new_tokens)]
+
+    def likelihoods(
+        self, voice: Voice, pairs: Sequence[tuple[str, str]], max_tokens: int | None = None
+    ) -> list[Likelihood]:
+        rows = [row_ids(self.tokenizer, prompt, answer, max_tokens) for prompt, answer in pairs]
+        return [Likelihood(*one) for one in self._ask_all("score", voice, rows)]
 
     def count(self, prompt: str) -> int:
         return len(prompt_ids(self.tokenizer, prompt))
 
-    def mean_log_likelihoods(
-        self, voice: Voice, pairs: Sequence[tuple[str, str]], max_tokens: int | None = None
-    ) -> list[float]:
-        rows = [row_ids(self.tokenizer, prompt, answer, max_tokens) for prompt, answer in pairs]
-        scores: list[float] = []
+    def _ask_all(self, method: str, voice: Voice, rows: Sequence[Any], *more: Any) -> list[Any]:
+        answers: list[Any] = []
         for start in range(0, len(rows), _ROWS_AT_ONCE):
-            scores += self.ask("score", model_name(voice, self.generation), rows[start : start + _ROWS_AT_ONCE])
-        return scores
+            self.ready()
+            answers += self.ask(method, model_name(voice, self.generation), rows[start : start + _ROWS_AT_ONCE], *more)
+        return answers
 
 
 class ServerFailedError(LunaError):

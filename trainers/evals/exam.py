@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -54,6 +54,11 @@ class Compared:
     """None: the untouched base stands in its place."""
     learned: Mapping[int, AdapterSet] = field(default_factory=dict)
     """The adapters of each generation that recall asks about."""
+
+    def of(self, roles: Collection[Role]) -> Compared:
+        """The same, of these roles only."""
+        learned = {gen_id: adapters.of(roles) for gen_id, adapters in self.learned.items()}
+        return Compared(self.child.of(roles), self.parent.of(roles) if self.parent else None, learned)
 
 
 def half_of(item_id: str) -> Half:

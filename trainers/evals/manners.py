@@ -16,6 +16,9 @@ from trainers.evals.settings import EvalSettings
 LEAST_KNOWN = 20
 """Everyday questions that the base must know for a loss to be measured."""
 
+MOST_KNOWN = 120
+"""Everyday questions that are asked of a generation."""
+
 _SHOWN = 5
 """Findings that are kept."""
 
@@ -57,11 +60,18 @@ def everyday_records(
 
 
 def known_questions(
-    speaker: Speaker, questions: Sequence[EverydayQuestion], settings: EvalSettings, asking: Asking
+    speaker: Speaker, pool: Sequence[EverydayQuestion], settings: EvalSettings, asking: Asking
 ) -> list[EverydayQuestion]:
-    """Those that a voice gets right in the role's prompt: of the untouched base, what is asked of every generation."""
-    answers = _answers(speaker, [one.question for one in questions], settings.everyday_tokens, asking)
-    return [one for one, answer in zip(questions, answers, strict=True) if is_right(one, answer)]
+    """The first `MOST_KNOWN` of a pool that a voice gets right in the role's prompt: of the untouched base, what is
+    asked of every generation."""
+    known: list[EverydayQuestion] = []
+    for start in range(0, len(pool), MOST_KNOWN):
+        batch = pool[start : start + MOST_KNOWN]
+        answers = _answers(speaker, [one.question for one in batch], settings.everyday_tokens, asking)
+        known += [one for one, answer in zip(batch, answers, strict=True) if is_right(one, answer)]
+        if len(known) >= MOST_KNOWN:
+            break
+    return known[:MOST_KNOWN]
 
 
 def _answers(speaker: Speaker, questions: Sequence[str], tokens: int, asking: Asking) -> list[str]:
