@@ -22,10 +22,13 @@ FILE = "everyday.json"
 def everyday_of(spec: RunSpec, session: TrainerSession) -> dict[Role, list[EverydayQuestion]]:
     """What each role is asked of what its base gets right.
 
-    The base is asked anew if the pool of questions or the room for an answer has changed.
+    The base is asked anew if the pool of questions or the settings for it have changed.
     """
-    pool, tokens = questions(), spec.settings.eval.everyday_tokens
-    file, key = spec.base.path / FILE, {"pool_sha": pool_sha(pool), "tokens": tokens}
+    pool, asked = questions(), spec.settings.eval
+    if not asked.everyday_items:
+        return {}
+    file = spec.base.path / FILE
+    key = {"pool_sha": pool_sha(pool), "items": asked.everyday_items, "tokens": asked.everyday_tokens}
     try:
         stored: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # never asked, or damaged

@@ -100,7 +100,6 @@ def _generation(rows: list[GenerationRow], scores: list[EvalRecord], gates: Gate
         "parent": first.parent_gen,
         "verdict": first.verdict,
         "reason": first.reason,
-        "alpha": first.alpha,
         "trained_at": first.trained_at,
         "roles": [
             {
@@ -108,6 +107,7 @@ def _generation(rows: list[GenerationRow], scores: list[EvalRecord], gates: Gate
                 "adapter_sha": row.child_sha,
                 "steps": row.steps,
                 "lr": row.lr,
+                "alpha": row.alpha,
                 "loss_start": row.loss_start,
                 "loss_end": row.loss_end,
                 "evals": [_score(score, gates) for score in scores if score.role == row.role],

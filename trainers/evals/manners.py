@@ -16,9 +16,6 @@ from trainers.evals.settings import EvalSettings
 LEAST_KNOWN = 20
 """Everyday questions that the base must know for a loss to be measured."""
 
-MOST_KNOWN = 120
-"""Everyday questions that are asked of a generation."""
-
 _SHOWN = 5
 """Findings that are kept."""
 
@@ -62,16 +59,16 @@ def everyday_records(
 def known_questions(
     speaker: Speaker, pool: Sequence[EverydayQuestion], settings: EvalSettings, asking: Asking
 ) -> list[EverydayQuestion]:
-    """The first `MOST_KNOWN` of a pool that a voice gets right in the role's prompt: of the untouched base, what is
-    asked of every generation."""
-    known: list[EverydayQuestion] = []
-    for start in range(0, len(pool), MOST_KNOWN):
-        batch = pool[start : start + MOST_KNOWN]
+    """The first of a pool, up to `settings.everyday_items`, that a voice gets right in the role's prompt: of the
+    untouched base, what is asked of every generation."""
+    most, known = settings.everyday_items, list[EverydayQuestion]()
+    for start in range(0, len(pool), max(1, most)):
+        if len(known) >= most:
+            break
+        batch = pool[start : start + most]
         answers = _answers(speaker, [one.question for one in batch], settings.everyday_tokens, asking)
         known += [one for one, answer in zip(batch, answers, strict=True) if is_right(one, answer)]
-        if len(known) >= MOST_KNOWN:
-            break
-    return known[:MOST_KNOWN]
+    return known[:most]
 
 
 def _answers(speaker: Speaker, questions: Sequence[str], tokens: int, asking: Asking) -> list[str]:

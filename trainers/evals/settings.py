@@ -27,6 +27,8 @@ class EvalSettings(BaseModel):
     """Longest generated answer to a closed question, without its end."""
     probe_tokens: int = Field(40, ge=1)
     """Longest generated answer to a tone probe."""
+    everyday_items: int = Field(120, ge=0)
+    """Most everyday questions that the untouched base gets right and a generation is asked again; 0 asks none."""
     everyday_tokens: int = Field(24, ge=1)
     """Longest generated answer to an everyday question."""
     corporate_phrases: tuple[str, ...] = ()
