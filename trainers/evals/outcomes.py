@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
 from typing import Any
 
 from curriculum.example import Example
-from ledger.intervals import Z_95
+from ledger.intervals import mean_interval
 from ledger.records import EvalMethod
 from trainers.evals.asking import Mark
 
@@ -59,10 +57,10 @@ def by_category(found: Sequence[Paired], passed: Sequence[bool]) -> dict[str, li
 
 
 def new_details(found: Sequence[Paired]) -> dict[str, Any]:
-    """What child and parent make of the closed and of the open items of new data."""
+    """What child and parent make of the closed and of the open items of new data; one item has no interval."""
     closed = [(bool(one.own.right), bool(one.other and one.other.right)) for one in found if one.closed]
     gains = [one.gain for one in found if not one.closed]
-    mean, half_width = gain_interval(gains)
+    mean, low, high = mean_interval(gains) if len(gains) > 1 else (sum(gains), None, None)
     return {
         "closed": {
             "n": len(closed),
@@ -75,17 +73,10 @@ def new_details(found: Sequence[Paired]) -> dict[str, Any]:
             "n": len(gains),
             "better": sum(gain > 0 for gain in gains),
             "gain": mean,
-            "low": mean - half_width,
-            "high": mean + half_width,
+            "low": low,
+            "high": high,
         },
     }
-
-
-def gain_interval(gains: Sequence[float]) -> tuple[float, float]:
-    """Mean of differences and half the width of its 95 % interval (normal); of fewer than two items that is 0."""
-    if len(gains) < 2:
-        return (gains[0] if gains else 0.0), 0.0
-    return statistics.fmean(gains), Z_95 * statistics.stdev(gains) / sqrt(len(gains))
 
 
 def kept_details(found: Sequence[Paired], passed: Sequence[bool]) -> dict[str, Any]:

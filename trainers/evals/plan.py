@@ -37,9 +37,9 @@ class Material:
 
     holdout: Sequence[Example]
     """Held-out part of the new data."""
-    earlier: Sequence[Recalled] | None
-    """Training examples of all earlier accepted generations; None when there is none, and the untouched base is asked
-    the AGL items too."""
+    earlier: Mapping[int, Sequence[Example]] | None
+    """What each earlier generation of the line was the first to be trained on; None when there is none, and the
+    untouched base is asked the AGL items too."""
     trained_now: Sequence[Example]
     """What this generation trained on. Replayed items are left out of recall: they were just seen."""
     trained_pairs: Sequence[Preference] = ()
@@ -65,13 +65,15 @@ class Material:
 def plan_role(role: Role, material: Material, settings: EvalSettings, seed: int) -> RolePlan:
     """The evaluation of one role."""
     own, trained = ([e for e in items if e.role == role] for items in (material.holdout, material.trained_now))
-    before = [one for one in material.earlier or () if one.example.role == role]
-    recall = None
-    if material.earlier is not None:
-        seen = {item.id for item in trained}
-        by_id = {one.example.id: one for one in reversed(before) if one.example.id not in seen}
-        recall = [by_id[item] for item in _in_hash_order(by_id, f"recall:{seed}:{role}")[: settings.items]]
+    earlier = material.earlier or {}
+    before = [Recalled(e, gen_id) for gen_id, items in earlier.items() for e in items if e.role == role]
+    seen = {item.id for item in trained}
+    left = {one.example.id: one for one in before if one.example.id not in seen}
     new = {item.id: item for item in own}
+    asked, recalled = (
+        _in_hash_order(ids, f"{name}:{seed}:{role}")[: settings.items]
+        for name, ids in (("generalization", new), ("recall", left))
+    )
     puzzles = settings.agl_items if role == "logical" else settings.agl_items * 2 // 5
     extras = {
         "agl_accuracy": agl_items(role, puzzles, material),
@@ -82,8 +84,8 @@ def plan_role(role: Role, material: Material, settings: EvalSettings, seed: int)
     closed = closed_categories(known)
     return RolePlan(
         role=role,
-        generalization=[new[item] for item in _in_hash_order(new, f"generalization:{seed}:{role}")[: settings.items]],
-        recall=recall,
+        generalization=[new[item] for item in asked],
+        recall=None if material.earlier is None else [left[item] for item in recalled],
         everyday=tuple(material.everyday.get(role, ())),
         extras=extras,
         base_extras=("agl_accuracy",) if material.earlier is None and role == "logical" else (),

@@ -85,12 +85,29 @@ def compare(own: Speaker, other: Speaker, items: Sequence[Example], asking: Aski
     return [Paired(item, mine, theirs) for item, mine, theirs in zip(items, *marks, strict=True)]
 
 
+def compare_recalled(models: Models, items: Sequence[Recalled], asking: Asking) -> list[Paired]:
+    """The child's marks; of open items also those of the generation that learned each."""
+    examples = [one.example for one in items]
+    own = mark(models.child(asking.role), examples, asking)
+    others: dict[int, Mark] = {}
+    open_ = [i for i, one in enumerate(own) if one.right is None]
+    for gen_id in sorted({items[i].gen_id for i in open_}):
+        places = [i for i in open_ if items[i].gen_id == gen_id]
+        learned = models.learned(gen_id, asking.role)
+        others |= zip(places, mark(learned, [examples[i] for i in places], asking), strict=True)
+    return [Paired(example, one, others.get(i)) for i, (example, one) in enumerate(zip(examples, own, strict=True))]
+
+
 def _recall(exam: Exam, items: Sequence[Recalled]) -> EvalRecord:
     """What is left of what the line learned before."""
     nats = exam.settings.kept_nats
     pool = [one for one in items if exam.half in (None, half_of(one.example.id))]
     found = ask_until_certain(
-        pool, lambda block: _recalled(exam, block), lambda one: one.kept(nats), exam.gates.recall_min, exam.settings
+        pool,
+        lambda block: compare_recalled(exam.models, block, exam.asking),
+        lambda one: one.kept(nats),
+        exam.gates.recall_min,
+        exam.settings,
     )
     passed = [one.kept(nats) for one in found]
     details = {
@@ -100,19 +117,6 @@ def _recall(exam: Exam, items: Sequence[Recalled]) -> EvalRecord:
         "half": exam.half,
     }
     return EvalRecord.of_share(exam.gen_id, exam.plan.role, "recall", method_of(found, "kept"), passed, details)
-
-
-def _recalled(exam: Exam, items: Sequence[Recalled]) -> list[Paired]:
-    """The child's marks; of open items also those of the generation that learned each."""
-    examples = [one.example for one in items]
-    own = mark(exam.child, examples, exam.asking)
-    others: dict[int, Mark] = {}
-    open_ = [i for i, one in enumerate(own) if one.right is None]
-    for gen_id in sorted({items[i].gen_id for i in open_}):
-        places = [i for i in open_ if items[i].gen_id == gen_id]
-        learned = exam.models.learned(gen_id, exam.plan.role)
-        others |= zip(places, mark(learned, [examples[i] for i in places], exam.asking), strict=True)
-    return [Paired(example, one, others.get(i)) for i, (example, one) in enumerate(zip(examples, own, strict=True))]
 
 
 def _generalization(exam: Exam) -> tuple[EvalRecord, list[Paired]]:

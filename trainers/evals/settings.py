@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ledger.rules.certainty import BLOCK, MOST_ITEMS
+
 
 class EvalSettings(BaseModel):
     """How much each role is asked, and how long it may answer."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    items: int = Field(400, ge=1)
+    items: int = Field(MOST_ITEMS, ge=1)
     """Most items of a recall or generalization set."""
-    block: int = Field(100, ge=1)
+    block: int = Field(BLOCK, ge=1)
     """Items that such a set is asked at a time, until the verdict is certain."""
     bound_items: int = Field(60, ge=0)
     """Most open items whose answers are also tried under other items' prompts; of fewer than 20 there is no score."""
