@@ -19,7 +19,7 @@ from curriculum.preferences.pairs import read_preference_set
 from ledger.records import EvalRecord
 from ledger.roles import ROLES, Role
 from ledger.store import Ledger
-from trainers.evals.exam import Compared, Half, Recalled, RolePlan
+from trainers.evals.exam import Compared, Half, RolePlan
 from trainers.evals.plan import Material, plan_role
 from trainers.health.probe import HealthPlan
 from trainers.models.adapter_set import AdapterSet
@@ -104,10 +104,9 @@ class Examiner:
         """What each role is asked."""
         home, settings, parent_gen = self.spec.home, self.spec.settings, self._collected.parent_gen
         pairs = self._planned.channels.pref_sha
-        line = learned_by(home, self._ledger, self.spec.lineage, parent_gen)
         material = Material(
             holdout=read_examples(home.data_file(self._planned.examples.holdout_sha)),
-            earlier=None if parent_gen is None else [Recalled(e, gen) for gen, own in line.items() for e in own],
+            earlier=None if parent_gen is None else learned_by(home, self._ledger, self.spec.lineage, parent_gen),
             trained_now=unique(read_examples(home.data_file(self._planned.examples.train_sha))),
             trained_pairs=read_preference_set(home.data_file(pairs)) if pairs else (),
             percent=settings.data.holdout_percent,

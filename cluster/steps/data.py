@@ -186,6 +186,10 @@ def trained_by(home: Home, row: GenerationRow) -> list[Example]:
 
 
 def learned_by(home: Home, ledger: Ledger, lineage: str, head: int | None) -> dict[int, list[Example]]:
-    """What each generation of the head's line was trained on as new data, the oldest first; empty without a head."""
-    line = [] if head is None else line_of(ledger, lineage, head)
-    return {row.gen_id: unique(trained_by(home, row)) for row in reversed(line)}
+    """What each generation of the head's line was the first to be trained on, the oldest first; empty without a head."""
+    learned: dict[int, list[Example]] = {}
+    known: set[str] = set()
+    for row in reversed([] if head is None else line_of(ledger, lineage, head)):
+        learned[row.gen_id] = [e for e in unique(trained_by(home, row)) if e.id not in known]
+        known |= {example.id for example in learned[row.gen_id]}
+    return learned
