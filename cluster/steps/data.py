@@ -186,7 +186,7 @@ def trained_by(home: Home, row: GenerationRow) -> list[Example]:
 
 
 def learned_by(home: Home, ledger: Ledger, lineage: str, head: int | None) -> dict[int, list[Example]]:
-    """What each generation of the head's line was the first to be trained on, the oldest first; empty without a head."""
+    """What each generation of the head's line was the first to be trained on, oldest first; empty without a head."""
     learned: dict[int, list[Example]] = {}
     known: set[str] = set()
     for row in reversed([] if head is None else line_of(ledger, lineage, head)):
