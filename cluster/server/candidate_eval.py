@@ -14,7 +14,7 @@ from ledger.roles import Voice
 from serving import app
 from serving.table import model_name
 from trainers.evals.scoring import RolePlan, evaluate_role
-from trainers.generator import prompt_ids, row_ids
+from trainers.generator import Answer, Likelihood, prompt_ids, row_ids
 from trainers.models.adapter_set import AdapterSet
 from trainers.models.frozen import Base
 
@@ -34,24 +34,25 @@ class ServedGenerator:
     def __init__(self, ask: Callable[..., Any], tokenizer: Any, generation: int):
         self.ask, self.tokenizer, self.generation = ask, tokenizer, generation
 
-    def generate(self, voice: Voice, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
-        texts: list[str] = []
+    def generate(self, voice: Voice, prompts: Sequence[str], max_new_tokens: int) -> list[Answer]:
+        answers: list[Answer] = []
         for start in range(0, len(prompts), _ROWS_AT_ONCE):
-            texts += self.ask(
-                "generate", model_name(voice, self.generation), prompts[start : start + _ROWS_AT_ONCE], max_new_tokens
-            )
-        return texts
+            asked = prompts[start : start + _ROWS_AT_ONCE]
+            found = self.ask("generate", model_name(voice, self.generation), asked, max_new_tokens)
+            answers += [Answer(text, ended) for text, ended in found]
+        return answers
 
     def count(self, prompt: str) -> int:
         return len(prompt_ids(self.tokenizer, prompt))
 
-    def mean_log_likelihoods(
+    def likelihoods(
         self, voice: Voice, pairs: Sequence[tuple[str, str]], max_tokens: int | None = None
-    ) -> list[float]:
+    ) -> list[Likelihood]:
         rows = [row_ids(self.tokenizer, prompt, answer, max_tokens) for prompt, answer in pairs]
-        scores: list[float] = []
+        scores: list[Likelihood] = []
         for start in range(0, len(rows), _ROWS_AT_ONCE):
-            scores += self.ask("score", model_name(voice, self.generation), rows[start : start + _ROWS_AT_ONCE])
+            found = self.ask("score", model_name(voice, self.generation), rows[start : start + _ROWS_AT_ONCE])
+            scores += [Likelihood(mean, greedy) for mean, greedy in found]
         return scores
 
 
