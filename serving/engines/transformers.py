@@ -320,12 +320,10 @@ class TransformersEngine:
             logits = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=width - first).logits
         scores = []
         for row, (tokens, given) in enumerate(rows):
-            own, wanted = (
-                logits[row, given - 1 - first : len(tokens) - 1 - first].float(),
-                ids[row, given : len(tokens)],
-            )
-            greedy = bool((own.gather(1, wanted[:, None])[:, 0] >= own.amax(-1)).all())
-            scores.append((float(own.log_softmax(-1).gather(1, wanted[:, None]).mean()), greedy))
+            own = logits[row, given - 1 - first : len(tokens) - 1 - first].float()
+            wanted = ids[row, given : len(tokens), None]
+            greedy = bool((own.gather(1, wanted) >= own.amax(-1, keepdim=True)).all())
+            scores.append((float(own.log_softmax(-1).gather(1, wanted).mean()), greedy))
         return scores
 
 
