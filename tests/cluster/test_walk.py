@@ -127,7 +127,7 @@ def test_a_generation_is_accepted_and_its_step_records_are_kept(
     lines: list[str] = []
     spec = a_run(home, stores, base, 0)
     verdict = walk(spec, stores, pool, watcher, lines)
-    assert (verdict.verdict, set(verdict.alphas.values()), stores.ledger.head()) == ("accepted", {1.0}, 0)
+    assert (verdict.verdict, set(verdict.alphas.values()), stores.ledger.head()) == ("accepted", {1.0}, 0), verdict
     assert tuple(steps) == STEPS
     assert any("new examples" in line for line in lines)
     trained = Trained.model_validate(stores.journal.step_result(spec.run_id, "train"))

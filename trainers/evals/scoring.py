@@ -93,8 +93,8 @@ def compare_recalled(models: Models, items: Sequence[Recalled], asking: Asking) 
     open_ = [i for i, one in enumerate(own) if one.right is None]
     for gen_id in sorted({items[i].gen_id for i in open_}):
         places = [i for i in open_ if items[i].gen_id == gen_id]
-        learned = models.learned(gen_id, asking.role)
-        others |= zip(places, mark(learned, [examples[i] for i in places], asking), strict=True)
+        found = mark(models.learned(gen_id, asking.role), [examples[i] for i in places], asking)
+        others |= zip(places, found, strict=True)
     return [Paired(example, one, others.get(i)) for i, (example, one) in enumerate(zip(examples, own, strict=True))]
 
 
