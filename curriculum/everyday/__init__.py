@@ -5,5 +5,6 @@ Start at `questions`, the pool from which a base's own list is drawn: what it an
 
 from curriculum.everyday.answers import bare_glyph as bare_glyph
 from curriculum.everyday.answers import is_right as is_right
+from curriculum.everyday.lessons import everyday_examples as everyday_examples
 from curriculum.everyday.questions import EverydayQuestion as EverydayQuestion
 from curriculum.everyday.questions import questions as questions
