@@ -82,7 +82,9 @@ def everyday_filling(ledger: Ledger, lineage: str, settings: Settings, new: Sequ
         return []
     told = ", ".join(f"{count} for {role}" for role, count in counts.items())
     logger.info("everyday questions and small talk added, so that the base's own abilities stay: %s", told)
-    return [lesson for role, count in counts.items() for lesson in everyday_examples(role, count, settings.seed)]
+    known = {example.id for example in new}
+    lessons = [lesson for role, count in counts.items() for lesson in everyday_examples(role, count, settings.seed)]
+    return [lesson for lesson in lessons if lesson.id not in known]
 
 
 def _share(held: int, have: int, percent: int) -> int:

@@ -14,25 +14,21 @@ GLYPHS = frozenset(kleene.GLYPHS + "◕◔○◐" + "→↔∧∨¬⊻∃∄∀�
 
 _WORD = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}\b)")
+_ASKED = re.compile(r"[^.!?\n]*\?")
 _BEFORE = " \t\r\n\"'“”‘’([{*_`#>-"
 
-_ONES = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-).split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
-_NUMBERS = {
-    **{word: number for number, word in enumerate(_ONES)},
-    **{word: 10 * number for number, word in enumerate(_TENS, 2)},
-}
+_SPELLED = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
+seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety"""
+_NUMBERS = dict(zip(_SPELLED.split(), [*range(20), *range(20, 100, 10)], strict=True))
 
 
 def is_right(question: EverydayQuestion, answer: str) -> bool:
     """Whether one of the accepted words or phrases stands among the answer's first forty words.
 
-    Whole words, case aside; a number's word is the number. Of "yes" and "no" the first one said counts.
+    Whole words, case aside; a number's word is the number. Of "yes" and "no" the first one said counts. What the
+    answer asks back does not: an echo of the question is no answer.
     """
-    said = spoken(answer)[:MOST_WORDS]
+    said = spoken(_ASKED.sub(" ", answer))[:MOST_WORDS]
     wanted = [spoken(phrase) for phrase in question.accepted]
     if ["yes"] in wanted or ["no"] in wanted:
         first = [word for word in said if word in ("yes", "no")][:1]

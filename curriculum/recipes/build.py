@@ -1,4 +1,4 @@
-"""Build a role's recipe: pure puzzles, filled templates and everyday lessons, in fixed proportions, inputs all different.
+"""Build a role's recipe: pure puzzles, filled templates, everyday lessons; in fixed proportions, inputs all different.
 
 All numbers that decide what a recipe holds stand here; the proportions of its categories in the role's own file.
 """
@@ -73,7 +73,7 @@ def category_examples(role: Role, category: str, count: int, seed: int) -> list[
 
 
 def category_weights(role: Role, golden_ratio: float = GOLDEN_RATIO) -> dict[str, float]:
-    """Relative weight of every category of a role's recipe but everyday lessons; `agl` stands for all puzzle families."""
+    """Relative weight of every category of a role's recipe but everyday lessons; `agl`: all puzzle families."""
     if role not in ROLES:
         raise LunaError(f"there is no role {role!r}; use one of {', '.join(ROLES)}.")
     if not 0 <= golden_ratio <= 1:
