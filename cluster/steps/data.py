@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from cluster.request import GenerationRequest
 from cluster.settings import Settings
-from cluster.steps.filling import filling
+from cluster.steps.filling import everyday_filling, filling
 from cluster.steps.lessons import new_lessons
 from cluster.steps.records import Collected, Parent
 from cluster.steps.splitting import split_new
@@ -44,8 +44,10 @@ def collect(home: Home, stores: Stores, lineage: str, request: GenerationRequest
     split, filled = split_of(own), list[Example]()
     # Held-out examples that earlier generations did not ask are new as well, and alone no reason for another.
     something = split.train or any(example.stage == "conversations" for example in own)
-    if something and request.settings.data.fill and is_too_little(split, request.settings):
-        filled = filling(ledger, lineage, request.settings, own, lambda examples: split_of(examples).holdout)
+    if something and request.settings.data.fill:
+        if is_too_little(split, request.settings):
+            filled = filling(ledger, lineage, request.settings, own, lambda examples: split_of(examples).holdout)
+        filled += everyday_filling(ledger, lineage, request.settings, [*own, *filled])
         split = split_of([*own, *filled])
     new = NewData(split.train, split.holdout, frozenset(example.id for example in filled))
     _check_sizes(new, {pair.role for pair in split.train_pairs if pair.weight > 0}, repeated, request)
