@@ -25,10 +25,11 @@ from curriculum.agl.puzzles import LEARNED_LAST, lesson_puzzles, puzzle_examples
 from curriculum.conversations.dialogues import dialogue_examples, dialogue_topics
 from curriculum.example import Example
 from curriculum.parquet import write_examples
-from curriculum.probes import corporate_examples
 from curriculum.proportions import allocate
 from curriculum.recipes.build import build_recipe, category_examples, category_weights
+from curriculum.tone import corporate_phrase
 from jobs.context import err, out
+from jobs.demo.corporate import corporate_examples
 from ledger.home import Home
 from ledger.roles import ROLES, Role
 from ledger.store import Ledger
@@ -214,7 +215,12 @@ STEPS: tuple[DemoStep, ...] = (
         {"eval": {"agl_items": 280, "extra_items": 0}},
         "the trio begins from the untouched base",
     ),
-    DemoStep("G1 · dialogues, with replay of G0", dialogues, _FEW_EXTRAS, "dialogues, and a quarter of the rows from G0"),
+    DemoStep(
+        "G1 · dialogues, with replay of G0",
+        dialogues,
+        _FEW_EXTRAS,
+        "dialogues, and a quarter of each role's rows from G0",
+    ),
     DemoStep("G2 · roles, with replay of G0 and G1", roles, {}, "what each voice is for"),
     DemoStep(
         "G3 · a bad delta: corporate voice",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -81,6 +82,20 @@ def gates_table(gated: Sequence[Gated], roles: Sequence[Role]) -> Table:
 def plain_gates(gated: Sequence[Gated]) -> list[dict[str, Any]]:
     """The same as JSON."""
     return [{"gate": one.gate, "asks": ASKS[one.gate], "bound": one.bound, "failed": dict(one.failed)} for one in gated]
+
+
+def examples(evals: Iterable[EvalRecord]) -> list[str]:
+    """One new question of each role, and what it answered before and after."""
+    shown = [(score.role, score.details.get("example")) for score in evals if score.eval == "generalization"]
+    return [
+        f"{role}: {_line(one['question'])!r}  before {_line(one['before'])!r}  after {_line(one['after'])!r}"
+        for role, one in shown
+        if one
+    ]
+
+
+def _line(text: str) -> str:
+    return textwrap.shorten(text, 100, placeholder=" …")
 
 
 def findings(evals: Iterable[EvalRecord]) -> list[str]:

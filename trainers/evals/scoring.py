@@ -136,9 +136,22 @@ def _generalization(exam: Exam) -> tuple[EvalRecord, list[Paired]]:
         **new_details(found),
         "pool": len(pool),
         "half": exam.half,
+        "example": _example(exam, found[0].item) if found else {},
     }
     record = EvalRecord.of_share(exam.gen_id, role, "generalization", method_of(found, "better"), passed, details)
     return record, found
+
+
+def _example(exam: Exam, item: Example) -> dict[str, str]:
+    """One new question with its true answer, and what was and is answered: for people, not for a gate."""
+    role, tokens = exam.plan.role, exam.settings.probe_tokens
+
+    def answer(speaker: Speaker) -> str:
+        prompt = exam.asking.prompt(speaker.generator, item.input, item.context)
+        return speaker.generator.generate(speaker.voice, [prompt], tokens)[0].text
+
+    before, after = answer(exam.models.parent(role)), answer(exam.child)
+    return {"question": item.input, "answer": item.output, "before": before, "after": after}
 
 
 def _bound(exam: Exam, asked: Sequence[Paired]) -> list[EvalRecord]:
