@@ -50,8 +50,8 @@ class OneProcess:
     def train(self, jobs: Any, on_progress: Any, stop: Any) -> Any:
         return {place: self.actor.train(job) for place, job in jobs.items()}
 
-    def evaluate(self, plans: Any, compared: Any, gen_id: int, half: Any = None) -> Any:
-        return self.actor.evaluate(plans, compared, gen_id, self.settings, half)
+    def evaluate(self, plans: Any, compared: Any, gen_id: int) -> Any:
+        return self.actor.evaluate(plans, compared, gen_id, self.settings)
 
     def everyday(self, pool: Any) -> Any:
         return self.actor.everyday(ROLES, pool, self.settings)
@@ -142,7 +142,7 @@ def test_a_run_goes_on_at_the_first_step_without_a_result(
         def __init__(self) -> None:
             self.actor, self.opened, self.settings = pool.actor, True, None
 
-        def evaluate(self, plans: Any, compared: Any, gen_id: int, half: Any = None) -> Any:
+        def evaluate(self, plans: Any, compared: Any, gen_id: int) -> Any:
             raise RuntimeError("cut off")
 
     spec = a_run(home, stores, base, 1000)
