@@ -43,6 +43,10 @@ class Exam:
     def child(self) -> Speaker:
         return self.models.child(self.plan.role)
 
+    def asks(self, item: Example) -> bool:
+        """Whether an item is in the half that is asked."""
+        return self.half is None or half_of(item.id) == self.half
+
 
 def evaluate_role(
     models: Models,
@@ -60,12 +64,10 @@ def evaluate_role(
     """
     asking = asking_of(plan, settings, lengths)
     exam = Exam(models, plan, gen_id, settings, gates, asking, half)
-    recall = (
-        [EvalRecord.recall_by_definition(gen_id, plan.role)] if plan.recall is None else [_recall(exam, plan.recall)]
-    )
+    recall = EvalRecord.recall_by_definition(gen_id, plan.role) if plan.recall is None else _recall(exam, plan.recall)
     generalization, asked = _generalization(exam)
     return [
-        *recall,
+        recall,
         generalization,
         *_bound(exam, asked),
         style_drift(exam.child, gen_id, settings, asking),
@@ -101,7 +103,7 @@ def compare_recalled(models: Models, items: Sequence[Recalled], asking: Asking) 
 def _recall(exam: Exam, items: Sequence[Recalled]) -> EvalRecord:
     """What is left of what the line learned before."""
     nats = exam.settings.kept_nats
-    pool = [one for one in items if exam.half in (None, half_of(one.example.id))]
+    pool = [one for one in items if exam.asks(one.example)]
     found = ask_until_certain(
         pool,
         lambda block: compare_recalled(exam.models, block, exam.asking),
@@ -122,7 +124,7 @@ def _recall(exam: Exam, items: Sequence[Recalled]) -> EvalRecord:
 def _generalization(exam: Exam) -> tuple[EvalRecord, list[Paired]]:
     """What was learned of new data beyond the parent, and the items that were asked."""
     models, role = exam.models, exam.plan.role
-    pool = [item for item in exam.plan.generalization if exam.half in (None, half_of(item.id))]
+    pool = [item for item in exam.plan.generalization if exam.asks(item)]
     found = ask_until_certain(
         pool,
         lambda block: compare(exam.child, models.parent(role), block, exam.asking),
