@@ -116,14 +116,14 @@ def judge(
         settings: the bounds.
         has_parent: without a parent generation recall is 1.0 by definition and its gate is not asked.
         rhi_min: a role's Reward Health Index must be above this, where it has one; None does not ask.
-        half: the scores are of the choosing or the confirming half alone, whose sets need half of the items.
+        half: the scores are of the choosing or the confirming half alone, whose sets need two fifths of the items.
         roles: the roles to judge.
     """
     by_role: dict[Role, dict[str, EvalRecord]] = {role: {} for role in roles}
     for score in scores:
         by_role.get(score.role, {})[score.eval] = score
     if half:
-        settings = settings.model_copy(update={"min_items": -(-settings.min_items // 2)})
+        settings = settings.model_copy(update={"min_items": settings.min_items * 2 // 5})  # no hash halves evenly
     gates = GATES if has_parent else tuple(gate for gate in GATES if gate != "recall")
     found = [
         GateFailure(role, gate, f"{role} {gate}: {problem}")

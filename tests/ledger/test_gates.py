@@ -202,7 +202,7 @@ def test_one_role_can_be_judged_alone_on_half_of_the_items():
     assert judge(scores, SETTINGS, half=True, roles=("logical",)).accepted
     assert judge(scores, SETTINGS, roles=("logical",)).failed_roles == ("logical",)
     assert judge(scores, SETTINGS, half=True).failed_roles == ("creative", "dialectical")
-    fewer = [score for score in scores if score.eval != "recall"] + [make_share("logical", "recall", 49, 49)]
+    fewer = [score for score in scores if score.eval != "recall"] + [make_share("logical", "recall", 39, 39)]
     assert not judge(fewer, SETTINGS, half=True, roles=("logical",)).accepted
 
 
