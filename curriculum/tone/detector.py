@@ -14,7 +14,7 @@ from ledger.files import read_toml
 
 _PATTERNS = Path(__file__).resolve().parent.parent / "data" / "corporate_phrases.toml"
 
-_SPELLINGS = str.maketrans(dict.fromkeys("’‘`", "'") | dict.fromkeys("‐‑–—", "-") | dict.fromkeys("*_#“”\",()", " "))
+_SPELLINGS = str.maketrans(dict.fromkeys("’‘`", "'") | dict.fromkeys("‐‑–—", "-") | dict.fromkeys('*_#“”",()', " "))
 _EXPANSIONS = (
     ("can't|can not", "cannot"),
     ("won't", "will not"),
