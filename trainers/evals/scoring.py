@@ -15,7 +15,7 @@ from curriculum.example import Example
 from curriculum.transcript import LengthSettings
 from ledger.logs import log_context
 from ledger.records import EvalRecord
-from ledger.rules.gates import GateSettings
+from ledger.rules.gates import GateSettings, learned_is_clear
 from trainers.evals.asking import Asking, Mark, mark
 from trainers.evals.exam import Recalled, RolePlan
 from trainers.evals.growth import ask_until_certain
@@ -129,6 +129,7 @@ def _generalization(exam: Exam) -> tuple[EvalRecord, list[Paired]]:
         lambda one: one.better,
         exam.gates.generalization_min,
         exam.settings,
+        lambda found: learned_is_clear(new_details(found), exam.gates),
     )
     passed = [one.better for one in found]
     details = {
