@@ -35,7 +35,7 @@ WHOLE = (
     .replace("fill = false\n", REPLAY)
     .replace("min_items = 10\n", "min_items = 40\n")
 )
-"""Steps enough for every new example; items enough that 20 have one kind of answer, whatever they are filled up with."""
+"""Steps enough for every new example; items enough that 20 of them have one kind of answer."""
 
 
 @pytest.fixture
