@@ -11,7 +11,7 @@ from curriculum.example import make_example
 from curriculum.render import render_prompt
 from curriculum.tone import TONE_PROBES
 from ledger.errors import LunaError
-from tests.trainers.builders import sums
+from tests.trainers.builders import CPU, LORA, make_home, sums, tiny_base
 from tests.trainers.evals.builders import (
     SETTINGS,
     Table,
@@ -22,9 +22,20 @@ from tests.trainers.evals.builders import (
     plan_for,
     scores_of,
 )
+from trainers.config import TrainSettings
 from trainers.evals.exam import Compared, Recalled, half_of
 from trainers.evals.models import Models
 from trainers.evals.settings import EvalSettings
+from trainers.fused.engine import FusedEngine
+from trainers.models.adapter_set import AdapterSet
+from trainers.models.adapters import initial_adapter, write_adapter
+
+
+def two(folder):
+    """Folders whose equal adapters are opened apart."""
+    for name in ("child", "parent"):
+        (folder / name).mkdir()
+        yield folder / name
 
 
 def prompt_of(item):
@@ -54,6 +65,18 @@ def test_a_child_that_is_its_parent_is_better_at_nothing():
     details = scores_of(models_of(table, table), plan_for(items))["generalization"].details
     assert (details["open"]["better"], details["open"]["gain"], details["open"]["high"]) == (0, 0.0, 0.0)
     assert details["closed"] == {"n": 8, "child": 3, "parent": 3, "won": 0, "lost": 0}
+
+
+def test_equal_adapters_of_a_real_model_gain_exactly_nothing(tmp_path):
+    home = make_home(tmp_path)
+    engine = FusedEngine(tiny_base(home), TrainSettings(dtype="float32"), LORA, CPU)
+    shapes = engine.lean.model.module_shapes
+    tensors = {name: value + 0.01 for name, value in initial_adapter(shapes, LORA.rank, 3, "creative").items()}
+    sets = [AdapterSet(folder, {"creative": write_adapter(folder, tensors, LORA, "tiny")}) for folder in two(tmp_path)]
+    models = Models(Compared(sets[0], sets[1]), engine.generator)
+    details = scores_of(models, plan_for([*open_items(25), *sums("creative", 5)]))["generalization"].details
+    assert [details["open"][name] for name in ("n", "better", "gain", "low", "high")] == [25, 0, 0.0, 0.0, 0.0]
+    assert (details["closed"]["won"], details["closed"]["lost"]) == (0, 0)
 
 
 def test_closed_items_tell_what_was_won_and_lost_against_the_parent():
