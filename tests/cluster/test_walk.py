@@ -196,7 +196,8 @@ def test_two_answer_data_is_judged_by_its_whole_answers(
     assert walk(spec, stores, pool, watcher, []).verdict == "accepted"
     for score in stores.ledger.evals(spec.gen_id):
         if score.eval == "generalization":
-            assert (score.method, score.n) == ("exact", 20)
+            assert score.method == "exact"
+            assert score.n >= 20
 
 
 def test_a_child_that_knows_no_more_than_its_parent_is_rejected(
@@ -211,7 +212,7 @@ def test_a_child_that_knows_no_more_than_its_parent_is_rejected(
     for score in stores.ledger.evals(spec.gen_id):
         if score.eval == "generalization":
             closed = score.details["closed"]
-            assert closed["n"] == score.n == 20
+            assert closed["n"] == score.n >= 20
             assert closed["child"] - closed["parent"] == closed["won"] - closed["lost"]
 
 
