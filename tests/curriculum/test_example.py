@@ -75,7 +75,7 @@ def test_closed_categories_are_scored_exactly_and_all_others_by_choice():
     assert scoring_of(make()) == "exact"
     assert {scoring_of(make(category=category)) for category in CLOSED_CATEGORIES} == {"exact"}
     for category in ("poetry", "dialogue/food", "manual", "imported", "something new", "agl_creative"):
-        assert scoring_of(make(category=category)) == "choice"
+        assert scoring_of(make(category=category)) == "open"
 
 
 def test_unique_keeps_the_first_of_equal_content():

@@ -108,7 +108,7 @@ def test_answers_are_short(role, full_recipes):
 @pytest.mark.parametrize("role", ROLES)
 def test_open_answers_depend_on_their_prompts(role, full_recipes):
     """Among the open answers at least three quarters are unique, so that the right one of four is recognisable."""
-    answers = [example.output for example in full_recipes[role] if scoring_of(example) == "choice"]
+    answers = [example.output for example in full_recipes[role] if scoring_of(example) == "open"]
     assert len(set(answers)) >= 0.75 * len(answers)
 
 
