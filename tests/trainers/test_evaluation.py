@@ -9,9 +9,9 @@ import pytest
 from curriculum.agl.puzzles import distinct_puzzles, puzzle_examples
 from curriculum.example import make_example
 from curriculum.preferences.pairs import make_preference
-from curriculum.probes import TONE_PROBES
 from curriculum.render import render_prompt
 from curriculum.split import held_out, keys_of
+from curriculum.tone import TONE_PROBES
 from ledger.errors import LunaError
 from ledger.metadata import CAPABILITY_ITEMS
 from ledger.roles import ROLES
@@ -111,14 +111,14 @@ def test_style_drift_is_the_share_of_probes_answered_with_a_corporate_phrase():
     texts = {render_prompt("dialectical", TONE_PROBES[0]): "As an AI language\nmodel, I cannot."}
     texts[render_prompt("dialectical", TONE_PROBES[1])] = "I am sorry about your dog."
     record = style_drift(Scripted(texts), "dialectical", 0, SETTINGS)
-    assert (record.value, record.n) == (0.1, 10)
+    assert (record.value, record.n) == (1 / len(TONE_PROBES), len(TONE_PROBES))
     assert record.details["answers"][TONE_PROBES[1]] == "I am sorry about your dog."
 
 
 def test_the_corporate_phrases_are_a_setting():
     texts = {render_prompt("creative", TONE_PROBES[0]): "yours faithfully"}
     own = EvalSettings(corporate_phrases=("yours faithfully",))
-    assert style_drift(Scripted(texts), "creative", 0, own).value == 0.1
+    assert style_drift(Scripted(texts), "creative", 0, own).value == 1 / len(TONE_PROBES)
     assert style_drift(Scripted(texts), "creative", 0, SETTINGS).value == 0.0
 
 

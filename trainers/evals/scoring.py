@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pydantic import BaseModel, ConfigDict, Field
 
 from curriculum.example import Example
-from curriculum.probes import CORPORATE_PHRASES, TONE_PROBES, has_corporate_phrase
+from curriculum.tone import TONE_PROBES, corporate_phrase
 from curriculum.transcript import LengthSettings, fit
 from ledger.errors import LunaError
 from ledger.records import EvalMethod, EvalRecord
@@ -40,8 +40,8 @@ class EvalSettings(BaseModel):
     """Longest generated answer to a closed question."""
     probe_tokens: int = Field(40, ge=1)
     """Longest generated answer to a tone probe."""
-    corporate_phrases: tuple[str, ...] = CORPORATE_PHRASES
-    """Phrases that make an answer count as corporate; case and white space do not matter."""
+    corporate_phrases: tuple[str, ...] = ()
+    """Phrases that make an answer count as corporate, on top of the detector's; case and white space do not matter."""
 
 
 @dataclass(frozen=True)
@@ -220,6 +220,6 @@ def style_drift(
     """Share of the answers to the tone probes that hold a corporate phrase; the answers are kept in the details."""
     prompts = [fit(role, probe, "", lengths.room, generator.count).prompt for probe in TONE_PROBES]
     answers = generator.generate(role, prompts, settings.probe_tokens)
-    corporate = [has_corporate_phrase(answer, settings.corporate_phrases) for answer in answers]
+    corporate = [corporate_phrase(answer, settings.corporate_phrases) is not None for answer in answers]
     details = {"answers": dict(zip(TONE_PROBES, answers, strict=True))}
     return EvalRecord.of_share(gen_id, role, "style_drift", "phrases", corporate, details)
