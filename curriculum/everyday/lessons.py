@@ -18,7 +18,7 @@ from ledger.files import read_toml
 from ledger.roles import Role
 
 TALK_SHARE = 0.35
-"""Share of small talk among the lessons; less where it is used up."""
+"""Share of small talk among the lessons, in [0, 1]; less where it is used up."""
 
 _SOURCE = "everyday/"
 
