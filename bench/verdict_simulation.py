@@ -19,7 +19,14 @@ from ledger.intervals import wilson_interval
 from ledger.records import EvalRecord
 from ledger.rules.blends import ALPHAS
 from ledger.rules.certainty import BLOCK, MOST_ITEMS, Z_CERTAIN, is_certain
-from ledger.rules.gates import Gate, GateSettings, gate_bound, gate_problem
+from ledger.rules.gates import (
+    Gate,
+    GateSettings,
+    gate_bound,
+    gate_problem,
+    learned_is_clear,
+    learned_problem,
+)
 
 Counts = NDArray[np.int64]
 """Passed items by (trial, block, half of the block)."""
@@ -31,6 +38,8 @@ MOST_ERRORS = 0.05
 TRUE = tuple(round(0.80 + 0.01 * step, 2) for step in range(20))
 GATES: tuple[Gate, Gate] = ("generalization", "recall")
 BOUNDS: dict[Gate, float] = {gate: gate_bound(gate, GateSettings()) for gate in GATES}
+LESSONS = ((0.92, 0.92), (0.95, 0.95), (0.90, 0.93), (0.90, 0.95), (0.60, 0.90))
+"""Pairs of parent and child on closed items for the gate `learned`; in the first two nothing is new."""
 CLEAR = 0.97
 """True accuracy of what is not in question."""
 
@@ -184,6 +193,7 @@ def keep_simulation(trials: int) -> None:
             *_size_notes(),
             *(_shape_note(shape, trials, rng) for shape in SHAPES),
             *_verdict_notes(trials, rng),
+            *(_learned_note(*pair, trials // 4, rng) for pair in LESSONS),
         ],
     )
 
@@ -243,6 +253,31 @@ def _verdict_notes(trials: int, rng: np.random.Generator) -> Iterator[str]:
             f"three roles, each just 3 points above both bounds, blends that err {how}: false rejects {rejects:.3f} "
             "of six gates together"
         )
+
+
+def _learned_note(parent: float, child: float, trials: int, rng: np.random.Generator) -> str:
+    lost = 0.01
+    shares = [child - parent + lost, lost, parent - lost, 1 - child - lost]  # won, lost, both right, both wrong
+    blocks = rng.multinomial(BLOCK, shares, (trials, MOST_ITEMS // BLOCK)).cumsum(1)
+    ends = [_learned([one.tolist() for one in trial]) for trial in blocks]
+    passed, items = np.mean([end[0] for end in ends]), np.mean([end[1] for end in ends])
+    return (
+        f"a lesson of answers that are fixed, parent {parent:.2f}, child {child:.2f} (1 % lost on the way): passes "
+        f"`learned` in {passed:.3f} of {trials:,} trials, with {items:.0f} items"
+    )
+
+
+def _learned(looks: Sequence[Sequence[int]]) -> tuple[bool, int]:
+    """(whether a set passes `learned`, items asked), by (won, lost, both right, both wrong) at each look."""
+    settings = GateSettings()
+    for look, (won, lost, both, _) in enumerate(looks, start=1):
+        asked, child = BLOCK * look, won + both
+        part = {"n": asked, "child": child, "parent": lost + both, "won": won, "lost": lost}
+        passes, certain = table("generalization", asked, Z_CERTAIN)
+        enough = certain[child] and (not passes[child] or learned_is_clear({"closed": part}, settings))
+        if enough or look == len(looks):
+            break
+    return learned_problem({"closed": part}, settings) is None, asked
 
 
 def _met(*errors: float) -> str:

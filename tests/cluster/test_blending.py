@@ -42,13 +42,13 @@ class Session:
         self.alphas[name] = alpha
         return AdapterSet(into, {role: name})
 
-    def evaluate(self, plans: Any, compared: Compared, gen_id: int, half: Half | None = None) -> list[EvalRecord]:
-        return self.ask(TRAINER, plans, compared, half)
+    def evaluate(self, plans: Any, compared: Compared, gen_id: int) -> list[EvalRecord]:
+        return self.ask(TRAINER, plans, compared)
 
-    def ask(self, engine: str, plans: Sequence[RolePlan], compared: Compared, half: Half | None) -> list[EvalRecord]:
+    def ask(self, engine: str, plans: Sequence[RolePlan], compared: Compared) -> list[EvalRecord]:
         found: list[EvalRecord] = []
         for plan in plans:
-            alpha = self.alphas.get(compared.child.shas[plan.role], 1.0)
+            half, alpha = plan.half, self.alphas.get(compared.child.shas[plan.role], 1.0)
             self.asked.append((engine, plan.role, alpha, half))
             n = 100 if half is None else 50
             found += gate_scores(plan.role, self.right(plan.role, alpha, half) * n // 100, n=n)
@@ -136,9 +136,9 @@ def test_a_blend_that_equals_an_adapter_of_the_home_does_not_take_it_away(
 def test_a_blend_is_asked_of_the_engine_that_the_child_was_asked_of(judge_with: Callable[..., Candidate]) -> None:
     session = Session(lambda role, alpha, half: 70 if alpha == 1.0 else 98)
 
-    def served(spec: RunSpec, plans: Any, compared: Compared, parent_gen: int, half: Half | None) -> Any:
+    def served(spec: RunSpec, plans: Any, compared: Compared, parent_gen: int) -> Any:
         assert set(compared.child.shas) == set(ROLES), "a server serves whole generations"
-        return session.ask("vllm", plans, compared, half)
+        return session.ask("vllm", plans, compared)
 
     assert judge_with(session, served).judgement.accepted
     assert {engine for engine, *_ in session.asked} == {"vllm"}
@@ -149,10 +149,10 @@ def test_when_the_server_fails_at_a_blend_the_whole_judgement_is_taken_again(
 ) -> None:
     session = Session(lambda role, alpha, half: 70 if alpha == 1.0 else 98)
 
-    def served(spec: RunSpec, plans: Any, compared: Compared, parent_gen: int, half: Half | None) -> Any:
-        if half is not None:
+    def served(spec: RunSpec, plans: Any, compared: Compared, parent_gen: int) -> Any:
+        if plans[0].half is not None:
             raise ServerFailedError("the server could not measure G1: gone.")
-        return session.ask("vllm", plans, compared, half)
+        return session.ask("vllm", plans, compared)
 
     candidate = judge_with(session, served)
     assert candidate.judgement.accepted

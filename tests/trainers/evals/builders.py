@@ -72,7 +72,7 @@ def open_items(count, category="talk", role="creative"):
 
 
 def scores_of(models, plan, settings=SETTINGS, gates=GATES, half=None):
-    return {score.eval: score for score in evaluate_role(models, plan, 3, settings, gates, half=half)}
+    return {score.eval: score for score in evaluate_role(models, plan.on(half), 3, settings, gates)}
 
 
 def plan_for(items, recall=None, role="creative", **more):
