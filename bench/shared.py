@@ -21,6 +21,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cluster.trainer_actor import ENVIRONMENT
@@ -78,9 +79,9 @@ def _lines(tokens: int, found: dict[tuple[str, bool], list[Timed]]) -> list[list
             cpu = median(company, way, lambda timed: timed.cpu_seconds)
             others = median(company, way, lambda timed: timed.others)
             most = max(timed.seconds for timed in found[company, way])
+            measured = [f"{value:.2f}" for value in (seconds, most, seconds / quiet, cpu)]
             rows.append(
-                [f"{tokens}", name, COMPANY.get(company, company), f"{seconds:.2f}", f"{most:.2f}"]
-                + [f"{seconds / quiet:.2f}", f"{cpu:.2f}", f"{tokens / cpu:.0f}", f"{others:.0%}"]
+                [f"{tokens}", name, COMPANY.get(company, company), *measured, f"{tokens / cpu:.0f}", f"{others:.0%}"]
             )
     return rows
 
@@ -89,10 +90,9 @@ def _report(rows: list[list[str]], threads: int, lanes: int, rounds: int) -> Non
     from bench.report import keep
 
     notes = [
-        f"`threads`: a step whole, {threads} threads a product; `lanes`: in {lanes} lanes of {threads // lanes} thread(s)",
+        f"threads: a step whole, {threads} threads a product; lanes: {lanes} parts at a time, {threads // lanes} each",
         f"medians of {rounds} rounds, alone of {rounds * len(COMPANY)}; SmolLM2-135M, three roles, LoRA r = {RANK}",
-        "others: share of the cores that went to processes other than these two; near 0 on a machine of one's own, and "
-        "what they took makes `alone` slower, and so the ratios smaller, than they would be",
+        "others: share of the cores that went to processes other than these two; it makes `alone` slower than it is",
     ]
     header = ["tokens", "way", "company", "s/step", "slowest", "× alone", "CPU s", "tokens/CPU-s", "others"]
     keep("shared_machine", "A training step on a shared machine", header, rows, notes)
@@ -123,11 +123,10 @@ def _used(process: int | None = None) -> float:
     """CPU seconds, user and system, that all processes have taken since the machine started, or one of them."""
     tick = os.sysconf("SC_CLK_TCK")
     if process is None:
-        with open("/proc/stat") as file:
-            user, nice, system, _idle, _wait, irq, soft = map(int, file.readline().split()[1:8])
+        whole = Path("/proc/stat").read_text().splitlines()[0].split()
+        user, nice, system, _idle, _wait, irq, soft = map(int, whole[1:8])
         return (user + nice + system + irq + soft) / tick
-    with open(f"/proc/{process}/stat") as file:
-        fields = file.read().rpartition(")")[2].split()
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / tick
 
 
