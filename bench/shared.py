@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,17 +49,17 @@ def main() -> None:
     if any(os.environ.get(name) != value for name, value in ENVIRONMENT.items()):
         os.environ.update(ENVIRONMENT)  # OpenMP reads its variables when it is loaded
         os.execv(sys.executable, [sys.executable, "-m", "bench.shared", *sys.argv[1:]])
-    step, threads, lanes = _trainer()
+    batches, step, threads, lanes = _trainer()
     rows: list[list[str]] = []
     for tokens in arguments.tokens:
         found: dict[tuple[str, bool], list[Timed]] = defaultdict(list)
         for company in COMPANY:
             with _busy(apart=company == "apart") as busy:
-                for number in range(arguments.rounds + 1):
+                for number, batch in enumerate(batches(tokens, arguments.rounds + 1)):
                     for beside in ("alone", company):
                         os.kill(busy, signal.SIGSTOP if beside == "alone" else signal.SIGCONT)
                         for way in WAYS:
-                            timed = _timed(step, number, tokens, way, busy)
+                            timed = _timed(step, batch, way, busy)
                             if number:  # the first warms up
                                 found[beside, way].append(timed)
                                 print(tokens, beside, WAYS[way], timed, file=sys.stderr)
@@ -110,9 +110,9 @@ def _busy(apart: bool) -> Iterator[int]:
         process.wait()
 
 
-def _timed(step: Callable[[int, int, bool], None], number: int, tokens: int, way: bool, busy: int) -> Timed:
+def _timed(step: Callable[[Any, bool], None], batch: Any, way: bool, busy: int) -> Timed:
     before = time.perf_counter(), time.process_time(), _used(), _used(busy)
-    step(number, tokens, way)
+    step(batch, way)
     after = time.perf_counter(), time.process_time(), _used(), _used(busy)
     seconds, own, used, companion = (late - early for late, early in zip(after, before, strict=True))
     cores = os.cpu_count() or 1
@@ -130,8 +130,8 @@ def _used(process: int | None = None) -> float:
     return (int(fields[11]) + int(fields[12])) / tick
 
 
-def _trainer() -> tuple[Callable[[int, int, bool], None], int, int]:
-    """A function that makes step `number` of about so many tokens, whole or in lanes; threads and lanes."""
+def _trainer() -> tuple[Callable[[int, int], list[Any]], Callable[[Any, bool], None], int, int]:
+    """So many batches of about so many tokens; a step of one, whole or in lanes; threads and lanes."""
     import torch
 
     from bench.train import base, examples
@@ -156,21 +156,21 @@ def _trainer() -> tuple[Callable[[int, int, bool], None], int, int]:
         bank.load_state_dict(slot, initial_adapter(model.module_shapes, RANK, 1, role))
     trio = TrioStep(model, bank, lanes)
 
-    def batch(number: int, tokens: int) -> list[Any]:
-        """The same number of rows of each role, as many as come nearest to `tokens`."""
-        most = len(next(iter(rows.values()))) - number
-        sized = [
-            [Group(slot, own[number : number + each]) for slot, own in enumerate(rows.values())]
-            for each in range(1, min(most, tokens))
-        ]
-        return min(sized, key=lambda groups: abs(token_count(groups) - tokens))
+    def batches(tokens: int, count: int) -> list[list[Group]]:
+        """The same number of rows of each role, as many as come nearest to `tokens` in the first."""
 
-    def step(number: int, tokens: int, in_lanes: bool) -> None:
-        count = lanes.count if in_lanes else 1
-        _, norms = trio.gradients([pack(part, cpu) for part in cut(batch(number, tokens), count)], count)
+        def of(number: int, each: int) -> list[Group]:
+            return [Group(slot, own[number : number + each]) for slot, own in enumerate(rows.values())]
+
+        each = min(range(1, 33), key=lambda each: abs(token_count(of(0, each)) - tokens))
+        return [of(number * each, each) for number in range(count)]
+
+    def step(batch: Sequence[Group], in_lanes: bool) -> None:
+        parts = lanes.count if in_lanes else 1
+        _, norms = trio.gradients([pack(part, cpu) for part in cut(batch, parts)], parts)
         trio.move([2e-4] * len(rows), 1.0, norms)
 
-    return step, threads, lanes.count
+    return batches, step, threads, lanes.count
 
 
 if __name__ == "__main__":
