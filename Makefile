@@ -25,7 +25,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help explain setup docs demo check test test-gpu gpu-day bench-train bench-forgetting bench-gpu bench-curriculum \
-        bench-ledger bench-dual bench-serving bench-reward-serve \
+        bench-shared bench-ledger bench-dual bench-serving bench-reward-serve \
         format lock clean
 
 help:
@@ -35,6 +35,7 @@ help:
 	@echo "make setup             make .venv; says which stack (cpu, cuda, rocm) and why; LUNA_STACK=... chooses"
 	@echo "make test-gpu          the tests that need a GPU"
 	@echo "make bench-train       training speed against TRL"
+	@echo "make bench-shared      a training step beside a busy process"
 	@echo "make bench-forgetting  recall with replay and without"
 	@echo "make bench-dual        preferences beside memory: two channels with several weights"
 	@echo "make bench-serving     Luna's serving beside bare vLLM; needs a home that luna serve serves"
@@ -87,6 +88,9 @@ gpu-day:
 
 bench-train: ready
 	$(BIN)/python -m bench.train
+
+bench-shared: ready
+	$(BIN)/python -m bench.shared
 
 bench-forgetting: ready
 	$(BIN)/python -m bench.forgetting

@@ -185,7 +185,7 @@ class TrainerActor:
         self._lines.append(TrainerLine(record.name, record.levelno, record.getMessage(), role))
 
 
-_ENVIRONMENT = {
+ENVIRONMENT = {
     # Threads that wait at a barrier spin briefly, then sleep. Measured on two cores with one other busy process: a
     # step took up to 70 s with endless spinning and 7 s with none; alone, spinning a little keeps both cores in step.
     "GOMP_SPINCOUNT": "100000",
@@ -196,6 +196,6 @@ _ENVIRONMENT = {
 def start_trainer(gpus: int) -> Any:
     """A trainer actor on one GPU, or on the CPUs of a node; :meth:`TrainerActor.open` comes next."""
     actor = ray.remote(TrainerActor).options(
-        num_cpus=1, num_gpus=gpus, max_concurrency=4, max_restarts=0, runtime_env={"env_vars": _ENVIRONMENT}
+        num_cpus=1, num_gpus=gpus, max_concurrency=4, max_restarts=0, runtime_env={"env_vars": ENVIRONMENT}
     )
     return actor.remote()

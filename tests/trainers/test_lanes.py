@@ -42,6 +42,13 @@ def test_lanes_share_the_threads_evenly(threads, lanes):
     assert threads % lanes == 0
 
 
+def test_a_small_step_goes_in_lanes_and_one_too_small_to_share_goes_whole():
+    two = Lanes(2, CPU)
+    assert [two.lanes_for(rows) for rows in (0, 1, 3, 4, 24)] == [1, 1, 1, 2, 2]
+    assert Lanes(4, CPU).lanes_for(6) == 1
+    assert Lanes(2, torch.device("cuda")).lanes_for(24) == 1
+
+
 def test_an_accelerator_has_one_lane():
     assert lane_count(16, torch.device("cuda")) == 1
 
@@ -78,6 +85,20 @@ def test_gradients_in_lanes_equal_those_of_one_pass(base):
     torch.testing.assert_close(lane_losses, losses, atol=1e-5, rtol=0)
     torch.testing.assert_close(lane_norms, norms, atol=0, rtol=1e-4)
     torch.testing.assert_close(side_by_side.bank.grad, whole.bank.grad, atol=1e-5, rtol=1e-3)
+
+
+def test_equal_lanes_give_equal_bytes(base):
+    model, tokenizer = base
+    groups = [Group(slot, [tokenise(tokenizer, e) for e in sums(role, 2)]) for slot, role in enumerate(ROLES)]
+
+    def trained():
+        trio = TrioStep(model, make_bank(model), Lanes(2, CPU))
+        for _ in range(3):
+            _, norms = trio.gradients([pack(part, CPU) for part in cut(groups, 2)], lanes=2)
+            trio.move([1e-3] * len(ROLES), 1.0, norms)
+        return trio.bank.master
+
+    assert torch.equal(trained(), trained())
 
 
 def test_a_role_without_rows_keeps_no_gradient_of_the_step_before(base):

@@ -129,7 +129,7 @@ class FusedRun:
         pairs = [self._pairs[pair.id] for role in self.job.roles for pair in self._batch_pairs(role, step)]
         device = self.lean.model.device
         parts = self.trio.parts(token_count(groups), self.job.train.gradient_accumulation_steps)
-        lanes = self.lean.lanes.lanes_for((token_count(groups) + sum(pair.tokens for pair in pairs)) // parts)
+        lanes = self.lean.lanes.lanes_for((sum(map(len, chosen)) + len(pairs)) // parts)
         return StepParts(
             sft=self.trio.pack(cut(groups, parts * lanes)),
             pairs=[pack_pairs(part, device) for part in cut_pairs(pairs, parts * lanes)],
