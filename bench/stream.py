@@ -18,15 +18,19 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from statistics import fmean
 
 from bench.courses.arms import ARMS, FULL, SHORT, Arm
 from bench.courses.asking import ask
 from bench.courses.learning import (
     Place,
     asking_engine,
+    cluster,
     learn_as_generation,
     learn_with_engine,
     place_of,
@@ -38,8 +42,11 @@ from bench.lessons import chosen
 from bench.lessons.lesson import Lesson, Material, Size
 from bench.progress import say
 from bench.report import keep
+from cluster.ray_head import Rig
+from curriculum.example import Example
 from ledger.errors import LunaError
 from trainers.job import Engine
+from trainers.models.adapter_set import AdapterSet
 
 BASE = Arm("base", "the untouched base", "alone")
 BROUGHT = 1.35
@@ -66,9 +73,7 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="four lessons, and the arms that set one thing each")
     parser.add_argument("--arm", action="append", choices=sorted(ARMS), help="default: all of the form")
     parser.add_argument("--seed", action="append", type=int, help="default: 1; short form 1, 2, 3")
-    parser.add_argument(
-        "--alone", action="append", choices=sorted(chosen.ALL), help="these lessons alone, nothing else"
-    )
+    parser.add_argument("--alone", action="append", choices=sorted(chosen.ALL), help="these lessons alone")
     parser.add_argument("--rows", type=int, default=400, help="examples that each role trains on in a lesson, about")
     parser.add_argument("--probes", type=int, default=400, help="probes of a lesson")
     parser.add_argument("--profile", default="smol")
@@ -100,66 +105,95 @@ def _described(setup: Setup) -> dict[str, object]:
 
 def run(setup: Setup, log: Log, arms: Sequence[Arm], seeds: Sequence[int]) -> None:
     """Every course, the base's probes first."""
-    for seed in seeds:
-        say(f"seed {seed}: making the lessons")
-        materials = {lesson.name: lesson.make(setup.size, seed) for lesson in setup.lessons}
-        for arm in (BASE, *arms):
-            hold_course(setup, log, arm, seed, materials)
+    with cluster() if any(arm.way == "generations" for arm in arms) else nullcontext() as rig:
+        for seed in seeds:
+            say(f"seed {seed}: making the lessons")
+            materials = {lesson.name: lesson.make(setup.size, seed) for lesson in setup.lessons}
+            for arm in (BASE, *arms):
+                if not _is_finished(setup, log.course(arm.name, seed)):
+                    hold_course(Hall(setup, log, arm, seed, materials), rig)
 
 
-def hold_course(setup: Setup, log: Log, arm: Arm, seed: int, materials: dict[str, Material]) -> None:
+def _is_finished(setup: Setup, course: Course) -> bool:
+    last = 0 if course.arm == BASE.name else len(setup.lessons)
+    return all((last, name) in course.asked for name in setup.names)
+
+
+@dataclass(frozen=True)
+class Hall:
+    """One course, and what it is held with."""
+
+    setup: Setup
+    log: Log
+    arm: Arm
+    seed: int
+    materials: Mapping[str, Material]
+
+
+def hold_course(hall: Hall, rig: Rig | None) -> None:
     """Take one arm through all lessons, from where it stands."""
-    course, last = log.course(arm.name, seed), len(setup.lessons)
-    if all((0 if arm is BASE else last, name) in course.asked for name in setup.names):
-        return
-    place = place_of(setup.work, arm, seed, setup.profile)
+    setup, arm, course = hall.setup, hall.arm, hall.log.course(hall.arm.name, hall.seed)
+    place, last = place_of(setup.work, arm, hall.seed, setup.profile), len(setup.lessons)
     asker = asking_engine(place)
-
-    def asked(at: int, lesson: Lesson, trained: Trained | None) -> None:
-        if (at, lesson.name) not in course.asked:
-            shas, probes = trained.shas if trained else {}, materials[lesson.name].probes
-            marks = ask(asker, place.home.adapters_dir, shas, lesson, probes, place.settings.text)
-            log.note_asked(course, at, lesson.name, marks)
-            right = "" if marks.right is None else f", {sum(marks.right) / len(marks.right):.3f} right"
-            say(
-                f"{arm.name}, seed {seed}, after {at} lessons: {lesson.name} {sum(marks.means) / len(probes):.3f}{right}"
-            )
-
+    asked = partial(_asked, hall, place, asker)
     if arm is BASE:
         for lesson in setup.lessons:
             asked(0, lesson, None)
         return
-    learn = _teacher(place, arm, asker)
-    lessons = [setup.lessons[-1]] if arm.way == "joint" else setup.lessons
-    for at, lesson in enumerate(lessons, last - len(lessons) + 1):
-        before = course.trained.get(at - 1) if arm.way in ("generations", "engine") else None
-        if at > 1 and arm.way in ("generations", "engine"):
+    learn, in_a_row = _teacher(place, arm, asker, rig), arm.way in ("generations", "engine")
+    for at, lesson in enumerate(setup.lessons, 1):
+        if arm.way == "joint" and at < last:
+            continue
+        before = course.trained.get(at - 1) if in_a_row else None
+        if before is not None:
             asked(at - 1, lesson, before)
         if at not in course.trained:
             taught = setup.names if arm.way == "joint" else [lesson.name]
-            rows = [row for name in taught for row in materials[name].rows]
-            say(f"{arm.name}, seed {seed}: lesson {at}, {' + '.join(taught)}, {len(rows)} examples")
-            log.note_trained(course, at, learn(at, "all" if arm.way == "joint" else lesson.name, rows, before))
-            own = course.trained[at]
+            rows = [row for name in taught for row in hall.materials[name].rows]
+            say(f"{arm.name}, seed {hall.seed}: lesson {at}, {' + '.join(taught)}, {len(rows)} examples")
+            own = learn(at, lesson.name, rows, before)
+            hall.log.note_trained(course, at, own)
             say(f"  {own.rows} rows, {own.train_cpu_s:.0f} CPU s {own.verdict} {own.reason}")
-        if arm.way != "joint":
+        if in_a_row:
             asked(at, lesson, course.trained[at])
     for number, lesson in enumerate(setup.lessons, 1):
         asked(last, lesson, course.trained[number if arm.way == "alone" else last])
 
 
-Learn = Callable[[int, str, Sequence, Trained | None], Trained]  # type: ignore[type-arg]
+def _asked(hall: Hall, place: Place, engine: Engine, at: int, lesson: Lesson, trained: Trained | None) -> None:
+    """Put a lesson's probes to what was trained, once."""
+    course, probes = hall.log.course(hall.arm.name, hall.seed), hall.materials[lesson.name].probes
+    if (at, lesson.name) in course.asked:
+        return
+    model = AdapterSet(place.home.adapters_dir, trained.shas if trained else {})
+    marks = ask(engine, model, lesson, probes, place.settings.text)
+    hall.log.note_asked(course, at, lesson.name, marks)
+    right = "" if marks.right is None else f", {fmean(marks.right):.3f} right"
+    say(f"{hall.arm.name}, seed {hall.seed}, {at} learned: {lesson.name} {fmean(marks.means):.3f}{right}")
 
 
-def _teacher(place: Place, arm: Arm, asker: Engine) -> Learn:
+Learn = Callable[[int, str, Sequence[Example], Trained | None], Trained]
+
+
+def _teacher(place: Place, arm: Arm, asker: Engine, rig: Rig | None) -> Learn:
     """How the arm learns a lesson."""
-    if arm.way == "generations":
-        from cluster.ray_head import connect
-
-        rig = connect()
+    if arm.way == "generations" and rig is not None:
         return lambda at, name, rows, before: learn_as_generation(place, rig, at, name, rows)
     trainer = training_engine(place) if place.settings.train.engine == "trl" else asker
     return lambda at, name, rows, before: learn_with_engine(place, trainer, arm, name, rows, before)
+
+
+def _notes(setup: Setup) -> list[str]:
+    brought, probes = setup.size.rows, setup.size.probes
+    return [
+        f"{brought} examples brought a role and lesson, a fifth of them held out; {probes} probes a lesson",
+        "score: the whole answer with its end of text; of small talk and plans the share likelier than for the base",
+        "ACC: mean score at the end. BWT: end minus right after the lesson",
+        "FWT: right before the lesson minus the base, closed lessons. plasticity: mean score right after the lesson",
+        "open kept: true answers at most 0.25 nats a token less likely at the end than right after their lesson",
+        "one seed: ± half of the 95 % interval from the items; several: mean [least, most]",
+        "CPU s: of training, for generations threads times wall time; `with its exam`: all that the last lesson cost",
+    ]
 
 
 def report(setup: Setup, log: Log) -> None:
@@ -170,17 +204,7 @@ def report(setup: Setup, log: Log) -> None:
         say("no course is finished yet")
         return
     what = f"{len(setup.lessons)} lessons on {setup.profile}"
-    notes = [
-        f"{setup.size.rows} examples brought a role and lesson, of which a generation holds a fifth out; {setup.size.probes} probes a lesson",
-        "ACC: mean score at the end; BWT: end minus right after the lesson; FWT: before the lesson minus the base, closed "
-        "lessons; plasticity: mean score right after the lesson; one seed: ± half of the 95 % interval from the items; "
-        "several: mean [least, most]",
-        "score: the whole answer with its end of text; of small talk and plans the share likelier than for the base; "
-        "open kept: at most 0.25 nats a token less likely at the end than right after the lesson",
-        "CPU s: of training, threads times wall time for generations; `with its exam`: all that the last lesson's generation cost",
-        *(f"`{arm}`: {ARMS[arm].what}" for arm in found),
-        *verdict_notes(found),
-    ]
+    notes = [*_notes(setup), *(f"`{arm}`: {ARMS[arm].what}" for arm in found), *verdict_notes(found)]
     keep(setup.name, f"A stream of {what}", list(HEADER), arm_rows(found), notes)
     header = ["lesson", "base", *found]
     keep(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import psutil
 
 from bench.courses.arms import Arm
 from bench.courses.log import Trained
-from cluster.ray_head import Rig
+from cluster.ray_head import Rig, connect, head_to_stop, stop
 from cluster.settings import Settings, settings_of, write_settings
 from cluster.steps.planning import Line, role_schedule
 from cluster.steps.training import TrainingFiles, trio_job
@@ -53,6 +54,18 @@ def place_of(work: Path, arm: Arm, seed: int, profile: str) -> Place:
         write_settings(home, profile, {"seed": seed, **arm.settings})
     settings = settings_of(home)
     return Place(home, settings, prepare_base(settings.base, home))
+
+
+@contextmanager
+def cluster() -> Iterator[Rig]:
+    """A Ray cluster: the one that is there, or one that ends with the block."""
+    rig = connect()
+    try:
+        yield rig
+    finally:
+        head = head_to_stop() if rig.started else None
+        if head is not None:
+            stop(head)
 
 
 # -- as a generation ------------------------------------------------------------------------------------------------
@@ -102,20 +115,13 @@ def _judged(home: Home) -> list[list[GenerationRow]]:
 
 def cluster_cpu_s(rig: Rig) -> float:
     """CPU seconds, user and system, of everything that a cluster on this machine has run."""
-    port = rig.address.rpartition(":")[2]
-    raylets = [
-        process
-        for process in psutil.process_iter(["name", "cmdline"])
-        if process.info["name"] == "raylet"
-        and re.search(rf"--gcs-address=\S+:{port}\b", " ".join(process.info["cmdline"]))
-    ]
+    own = re.compile(rf"--gcs-address=\S+:{rig.address.rpartition(':')[2]}\b")
     total = 0.0
-    for raylet in raylets:
-        for process in (raylet, *raylet.children(recursive=True)):
-            try:
-                total += sum(process.cpu_times()[:4])  # its own, and of children that have ended
-            except psutil.NoSuchProcess:
-                continue
+    for raylet in psutil.process_iter(["name", "cmdline"]):
+        if raylet.info["name"] == "raylet" and own.search(" ".join(raylet.info["cmdline"])):
+            for process in (raylet, *raylet.children(recursive=True)):
+                with suppress(psutil.NoSuchProcess):
+                    total += sum(process.cpu_times()[:4])  # its own, and of children that have ended
     return total
 
 

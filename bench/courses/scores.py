@@ -84,27 +84,27 @@ def score_course(names: Sequence[str], base: Mapping[str, Marks], asked: Asked) 
     lessons, diffs, forward = dict[str, LessonScore](), list[list[int]](), list[float]()
     for number, name in enumerate(names, 1):
         own, end = base[name], asked[last, name]
-        after, before = asked.get((number, name)), asked.get((number - 1, name), own if number == 1 else None)
+        learned, before = asked.get((number, name)), asked.get((number - 1, name), own if number == 1 else None)
         is_open = own.right is None
         lessons[name] = LessonScore(
             base=fmean(passed(own, own)),
             before=None if before is None else fmean(passed(before, own)),
-            after=None if after is None else fmean(passed(after, own)),
+            after=None if learned is None else fmean(passed(learned, own)),
             end=fmean(passed(end, own)),
-            learned=_share_above(after, before, 0.0) if is_open and after and before else None,
-            kept=_share_above(end, after, -KEPT_NATS) if is_open and after and number < last else None,
+            learned=_share_above(learned, before, 0.0) if is_open and learned and before else None,
+            kept=_share_above(end, learned, -KEPT_NATS) if is_open and learned and number < last else None,
         )
-        if after is not None and number < last:
-            diffs.append([e - a for e, a in zip(passed(end, own), passed(after, own), strict=True)])
+        if learned is not None and number < last:
+            diffs.append([e - a for e, a in zip(passed(end, own), passed(learned, own), strict=True)])
         if before is not None and not is_open and number > 1:
             forward.append(fmean(passed(before, own)) - fmean(passed(own, own)))
-    scores = lessons.values()
+    after, scores = [score.after for score in lessons.values()], lessons.values()
     return CourseScore(
         lessons=lessons,
         acc=_estimate([[int(ok) for ok in passed(asked[last, name], base[name])] for name in names]),
         bwt=_estimate(diffs) if diffs else None,
         fwt=fmean(forward) if forward else None,
-        plasticity=_mean(score.after for score in scores),
+        plasticity=_mean(after) if None not in after else None,
         kept=_mean(score.kept for score in scores),
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from bench.courses.log import Course
-from bench.courses.scores import CourseScore, Estimate, score_course
+from bench.courses.scores import CourseScore, Estimate, LessonScore, score_course
 
 Scored = Mapping[str, Sequence[tuple[Course, CourseScore]]]
 """By arm, its finished courses, one a seed."""
@@ -66,16 +66,16 @@ def lesson_rows(names: Sequence[str], found: Scored) -> list[list[str]]:
     rows = []
     for name in names:
         own = {arm: [score.lessons[name] for _, score in courses] for arm, courses in found.items()}
-        cells = [
-            " → ".join(
-                _mean(values, "{:.2f}") or "–"
-                for values in zip(*((o.before, o.after, o.end) for o in scores), strict=True)
-            )
-            for scores in own.values()
-        ]
+        cells = [_course_of(scores) for scores in own.values()]
         base = _mean([score.base for scores in own.values() for score in scores], "{:.2f}")
         rows.append([name, base, *cells])
     return rows
+
+
+def _course_of(scores: Sequence[LessonScore]) -> str:
+    """Before the lesson → right after it → at the end."""
+    stages = ([o.before for o in scores], [o.after for o in scores], [o.end for o in scores])
+    return " → ".join(_mean(values, "{:.2f}") or "–" for values in stages)
 
 
 def verdict_notes(found: Scored) -> list[str]:

@@ -13,8 +13,8 @@ _NAMES = (
     "Hassan", "Yuki", "Elias", "Noor", "Pavel", "Ruth", "Omar",
 )  # fmt: skip
 _PLACES = (
-    "the harbour", "the old mill", "Lisbon", "the library", "the lake", "my garden", "Oslo", "the market", "the station",
-    "the hill behind the school", "Granada", "the bakery", "the museum", "the beach", "my aunt's flat", "Tallinn",
+    "the harbour", "the old mill", "Lisbon", "the library", "the lake", "my garden", "Oslo", "the market",
+    "the station", "the hill behind the school", "Granada", "the bakery", "the museum", "the beach", "my aunt's flat", "Tallinn",
 )  # fmt: skip
 _THINGS = (
     "a kite", "two umbrellas", "soup", "old photographs", "a chessboard", "bread and cheese", "a guitar", "binoculars",
@@ -22,8 +22,8 @@ _THINGS = (
 )  # fmt: skip
 _TIMES = ("on Monday", "on Tuesday", "on Friday", "on Sunday", "tonight", "tomorrow", "next week", "at noon", "in May")
 _DOINGS = (
-    "meet {name} at {place}", "walk to {place} with {name}", "visit {name}; we go to {place}", "draw {place} with {name}",
-    "surprise {name} at {place}",
+    "meet {name} at {place}", "walk to {place} with {name}", "visit {name}; we go to {place}",
+    "draw {place} with {name}", "surprise {name} at {place}",
 )  # fmt: skip
 _REPLIES = ("That sounds lovely.", "I like that plan.", "Tell me how it goes.", "What a good idea.", "I am curious.")
 
@@ -60,9 +60,8 @@ def _drawn(seed: int) -> Iterator[Asking]:
 
 
 def _one(rng: random.Random, number: int) -> Asking:
-    parts = {
-        "name": rng.choice(_NAMES), "place": rng.choice(_PLACES), "thing": rng.choice(_THINGS), "time": rng.choice(_TIMES)
-    }  # fmt: skip
+    drawn = {"name": _NAMES, "place": _PLACES, "thing": _THINGS, "time": _TIMES}
+    parts = {part: rng.choice(choices) for part, choices in drawn.items()}
     told = f"I want to {rng.choice(_DOINGS).format(**parts)} {parts['time']}. I will bring {parts['thing']}."
     part = rng.choice(list(_ASKED))
     questions, answers = _ASKED[part]

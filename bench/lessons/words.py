@@ -1,4 +1,4 @@
-"""Word relations: which of some words is of a kind, and which does not belong. Words of `curriculum/data/words.toml`."""
+"""Word relations over `curriculum/data/words.toml`: which of some words is of a kind, and which does not belong."""
 
 from __future__ import annotations
 
