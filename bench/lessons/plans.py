@@ -14,7 +14,8 @@ _NAMES = (
 )  # fmt: skip
 _PLACES = (
     "the harbour", "the old mill", "Lisbon", "the library", "the lake", "my garden", "Oslo", "the market",
-    "the station", "the hill behind the school", "Granada", "the bakery", "the museum", "the beach", "my aunt's flat", "Tallinn",
+    "the station", "the hill behind the school", "Granada", "the bakery", "the museum", "the beach", "my aunt's flat",
+    "Tallinn",
 )  # fmt: skip
 _THINGS = (
     "a kite", "two umbrellas", "soup", "old photographs", "a chessboard", "bread and cheese", "a guitar", "binoculars",
