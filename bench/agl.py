@@ -1,7 +1,7 @@
 """`make bench-agl`: exact answers on held-out AGL puzzles of all fourteen families, with their end of text.
 
-Asks the logical role of a home's head at least 280 plain puzzles that are like nothing it was trained on; without a home
-it raises one generation of defaults first.
+Asks the logical role of a home's head at least 280 plain puzzles that are like nothing it was trained on; without a
+home it raises one generation of defaults first.
 
     python -m bench.agl                      one generation of 1,200 puzzles a role, with the shipped settings
     python -m bench.agl --data recipe        the same of `luna curriculum build recipe`
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from functools import partial
 from pathlib import Path
 
 from bench.courses.asking import ask
@@ -22,7 +21,6 @@ from bench.lessons.lesson import Lesson, Material
 from bench.progress import say
 from bench.report import keep
 from cluster.settings import settings_of
-from cluster.steps.data import earlier_examples
 from curriculum.example import Example
 from jobs.curriculum import build_into_inbox
 from jobs.generation.engine import generation_rows, open_generation_engine
@@ -89,9 +87,9 @@ def measure(home: Home) -> Path:
     with Ledger.open(home) as ledger:
         head, judged = ledger.head(), ledger.last_judged()
         gen_id = head if head is not None or not judged else judged[0].gen_id
-        trained = earlier_examples(home, ledger, ledger.current_lineage(), gen_id) or []
-        known = Trained(holdout=(), earlier=trained, trained_now=trained, sides_of=partial(ledger.sides_of))
-        puzzles = agl_items("logical", PUZZLES, known)
+        # The ledger knows what its generations took, so nothing else has to be named.
+        taken = Trained(holdout=(), earlier=None, trained_now=(), sides_of=ledger.sides_of)
+        puzzles = agl_items("logical", PUZZLES, taken)
     if len(puzzles) < LEAST:
         raise LunaError(f"only {len(puzzles)} puzzles are like nothing that was trained, and {LEAST} are needed.")
     rows, text = generation_rows(home, gen_id), settings_of(home).text
@@ -106,10 +104,10 @@ def measure(home: Home) -> Path:
     low, high = wilson_interval(sum(ours), len(puzzles))
     total = sum(ours) / len(puzzles)
     table.append(["all", str(len(puzzles)), f"{sum(base) / len(puzzles):.3f}", f"{total:.3f} [{low:.3f}, {high:.3f}]"])
-    first = rows[0]
+    first = next(row for row in rows if row.role == "logical")
     notes = [
-        f"the logical role of G{first.gen_id} ({first.verdict}: {first.reason}), {first.steps} steps, "
-        f"{60 * first.walltime_min:.0f} s of training, {first.dtype}",
+        f"the logical role of G{first.gen_id}, {first.verdict}: {first.reason}",
+        f"{first.steps} steps of the role in {first.walltime_min:.1f} min, {first.dtype}",
         "plain puzzles that are like nothing trained; the whole answer with its end of text; 95 % Wilson interval",
     ]
     return keep("agl", "AGL by family", ["family", "puzzles", "base, right", "logical, right"], table, notes)

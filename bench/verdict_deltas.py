@@ -103,12 +103,13 @@ def keep_table(work: Path) -> Path:
         scores = [_three(evals, name) for name in ("recall", "generalization", "style_drift", "bound")]
         kind = "honest" if delta.honest else "bad"
         rows.append([delta.name, kind, delta.what, first.verdict, first.reason, *scores, _learned(evals), alphas])
+    accepted, rejected = (f"{right[kind][0]} of {right[kind][1]}" for kind in (True, False))
     notes = [
-        f"honest deltas accepted: {right[True][0]} of {right[True][1]}; bad ones rejected: "
-        f"{right[False][0]} of {right[False][1]}",
+        f"honest deltas accepted: {accepted}; bad ones rejected: {rejected}",
         "each as G1 from the same G0 of the shipped recipe, with the shipped settings and nothing else",
-        "scores: creative / logical / dialectical; gain: open items, nats a token against the parent, and its lower "
-        "bound; won: closed items that child or parent alone had right",
+        "scores: creative / logical / dialectical",
+        "gain: open items, nats a token against the parent, with its lower bound",
+        "won: closed items that the child alone had right, and those that the parent alone had right",
     ]
     header = ["delta", "kind", "what", "verdict", "reason", "recall", "generalization", "style drift", "bound"]
     return keep("verdicts", "Verdicts on real deltas", [*header, "gain; won", "alpha"], rows, notes)
