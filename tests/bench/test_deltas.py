@@ -22,7 +22,7 @@ def test_shuffled_answers_stay_in_their_category_and_leave_their_question() -> N
     assert {e.input for e in after} <= {e.input for e in before}
     answers = {(e.category, e.input): e.output for e in before}
     moved = sum(answers[e.category, e.input] != e.output for e in after)
-    assert moved > 0.9 * len(after)
+    assert moved > 0.8 * len(after)  # three truth values meet each other often
 
 
 def test_flipped_puzzles_are_wrong_where_something_is_true_or_false() -> None:
