@@ -112,7 +112,7 @@ class GenerationRun:
             examiner = Examiner(self.spec, self.ledger, self.session, collected, planned)
             candidate = best_blend(examiner, candidate) or candidate
         rows = rows_of(self.spec, collected, planned, trained, candidate)
-        move, stop = consequences(self.spec, self.ledger, rows)
+        move, stop = consequences(self.spec, self.ledger, rows, candidate.evals)
         write_adapter_metadata(self.spec, self.ledger, rows, candidate.evals)
         self.ledger.record_judgement(rows, candidate.evals, move, stop, taken_by(self.spec.home, rows[0]))
         return Judged(

@@ -134,7 +134,7 @@ def _judged(score: EvalRecord, gates: GateSettings) -> tuple[float | None, bool 
     """(the gate's bound, whether the score passes it); None twice where no gate asks for the score."""
     gate: Gate | None = next((gate for gate in GATES if gate == score.eval), None)
     if gate is not None:
-        return gate_bound(gate, gates), score.n == 0 or gate_problem(gate, score, gates) is None
+        return gate_bound(gate, gates), score.n == 0 or gate_problem(gate, {gate: score}, gates) is None
     health = score.details.get("settings", {})
     if score.eval == RHI and health.get("gate"):  # its bound is recorded with it
         return health["rhi_min"], health_problem(score, health["rhi_min"]) is None
