@@ -40,8 +40,12 @@ def measure_deltas(work: Path, only: Sequence[str], profile: str) -> Path:
     """Raise every delta that has no verdict yet, then write the table of all that have one; returns its path.
 
     Raises:
-        LunaError: G0 was rejected, so there is nothing to build on, or a generation did not finish.
+        LunaError: no delta has such a name, G0 was rejected, or a generation did not finish.
     """
+    if unknown := set(only) - {delta.name for delta in DELTAS}:
+        raise LunaError(
+            f"there is no delta {', '.join(sorted(unknown))}; there are {', '.join(d.name for d in DELTAS)}."
+        )
     chosen = [delta for delta in DELTAS if not only or delta.name in only]
     waiting = [delta for delta in chosen if not _verdict(_home_of(work, delta))]
     if waiting:
