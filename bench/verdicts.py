@@ -4,7 +4,7 @@
     python -m bench.verdicts --report            the table of those that are judged
     python -m bench.verdicts --simulate [--trials 20000]
 
-`--simulate`: how often gates, growing sets and blends err, over true accuracies; the rules are the real ones. The deltas
+`--simulate`: how often gates, growing sets and blends err, over true accuracies; the rules are the real ones. Deltas
 are in `bench.deltas`; what is judged stays in `--work`, and the same command goes on with the rest.
 """
 
