@@ -73,14 +73,22 @@ def raise_first(work: Path, profile: str, rig: Rig) -> Home:
 
 def raise_delta(first: Home, home: Home, delta: Delta, rig: Rig) -> None:
     """One delta from a copy of G0's home; a run that was interrupted goes on."""
-    if not home.db.exists():
-        # Weights never change and may be shared; the rest is small.
-        shutil.copytree(first.root, home.root, copy_function=_link_weights, dirs_exist_ok=True)
+    if not home.root.exists():
+        _copy_home(first, home)
     examples = delta.make(lambda role, asked: parents_answers(first, role, asked))
     say(f"{delta.name} ({'honest' if delta.honest else 'bad'}): {len(examples)} examples, {delta.what}")
     sha = write_examples(home.inbox_dir, examples)
     ended = raise_generation(home, rig.address, (sha,), note=delta.name)
     say(f"{delta.name}: {ended['verdict']} ({ended['reason']})")
+
+
+def _copy_home(source: Home, target: Home) -> None:
+    """Another home with the same ledger; weights, which never change, are shared."""
+    part = target.root.with_suffix(".part")
+    shutil.rmtree(part, ignore_errors=True)
+    # Locks and the index of SQLite's log belong to the process that has the other home open.
+    shutil.copytree(source.root, part, copy_function=_link_weights, ignore=shutil.ignore_patterns("*-shm", "*.lock"))
+    part.rename(target.root)
 
 
 def parents_answers(home: Home, role: Role, asked: Sequence[Example]) -> list[str]:
