@@ -230,8 +230,8 @@ def learned_problem(details: Mapping[str, Any], settings: GateSettings) -> str |
 
 def learned_is_clear(details: Mapping[str, Any], settings: GateSettings) -> bool:
     """Whether a set that may still grow need not grow for the gate `learned`: it passes, and would at a tenth of the
-    significance and half of what a parent may miss; else looking often would find by chance what is not there."""
-    strict = {"significance": settings.significance / 10, "closed_mastered": (1 + settings.closed_mastered) / 2}
+    significance and with a parent that masters all; else looking often would find by chance what is not there."""
+    strict = {"significance": settings.significance / 10, "closed_mastered": 1.0}
     return all(learned_problem(details, one) is None for one in (settings, settings.model_copy(update=strict)))
 
 
