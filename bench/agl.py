@@ -60,10 +60,10 @@ def main() -> None:
 
 
 def raise_one(work: Path, data: str, seed: int, profile: str, examples: int) -> Home:
-    """A home with one generation of defaults; one that is there is taken as it is.
+    """A home with one generation of defaults, whatever its verdict; one that is there is taken as it is.
 
     Raises:
-        LunaError: the generation was rejected or did not finish.
+        LunaError: the generation did not finish.
     """
     home = Home((work / f"{data}-{seed}").resolve())
     with cluster() as rig:
@@ -79,7 +79,7 @@ def raise_one(work: Path, data: str, seed: int, profile: str, examples: int) -> 
 
 
 def measure(home: Home) -> Path:
-    """Ask the last judged generation of a home where none was accepted, else its head; returns the table's path.
+    """Ask a home's head, or where nothing was accepted what was judged last; returns the table's path.
 
     Raises:
         LunaError: too few puzzles are left that are like nothing trained.
