@@ -21,6 +21,7 @@ from bench.lessons.lesson import Lesson, Material
 from bench.progress import say
 from bench.report import keep
 from cluster.settings import settings_of
+from cluster.steps.data import trained_by
 from curriculum.example import Example
 from jobs.curriculum import build_into_inbox
 from jobs.generation.engine import generation_rows, open_generation_engine
@@ -87,8 +88,8 @@ def measure(home: Home) -> Path:
     with Ledger.open(home) as ledger:
         head, judged = ledger.head(), ledger.last_judged()
         gen_id = head if head is not None or not judged else judged[0].gen_id
-        # The ledger knows what its generations took, so nothing else has to be named.
-        taken = Trained(holdout=(), earlier=None, trained_now=(), sides_of=ledger.sides_of)
+        trained = trained_by(home, ledger.generation(gen_id)[0]) if gen_id is not None else []
+        taken = Trained(holdout=(), earlier=None, trained_now=trained, sides_of=ledger.sides_of)
         puzzles = agl_items("logical", PUZZLES, taken)
     if len(puzzles) < LEAST:
         raise LunaError(f"only {len(puzzles)} puzzles are like nothing that was trained, and {LEAST} are needed.")
