@@ -41,7 +41,12 @@ FULL: tuple[Arm, ...] = (
     Arm("parent-replay", "replay of what the parent alone was trained on", "engine", replay="parent"),
     Arm("joint", "one training on all lessons from the base: the oracle", "joint", _NO_REPLAY),
     Arm("alone", "each lesson alone from the base", "alone", _NO_REPLAY),
-    Arm("trl", "plain TRL, one lesson after another", "engine", {**_NO_REPLAY, "train": {"engine": "trl"}}),
+    Arm(
+        "trl",
+        "plain TRL, one lesson after another",
+        "engine",
+        {**_NO_REPLAY, "train": {"engine": "trl", "kl_weight": 0.0}},
+    ),
 )
 
 SHORT: tuple[Arm, ...] = (

@@ -15,7 +15,7 @@ from bench.courses.arms import Arm
 from bench.courses.log import Trained
 from cluster.ray_head import Rig, connect, head_to_stop, stop
 from cluster.settings import Settings, settings_of, write_settings
-from cluster.steps.planning import Line, role_schedule
+from cluster.steps.planning import role_schedule
 from cluster.steps.training import TrainingFiles, trio_job
 from curriculum.example import Example, unique
 from curriculum.parquet import freeze, read_examples, write_examples
@@ -134,7 +134,7 @@ def learn_with_engine(
     """Train all roles on a lesson from where they stood, on the rows that a generation would train on."""
     home, settings = place.home, place.settings
     new = split_by_group(rows, [], settings.data.holdout_percent).train
-    line: Line = {}
+    line: dict[int, list[Example]] = {}
     if arm.replay == "parent" and before is not None:
         line = {0: unique(read_examples(home.data_file(before.train_sha)))}
     schedules = {role: role_schedule(role, settings, new, line, 0, lesson) for role in ROLES}
