@@ -25,8 +25,7 @@ from ledger.rules.karma import KarmaSettings
 from ledger.rules.stop_rule import StopRuleSettings
 from serving.settings import ServingSettings
 from trainers.config import ChannelSettings, FrozenModelSettings, LoraSettings, RewardSettings, TrainSettings
-from trainers.evals.closed import FEWEST_ANSWERS
-from trainers.evals.scoring import EvalSettings
+from trainers.evals.settings import EvalSettings
 from trainers.health.index import HealthSettings
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -52,7 +51,7 @@ _ONE_LENGTH = "set text.max_tokens, the one maximum for training, evaluation and
 _ANSWER_LENGTH = "set text.answer_tokens, what is kept free for an answer"
 REMOVED_SETTINGS: dict[str, str] = {
     "data.replay_k": "replay is a share of the rows now, see data.replay_share and data.replay_least",
-    "gates.probes": "leave it out, a style score rests on the ten tone probes",
+    "gates.probes": "leave it out, a style score rests on all tone probes, see gates.style_probes_min",
     "serving.answer_tokens": _ANSWER_LENGTH,
     "serving.context_turns": "leave it out, as many exchanges are read as text.max_tokens has room for",
     "serving.default_max_tokens": _ANSWER_LENGTH,
@@ -194,11 +193,6 @@ def contradictions(settings: Settings) -> list[str]:
         found.append(
             f"eval.items = {asked.items} is less than gates.min_items = {needed}, so that every generation would be "
             f"rejected; set eval.items to {needed} or more, or gates.min_items lower"
-        )
-    if 0 < asked.extra_items < FEWEST_ANSWERS:
-        found.append(
-            f"eval.extra_items = {asked.extra_items}, and scoring by choice needs {FEWEST_ANSWERS} different answers; "
-            f"set it to {FEWEST_ANSWERS} or more, or to 0 to leave these sets out"
         )
     uneven = sorted({size for role in ROLES if (size := train.batch_size_of(role)) % cut})
     if train.engine == "trl" and uneven:

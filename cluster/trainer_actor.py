@@ -12,15 +12,21 @@ from typing import Any, TypeVar
 
 import ray
 
+from cluster.settings import Settings
+from curriculum.everyday import EverydayQuestion
 from curriculum.preferences.pairs import Preference
 from curriculum.transcript import LengthSettings
 from ledger.errors import LunaError
 from ledger.logs import LineHandler, listening
 from ledger.records import EvalRecord
-from ledger.roles import Role
+from ledger.roles import BASE, Role
 from trainers.config import LoraSettings, TrainSettings
 from trainers.engines import open_engine
-from trainers.evals.scoring import EvalSettings, RolePlan, evaluate_role
+from trainers.evals.asking import Asking
+from trainers.evals.exam import Compared, Half, RolePlan
+from trainers.evals.manners import known_questions
+from trainers.evals.models import Models, Speaker
+from trainers.evals.scoring import evaluate_role
 from trainers.health.index import HealthSettings
 from trainers.health.probe import HealthPlan
 from trainers.health.report import measure_health
@@ -98,20 +104,30 @@ class TrainerActor:
         self._stop = True
 
     def evaluate(
-        self,
-        plans: Sequence[RolePlan],
-        adapters: AdapterSet,
-        gen_id: int,
-        settings: EvalSettings,
-        lengths: LengthSettings,
+        self, plans: Sequence[RolePlan], compared: Compared, gen_id: int, settings: Settings, half: Half | None
     ) -> list[EvalRecord]:
-        """Scores of the planned roles with these adapters."""
+        """Scores of the planned roles, on all their items or one half."""
 
         def scores() -> list[EvalRecord]:
-            generator = self._engine.generator(adapters)
-            return [record for plan in plans for record in evaluate_role(generator, plan, gen_id, settings, lengths)]
+            models = Models(compared, self._engine.generator)
+            own = settings.eval, settings.gates, settings.text
+            return [record for plan in plans for record in evaluate_role(models, plan, gen_id, *own, half)]
 
         return self._compute(scores)
+
+    def everyday(
+        self, roles: Sequence[Role], pool: Sequence[EverydayQuestion], settings: Settings
+    ) -> dict[Role, list[EverydayQuestion]]:
+        """For each role the first questions of the pool that the untouched base gets right in its prompt."""
+
+        def right() -> dict[Role, list[EverydayQuestion]]:
+            speaker = Speaker(self._engine.generator(AdapterSet(Path(), {})), BASE)
+            return {
+                role: known_questions(speaker, pool, settings.eval, Asking(role, (), 0, settings.text))
+                for role in roles
+            }
+
+        return self._compute(right)
 
     def measure_preferences(
         self,

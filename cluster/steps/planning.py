@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from cluster.attempts import HopelessError
 from cluster.request import RunSpec
 from cluster.settings import Settings
-from cluster.steps.data import earlier_examples, trained_by
+from cluster.steps.data import learned_by, trained_by
 from cluster.steps.preferences import prepare_channels, weighted_pairs_by_role
 from cluster.steps.records import Collected, Parent, Planned, TrainingSet
 from curriculum.example import Example, unique
@@ -217,7 +217,8 @@ def _warn_of_little(spec: RunSpec, ledger: Ledger, plan: Plan, parent: Parent | 
     if all(len(own.taken) >= needed for own in plan.schedules.values()):
         return
     # The whole line: replay may be drawn from a part of it.
-    earlier = earlier_examples(spec.home, ledger, spec.lineage, parent.gen_id if parent else None) or []
+    line = learned_by(spec.home, ledger, spec.lineage, parent.gen_id if parent else None)
+    earlier = [example for own in line.values() for example in own]
     for role, own in plan.schedules.items():
         learned = {e.id for e in own.taken} | {e.id for e in earlier if e.role == role}
         if len(learned) < needed:

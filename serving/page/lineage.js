@@ -85,11 +85,12 @@ async function showGeneration(wanted) {
   await showCurves(wanted, place);
 }
 
-function facts({ parent, reason, alpha, trained_at }) {
+function facts({ parent, reason, roles, trained_at }) {
   const from = parent === null ? "the base" : `G${parent}`;
+  const blends = roles.filter(({ alpha }) => alpha !== 1).map(({ role, alpha }) => ` ${role}: α\u00a0=\u00a0${alpha} (between parent and child).`);
   return h("div", { class: "generation-facts" },
     reason ? h("p", {}, reason) : null,
-    h("p", { class: "facts" }, "Trained from ", from, ", ", time(trained_at), `. α\u00a0=\u00a0${alpha}`, alpha === 1 ? "." : " (between parent and child)."),
+    h("p", { class: "facts" }, "Trained from ", from, ", ", time(trained_at), ".", ...blends),
   );
 }
 

@@ -35,6 +35,22 @@ def token_log_probs(hidden: Tensor, output: Tensor, targets: Tensor) -> Tensor:
     return cast(Tensor, _TokenLogProbs.apply(hidden, output, targets))
 
 
+@torch.no_grad()
+def judged_log_probs(hidden: Tensor, output: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The same without gradients, and (T,) whether the target is the likeliest token; of equal ones all are."""
+    highest = torch.full((len(hidden),), float("-inf"), device=hidden.device)
+    total, own = highest.clone(), highest.clone()
+    width = _slice_width(hidden)
+    for number, weights in enumerate(output.split(width)):
+        logits = F.linear(hidden, weights).float()
+        place = targets - number * width
+        inside = (place >= 0) & (place < len(weights))
+        own = torch.where(inside, logits.gather(1, place.clamp(0, len(weights) - 1)[:, None])[:, 0], own)
+        highest = torch.maximum(highest, logits.amax(-1))
+        total = torch.logaddexp(total, logits.logsumexp(-1))
+    return own - total, own >= highest
+
+
 def listed_log_probs(hidden: Tensor, output: Tensor, targets: Tensor, listed: Tensor) -> Tensor:
     """(T, k + 2) float32 log-probabilities: of the target, of each listed token, and of all others together.
 

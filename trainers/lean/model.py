@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from trainers.lean.adapter_bank import FUSED_MODULES, TARGET_MODULES, AdapterBank
-from trainers.lean.logprobs import likeliest_tokens, listed_log_probs, token_log_probs
+from trainers.lean.logprobs import judged_log_probs, likeliest_tokens, listed_log_probs, token_log_probs
 from trainers.lean.ops import FusedLinear, Slices, attend, linear, put, rms_norm, rotate, swiglu, take
 from trainers.lean.packing import Group, Likeliest, Packed, Row, causal_mask, pack
 
@@ -119,6 +119,13 @@ class LeanModel:
         `past` is from :meth:`prefill`, for a batch that was packed with as many `past` tokens.
         """
         return token_log_probs(self.scored(batch, bank, past), self.output, batch.targets)
+
+    @torch.no_grad()
+    def judged_log_probs(
+        self, batch: Packed, bank: AdapterBank | None, past: list[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As :meth:`log_probs`, and (T,) whether each completion token is the likeliest one; without gradients."""
+        return judged_log_probs(self.scored(batch, bank, past), self.output, batch.targets)
 
     def log_probs_and_parent(self, batch: Packed, bank: AdapterBank | None) -> tuple[Tensor, Tensor]:
         """As :meth:`log_probs`, and at the K places where the parent is known, (K, k + 1) log-probabilities of what it
