@@ -98,7 +98,8 @@ class DataSettings(BaseModel):
     conversations: bool = True
     """Learn from what was said to Luna as well: answers that were liked or corrected."""
     fill: bool = True
-    """Take examples of a role's recipe where its new data is too little for the gates; the log says how many."""
+    """Take examples of a role's recipe where its new data is too little for the gates, and everyday lessons for a
+    lineage's first generation; the log says how many."""
 
 
 class Settings(BaseModel):

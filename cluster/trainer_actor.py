@@ -25,7 +25,7 @@ from ledger.roles import BASE, Role
 from trainers.config import LoraSettings, TrainSettings
 from trainers.engines import open_engine
 from trainers.evals.asking import Asking
-from trainers.evals.exam import Compared, Half, RolePlan
+from trainers.evals.exam import Compared, RolePlan
 from trainers.evals.manners import known_questions
 from trainers.evals.models import Models, Speaker
 from trainers.evals.scoring import evaluate_role
@@ -107,14 +107,14 @@ class TrainerActor:
         self._stop = True
 
     def evaluate(
-        self, plans: Sequence[RolePlan], compared: Compared, gen_id: int, settings: Settings, half: Half | None
+        self, plans: Sequence[RolePlan], compared: Compared, gen_id: int, settings: Settings
     ) -> list[EvalRecord]:
-        """Scores of the planned roles, on all their items or one half."""
+        """Scores of the planned roles."""
 
         def scores() -> list[EvalRecord]:
             models = Models(compared, self._engine.generator)
             own = settings.eval, settings.gates, settings.text
-            return [record for plan in plans for record in evaluate_role(models, plan, gen_id, *own, half)]
+            return [record for plan in plans for record in evaluate_role(models, plan, gen_id, *own)]
 
         return self._compute(scores)
 

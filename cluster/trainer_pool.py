@@ -26,7 +26,7 @@ from ledger.files import sha256_json
 from ledger.logs import log_context
 from ledger.records import EvalRecord
 from ledger.roles import Role
-from trainers.evals.exam import Compared, Half, RolePlan
+from trainers.evals.exam import Compared, RolePlan
 from trainers.health.probe import HealthPlan
 from trainers.job import TrioJob, TrioOutcome, TrioProgress
 from trainers.models.adapter_set import AdapterSet
@@ -126,12 +126,10 @@ class TrainerSession:
 
         return self._ask("train", {place: (job,) for place, job in jobs.items()}, _TRAINING, watch)
 
-    def evaluate(
-        self, plans: Sequence[RolePlan], compared: Compared, gen_id: int, half: Half | None = None
-    ) -> list[EvalRecord]:
-        """Scores of the planned roles, on all their items or one half."""
+    def evaluate(self, plans: Sequence[RolePlan], compared: Compared, gen_id: int) -> list[EvalRecord]:
+        """Scores of the planned roles."""
         arguments = {
-            place: (own, compared.of([plan.role for plan in own]), gen_id, self._settings, half)
+            place: (own, compared.of([plan.role for plan in own]), gen_id, self._settings)
             for place in self.placements
             if (own := [plan for plan in plans if plan.role in place.roles])
         }

@@ -66,11 +66,11 @@ class Examiner:
         Raises:
             ServerFailedError: that engine is a server's, and it is not there or could not do it.
         """
-        spec, plans = self.spec, [plan for plan in self.plans if plan.role in roles]
+        spec, plans = self.spec, [plan.on(half) for plan in self.plans if plan.role in roles]
         compared = Compared(child, self.parents if self.parents.shas else None, self.learned)
         if engine == TRAINER:
-            return self.session.evaluate(plans, compared, spec.gen_id, half)
-        return evaluate_served(spec, plans, compared, self._collected.parent_gen, half)
+            return self.session.evaluate(plans, compared, spec.gen_id)
+        return evaluate_served(spec, plans, compared, self._collected.parent_gen)
 
     def preferences(self, adapters: AdapterSet, roles: Collection[Role] = ROLES) -> list[EvalRecord]:
         """Preference accuracy on the held-out pairs that have a weight; measured, never judged."""

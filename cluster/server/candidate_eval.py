@@ -13,7 +13,7 @@ from ledger.records import EvalRecord
 from ledger.roles import Voice
 from serving import app
 from serving.table import model_name
-from trainers.evals.exam import Compared, Half, RolePlan
+from trainers.evals.exam import Compared, RolePlan
 from trainers.evals.models import Models
 from trainers.evals.scoring import evaluate_role
 from trainers.generator import Answer, Likelihood, prompt_ids, row_ids
@@ -76,7 +76,7 @@ def engine_of(spec: RunSpec) -> str | None:
 
 
 def evaluate_served(
-    spec: RunSpec, plans: Sequence[RolePlan], compared: Compared, parent_gen: int | None, half: Half | None
+    spec: RunSpec, plans: Sequence[RolePlan], compared: Compared, parent_gen: int | None
 ) -> list[EvalRecord]:
     """Serve all that are compared under their own numbers, one when it is asked, and measure them there.
 
@@ -103,7 +103,7 @@ def evaluate_served(
     try:
         client.retire_candidate(spec.home, gen_id)  # another blend may stand under this number
         models, own = Models(compared, open_model), (settings.eval, settings.gates, settings.text)
-        found = [record for plan in plans for record in evaluate_role(models, plan, gen_id, *own, half)]
+        found = [record for plan in plans for record in evaluate_role(models, plan, gen_id, *own)]
     except LunaError as error:
         raise ServerFailedError(f"the server could not measure G{gen_id}: {error}") from error
     return [record.model_copy(update={"details": {**record.details, "through": engine}}) for record in found]

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from cluster.request import GenerationRequest
 from cluster.settings import Settings
-from cluster.steps.filling import filling
+from cluster.steps.filling import everyday_filling, filling
 from cluster.steps.lessons import new_lessons
 from cluster.steps.records import Collected, Parent
 from cluster.steps.splitting import split_new
@@ -44,8 +44,10 @@ def collect(home: Home, stores: Stores, lineage: str, request: GenerationRequest
     split, filled = split_of(own), list[Example]()
     # Held-out examples that earlier generations did not ask are new as well, and alone no reason for another.
     something = split.train or any(example.stage == "conversations" for example in own)
-    if something and request.settings.data.fill and is_too_little(split, request.settings):
-        filled = filling(ledger, lineage, request.settings, own, lambda examples: split_of(examples).holdout)
+    if something and request.settings.data.fill:
+        if is_too_little(split, request.settings):
+            filled = filling(ledger, lineage, request.settings, own, lambda examples: split_of(examples).holdout)
+        filled += everyday_filling(ledger, lineage, request.settings, [*own, *filled])
         split = split_of([*own, *filled])
     new = NewData(split.train, split.holdout, frozenset(example.id for example in filled))
     _check_sizes(new, {pair.role for pair in split.train_pairs if pair.weight > 0}, repeated, request)
@@ -186,7 +188,7 @@ def trained_by(home: Home, row: GenerationRow) -> list[Example]:
 
 
 def learned_by(home: Home, ledger: Ledger, lineage: str, head: int | None) -> dict[int, list[Example]]:
-    """What each generation of the head's line was the first to be trained on, the oldest first; empty without a head."""
+    """What each generation of the head's line was the first to be trained on, oldest first; empty without a head."""
     learned: dict[int, list[Example]] = {}
     known: set[str] = set()
     for row in reversed([] if head is None else line_of(ledger, lineage, head)):

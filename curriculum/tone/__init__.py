@@ -1,13 +1,10 @@
-"""Stub."""
+"""How Luna must not sound: what a user says to hear it (`probes`), and what gives it away (`detector`).
 
-from __future__ import annotations
+The detector's patterns are in `curriculum/data/corporate_phrases.toml`, by family. To add one: write it there, and
+sentences that it must find and must leave alone in `tests/curriculum/data/tone_sentences.toml`, which measures it.
+"""
 
-from curriculum.probes import CORPORATE_PHRASES, TONE_PROBES
+from curriculum.tone.detector import corporate_phrase
+from curriculum.tone.probes import TONE_PROBES
 
 __all__ = ["TONE_PROBES", "corporate_phrase"]
-
-
-def corporate_phrase(text: str, extra: tuple[str, ...] = ()) -> str | None:
-    """The corporate phrase in a text, or None."""
-    folded = " ".join(text.lower().split())
-    return next((phrase for phrase in (*CORPORATE_PHRASES, *extra) if phrase.lower() in folded), None)

@@ -21,7 +21,7 @@ from typing import Any
 
 from rich.console import Console
 
-from curriculum.agl.puzzles import plain_puzzles, puzzle_examples
+from curriculum.agl.puzzles import LEARNED_LAST, plain_puzzles, puzzle_examples
 from curriculum.conversations.dialogues import dialogue_examples, dialogue_topics
 from curriculum.example import Example
 from curriculum.parquet import write_examples
@@ -130,32 +130,14 @@ def print_closing(home: Home, seconds: float | None, out: Console = out) -> None
 
 # -- what each generation learns ------------------------------------------------------------------------------------
 
-LOGICAL_PUZZLES = {
-    "modus_ponens": 150,
-    "modus_tollens": 150,
-    "chain": 180,
-    "conjunction": 300,
-    "disjunction": 300,
-    "negation": 230,
-    "membership": 400,
-    "chess": 160,
-    "biconditional": 300,
-    "existential": 700,
-    "universal": 520,
-    "identity": 500,
-    "comparison": 800,
-    "transitive": 260,
-}
-"""Puzzles of each family for the logical role: more of those that are learned last (docs/dev/log.md)."""
-
-MORE_PUZZLES = {family: round(count * 600 / sum(LOGICAL_PUZZLES.values())) for family, count in LOGICAL_PUZZLES.items()}
-"""Six hundred further ones in the same proportions."""
+MORE_PUZZLES = {family: round(count * 600 / sum(LEARNED_LAST.values())) for family, count in LEARNED_LAST.items()}
+"""Six hundred further ones in the proportions of the first lesson."""
 
 
 def fundamentals() -> list[Example]:
     """G0. Pure puzzles: all fourteen families for the logical role, one for the others."""
     return [
-        *puzzle_examples(plain_puzzles(SEED, LOGICAL_PUZZLES), "logical"),
+        *puzzle_examples(plain_puzzles(SEED, LEARNED_LAST), "logical"),
         *puzzle_examples(plain_puzzles(SEED + 1, {"modus_ponens": 620}), "creative"),
         *puzzle_examples(plain_puzzles(SEED + 2, {"modus_ponens": 620}), "dialectical"),
     ]

@@ -29,7 +29,7 @@ RoleScores = Mapping[str, EvalRecord]
 
 
 class GateSettings(BaseModel):
-    """Bounds of the gates. ``_min`` and ``_max`` of recall, generalization and style drift are strict: a score equal to
+    """Bounds of the gates, all strict but what may be lost of the base and the share of bare glyphs: a score equal to
     its bound fails."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -116,14 +116,14 @@ def judge(
         settings: the bounds.
         has_parent: without a parent generation recall is 1.0 by definition and its gate is not asked.
         rhi_min: a role's Reward Health Index must be above this, where it has one; None does not ask.
-        half: the scores are of the choosing or the confirming half alone, whose sets need half of the items.
+        half: the scores are of the choosing or the confirming half alone, whose sets need two fifths of the items.
         roles: the roles to judge.
     """
     by_role: dict[Role, dict[str, EvalRecord]] = {role: {} for role in roles}
     for score in scores:
         by_role.get(score.role, {})[score.eval] = score
     if half:
-        settings = settings.model_copy(update={"min_items": -(-settings.min_items // 2)})
+        settings = settings.model_copy(update={"min_items": settings.min_items * 2 // 5})  # no hash halves evenly
     gates = GATES if has_parent else tuple(gate for gate in GATES if gate != "recall")
     found = [
         GateFailure(role, gate, f"{role} {gate}: {problem}")
@@ -206,12 +206,15 @@ def _style_drift(scores: RoleScores, settings: GateSettings) -> str | None:
     )
 
 
-def _learned(scores: RoleScores, settings: GateSettings) -> str | None:
-    """Whether child and parent, asked the same items, differ for the better and on neither kind for the worse."""
-    score = scores.get("generalization")
-    if score is None:
-        return "not measured"
-    fresh, closed = _part(score, "open"), _part(score, "closed")
+def learned_problem(details: Mapping[str, Any], settings: GateSettings) -> str | None:
+    """What keeps a role from having learned: child and parent, asked the same items, must differ for the better on one
+    kind of them and on neither for the worse.
+
+    Args:
+        details: those of a `generalization` record.
+        settings: the bounds.
+    """
+    fresh, closed = _part(details, "open"), _part(details, "closed")
     if not fresh and not closed:
         return (
             f"too few items to tell: at least {LEAST_PART} with an open answer or {LEAST_PART} with a fixed one needed"
@@ -225,9 +228,21 @@ def _learned(scores: RoleScores, settings: GateSettings) -> str | None:
     return None if gained or won or mastered else f"{told}: nothing new was learned"
 
 
-def _part(score: EvalRecord, kind: Literal["open", "closed"]) -> dict[str, Any]:
+def learned_is_clear(details: Mapping[str, Any], settings: GateSettings) -> bool:
+    """Whether a set that may still grow need not grow for the gate `learned`: it passes, and would at a tenth of the
+    significance and half of what a parent may miss; else looking often would find by chance what is not there."""
+    strict = {"significance": settings.significance / 10, "closed_mastered": (1 + settings.closed_mastered) / 2}
+    return all(learned_problem(details, one) is None for one in (settings, settings.model_copy(update=strict)))
+
+
+def _learned(scores: RoleScores, settings: GateSettings) -> str | None:
+    score = scores.get("generalization")
+    return "not measured" if score is None else learned_problem(score.details, settings)
+
+
+def _part(details: Mapping[str, Any], kind: Literal["open", "closed"]) -> dict[str, Any]:
     """Child and parent compared on one kind of items; empty where there are too few to tell."""
-    part: dict[str, Any] = score.details.get(kind, {})
+    part: dict[str, Any] = details.get(kind, {})
     return part if part.get("n", 0) >= LEAST_PART else {}
 
 
@@ -253,10 +268,14 @@ def _told_of_open(part: Mapping[str, Any]) -> str:
 def _bound(scores: RoleScores, settings: GateSettings) -> str | None:
     score, asked = scores.get("bound"), scores.get("generalization")
     if score is None:
-        if asked is None or _part(asked, "open"):
+        if asked is None:
             return "not measured"
+        if _part(asked.details, "open"):
+            return f"not measured: fewer than {LEAST_PART} open questions have others to be compared with"
         few = f"too few items to tell: fewer than {LEAST_PART} open ones, and as few with a fixed answer"
-        return None if _part(asked, "closed") else few  # `generalization` itself asks those for the right answer
+        return (
+            None if _part(asked.details, "closed") else few
+        )  # `generalization` itself asks those for the right answer
     if score.n < LEAST_PART:
         return f"too few items to tell: measured on {score.n}, at least {LEAST_PART} needed"
     if score.low > settings.bound_min:

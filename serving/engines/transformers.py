@@ -320,9 +320,10 @@ class TransformersEngine:
             logits = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=width - first).logits
         scores = []
         for row, (tokens, given) in enumerate(rows):
-            log_probs = logits[row, given - 1 - first : len(tokens) - 1 - first].float().log_softmax(-1)
-            own = log_probs.gather(1, ids[row, given : len(tokens), None])[:, 0]
-            scores.append((float(own.mean()), bool((own >= log_probs.amax(-1)).all())))
+            own = logits[row, given - 1 - first : len(tokens) - 1 - first].float()
+            wanted = ids[row, given : len(tokens), None]
+            greedy = bool((own.gather(1, wanted) >= own.amax(-1, keepdim=True)).all())
+            scores.append((float(own.log_softmax(-1).gather(1, wanted).mean()), greedy))
         return scores
 
 

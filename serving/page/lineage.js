@@ -118,7 +118,7 @@ const gatesFirst = (all) => [...all.filter(isGate), ...all.filter((one) => !isGa
 const isGate = ({ limit }) => Number.isFinite(limit);
 
 function evalRow({ eval: name, value, low, high, n, limit = null, passed = null }) {
-  const sign = name === "style_drift" ? "<" : ">";
+  const sign = { style_drift: "<", bare_glyphs: "≤", base_ability: "≥" }[name] ?? ">";
   const result = passed === null ? "not judged" : passed ? "passed" : "failed";
   return h("tr", { class: result.replace(" ", "-") },
     h("th", { scope: "row" }, name.replaceAll("_", " ")),

@@ -15,7 +15,7 @@ from curriculum.parquet import NewData
 from ledger.roles import ROLES
 from ledger.rules.gates import GateSettings
 from trainers.config import ChannelSettings, TrainSettings
-from trainers.evals.scoring import EvalSettings
+from trainers.evals.settings import EvalSettings
 from trainers.schedule import slice_of_step
 
 

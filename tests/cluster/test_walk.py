@@ -24,8 +24,7 @@ from ledger.roles import ROLES
 from ledger.store import Stores
 from ledger.verification.ledger import verify
 from serving import app
-from tests.cluster.builders import even_numbers
-from tests.cluster.test_admission import answered
+from tests.cluster.builders import answered, even_numbers
 from tests.cluster.test_generations import LENIENT
 from trainers.models.frozen import Base, prepare_base
 
@@ -51,8 +50,14 @@ class OneProcess:
     def train(self, jobs: Any, on_progress: Any, stop: Any) -> Any:
         return {place: self.actor.train(job) for place, job in jobs.items()}
 
-    def evaluate(self, plans: Any, adapters: Any, gen_id: int) -> Any:
-        return self.actor.evaluate(plans, adapters, gen_id, self.settings.eval, self.settings.text)
+    def evaluate(self, plans: Any, compared: Any, gen_id: int) -> Any:
+        return self.actor.evaluate(plans, compared, gen_id, self.settings)
+
+    def everyday(self, pool: Any) -> Any:
+        return self.actor.everyday(ROLES, pool, self.settings)
+
+    def view(self, parents: Any, examples: Any, with_own: bool) -> Any:
+        return self.actor.view([e for own in examples.values() for e in own], parents, with_own, self.settings.text)
 
     def measure_preferences(self, pairs: Any, child: Any, parent: Any, gen_id: int) -> Any:
         beta, lengths = self.settings.channels.beta, self.settings.text
@@ -125,7 +130,7 @@ def test_a_generation_is_accepted_and_its_step_records_are_kept(
     lines: list[str] = []
     spec = a_run(home, stores, base, 0)
     verdict = walk(spec, stores, pool, watcher, lines)
-    assert (verdict.verdict, verdict.alpha, stores.ledger.head()) == ("accepted", 1.0, 0)
+    assert (verdict.verdict, set(verdict.alphas.values()), stores.ledger.head()) == ("accepted", {1.0}, 0), verdict
     assert tuple(steps) == STEPS
     assert any("new examples" in line for line in lines)
     trained = Trained.model_validate(stores.journal.step_result(spec.run_id, "train"))
@@ -140,7 +145,7 @@ def test_a_run_goes_on_at_the_first_step_without_a_result(
         def __init__(self) -> None:
             self.actor, self.opened, self.settings = pool.actor, True, None
 
-        def evaluate(self, plans: Any, adapters: Any, gen_id: int) -> Any:
+        def evaluate(self, plans: Any, compared: Any, gen_id: int) -> Any:
             raise RuntimeError("cut off")
 
     spec = a_run(home, stores, base, 1000)
@@ -175,8 +180,9 @@ def test_a_run_killed_right_after_its_verdict_was_recorded_tells_the_same_verdic
     home.csv.unlink()  # the kill may come before it is derived
     again = walk(spec, stores, pool, watcher, [])
     assert (stores.ledger.head(), len(stores.ledger.rows())) == (head, chain)
-    row = stores.ledger.generation(spec.gen_id)[0]
-    assert (again.verdict, again.reason, again.alpha) == (row.verdict, row.reason, row.alpha)
+    rows = stores.ledger.generation(spec.gen_id)
+    assert (again.verdict, again.reason) == (rows[0].verdict, rows[0].reason)
+    assert again.alphas == {row.role: row.alpha for row in rows}
     assert stores.journal.step_result(spec.run_id, "deploy") is not None
     assert verify(home) == []
 

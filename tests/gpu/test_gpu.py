@@ -95,7 +95,7 @@ def test_greedy_text_equals_hugging_face_generate_in_float32(tmp_path):
         )
         expected.append(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
     ours = LeanGenerator(LeanModel(hf), tokenizer, None, {}, rows_at_once=4)
-    assert ours.generate("base", prompts, 12) == expected
+    assert [one.text for one in ours.generate("base", prompts, 12)] == expected
     assert any(expected), "the reference said something"
 
 

@@ -49,18 +49,26 @@ def test_greedy_text_equals_hugging_face_generate(tmp_path):
     home = make_home(tmp_path)
     engine = FusedEngine(tiny_base(home), TrainSettings(dtype="float32"), LORA, CPU)
     reference = TrlEngine(engine.base, TrainSettings(dtype="float32"), LORA, CPU)
-    job = make_job(home, steps=20)
+    job = make_job(home, steps=20, lr=5e-3)
     outcome = engine.train(job, lambda _: None, lambda: False)
     shas = {role: result.adapter_sha for role, result in outcome.roles.items()}
     prompts = [render_prompt("logical", example.input) for example in sums("logical", 5, offset=100)] + ["Hello"]
     ours, theirs = (e.generator(AdapterSet(home.adapters_dir, shas)) for e in (engine, reference))
     for voice in ("logical", "creative", "base"):
         assert ours.generate(voice, prompts, 6) == theirs.generate(voice, prompts, 6)
-    pairs = [(prompt, answer) for prompt in prompts for answer in ("●", "⊥ and more")]
+    pairs = [(prompt, answer) for prompt in prompts for answer in ("●", "⊥", "⊥ and more")]
+    greedy = []
     for voice in ("dialectical", "base"):
-        assert ours.mean_log_likelihoods(voice, pairs) == pytest.approx(
-            theirs.mean_log_likelihoods(voice, pairs), abs=2e-4
-        )
+        found, wanted = ours.likelihoods(voice, pairs), theirs.likelihoods(voice, pairs)
+        assert [one.mean for one in found] == pytest.approx([one.mean for one in wanted], abs=2e-4)
+        assert [one.greedy for one in found] == [one.greedy for one in wanted]
+        greedy += [one.greedy for one in found]
+    assert set(greedy) == {True, False}
+    said = ours.generate("dialectical", prompts, 6)
+    for prompt, one in zip(prompts, said, strict=True):
+        if one.ended:
+            assert ours.likelihoods("dialectical", [(prompt, one.text)])[0].greedy, "what it says is what is likeliest"
+    assert any(one.ended for one in said)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -165,13 +165,14 @@ def test_what_was_trained_is_known_afterwards(home, engine):
     job = make_job(home, steps=150, run="learn", lr=5e-3, batch_size=8)
     shas = quietly(engine, job)
     generator = engine.generator(AdapterSet(home.adapters_dir, shas))
-    from trainers.evals.scoring import EvalSettings, ItemSet, score_set
+    from curriculum.transcript import LengthSettings
+    from trainers.evals.asking import Asking, mark
+    from trainers.evals.models import Speaker
 
-    items = ItemSet(sums("logical", 40), 1)
-    found = score_set(generator, "logical", items, EvalSettings())
-    assert sum(found.passed) / len(found.passed) > 0.8
-    bare = score_set(generator, "logical", items, EvalSettings(), voice="base")
-    assert sum(bare.passed) == 0
+    items, asking = sums("logical", 40), Asking("logical", {"agl/comparison"}, 12, LengthSettings())
+    found = [one.right for one in mark(Speaker(generator, "logical"), items, asking)]
+    assert sum(found) / len(found) > 0.8
+    assert not any(one.right for one in mark(Speaker(generator, BASE), items, asking))
 
 
 def test_examples_of_weight_zero_leave_the_bytes_as_they_are(home, engine):
@@ -401,7 +402,7 @@ def test_a_trained_adapter_loads_with_plain_peft_and_gives_the_same_answers(home
         input_ids=ids, max_new_tokens=6, do_sample=False, pad_token_id=engine.lean.tokenizer.eos_token_id
     )
     theirs = engine.lean.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
-    ours = engine.generator(AdapterSet(home.adapters_dir, {"logical": sha})).generate("logical", [prompt], 6)[0]
+    ours = engine.generator(AdapterSet(home.adapters_dir, {"logical": sha})).generate("logical", [prompt], 6)[0].text
     assert ours == theirs
     auto = AutoPeftModelForCausalLM.from_pretrained(home.adapter_dir(sha))  # which finds the base by itself
     assert torch.equal(auto(ids).logits, peft(ids).logits)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from curriculum.everyday import EverydayQuestion
@@ -43,6 +43,20 @@ class RolePlan:
     label_bytes: int = 0
     """Length of the longest answer among closed ones that are labels."""
     seed: int = 0
+    half: Half | None = None
+    """Which half of recall and generalization this is; None is all of it."""
+
+    def on(self, half: Half | None) -> RolePlan:
+        """That half of recall and generalization alone, without extras; for None all of it."""
+        if half is None:
+            return self
+        return replace(
+            self,
+            generalization=[item for item in self.generalization if half_of(item.id) == half],
+            recall=None if self.recall is None else [one for one in self.recall if half_of(one.example.id) == half],
+            extras={},
+            half=half,
+        )
 
 
 @dataclass(frozen=True)

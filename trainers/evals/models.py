@@ -58,9 +58,9 @@ class Models:
         return Speaker(self._model(self.compared.learned[gen_id]), role)
 
     def _model(self, adapters: AdapterSet) -> Generator:
-        for held, model in self._held:
-            if held == adapters:
-                return model
+        found = [model for held, model in self._held if held == adapters]
+        if found:
+            return found[0]
         self._held = [one for one in self._held if one[0] == self.compared.child]  # first let go, then open
         self._held.append((adapters, self._open(adapters)))
         return self._held[-1][1]

@@ -7,21 +7,25 @@ for the generation that learned it (`kept`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from curriculum.example import Example
 from curriculum.transcript import LengthSettings
+from ledger.logs import log_context
 from ledger.records import EvalRecord
 from ledger.rules.gates import GateSettings
 from trainers.evals.asking import Asking, Mark, mark
-from trainers.evals.exam import Half, Recalled, RolePlan, half_of
+from trainers.evals.exam import Recalled, RolePlan
 from trainers.evals.growth import ask_until_certain
 from trainers.evals.manners import everyday_records, style_drift
 from trainers.evals.models import Models, Speaker
 from trainers.evals.outcomes import Paired, by_category, kept_details, method_of, new_details
 from trainers.evals.rivals import RIVALS, rivals_of
 from trainers.evals.settings import EvalSettings
+
+logger = logging.getLogger(__name__)
 
 LEAST_BOUND = 20
 """Open items without which `bound` says nothing."""
@@ -37,7 +41,6 @@ class Exam:
     settings: EvalSettings
     gates: GateSettings
     asking: Asking
-    half: Half | None
 
     @property
     def child(self) -> Speaker:
@@ -51,27 +54,25 @@ def evaluate_role(
     settings: EvalSettings,
     gates: GateSettings,
     lengths: LengthSettings = LengthSettings(),
-    half: Half | None = None,
 ) -> list[EvalRecord]:
-    """Every score of one role: the gates' and the extras.
+    """Every score of one role: the gates' and the extras."""
+    exam, records = Exam(models, plan, gen_id, settings, gates, asking_of(plan, settings, lengths)), []
+    with log_context(role=plan.role):
+        for record in _scores(exam):
+            logger.info("%s %.3f of %d", record.eval, record.value, record.n)
+            records.append(record)
+    return records
 
-    Args:
-        half: asks only that half of recall and generalization, and no extras.
-    """
-    asking = asking_of(plan, settings, lengths)
-    exam = Exam(models, plan, gen_id, settings, gates, asking, half)
-    recall = (
-        [EvalRecord.recall_by_definition(gen_id, plan.role)] if plan.recall is None else [_recall(exam, plan.recall)]
-    )
+
+def _scores(exam: Exam) -> Iterator[EvalRecord]:
+    plan, gen_id, settings, asking = exam.plan, exam.gen_id, exam.settings, exam.asking
+    yield EvalRecord.recall_by_definition(gen_id, plan.role) if plan.recall is None else _recall(exam, plan.recall)
     generalization, asked = _generalization(exam)
-    return [
-        *recall,
-        generalization,
-        *_bound(exam, asked),
-        style_drift(exam.child, gen_id, settings, asking),
-        *everyday_records(exam.child, plan.everyday, gen_id, settings, asking),
-        *(_extras(exam) if half is None else ()),
-    ]
+    yield generalization
+    yield from _bound(exam, asked)
+    yield style_drift(exam.child, gen_id, settings, asking)
+    yield from everyday_records(exam.child, plan.everyday, gen_id, settings, asking)
+    yield from _extras(exam)
 
 
 def asking_of(plan: RolePlan, settings: EvalSettings, lengths: LengthSettings = LengthSettings()) -> Asking:
@@ -93,17 +94,16 @@ def compare_recalled(models: Models, items: Sequence[Recalled], asking: Asking) 
     open_ = [i for i, one in enumerate(own) if one.right is None]
     for gen_id in sorted({items[i].gen_id for i in open_}):
         places = [i for i in open_ if items[i].gen_id == gen_id]
-        learned = models.learned(gen_id, asking.role)
-        others |= zip(places, mark(learned, [examples[i] for i in places], asking), strict=True)
+        found = mark(models.learned(gen_id, asking.role), [examples[i] for i in places], asking)
+        others |= zip(places, found, strict=True)
     return [Paired(example, one, others.get(i)) for i, (example, one) in enumerate(zip(examples, own, strict=True))]
 
 
 def _recall(exam: Exam, items: Sequence[Recalled]) -> EvalRecord:
     """What is left of what the line learned before."""
     nats = exam.settings.kept_nats
-    pool = [one for one in items if exam.half in (None, half_of(one.example.id))]
     found = ask_until_certain(
-        pool,
+        items,
         lambda block: compare_recalled(exam.models, block, exam.asking),
         lambda one: one.kept(nats),
         exam.gates.recall_min,
@@ -113,8 +113,8 @@ def _recall(exam: Exam, items: Sequence[Recalled]) -> EvalRecord:
     details = {
         "by_category": by_category(found, passed),
         **kept_details(found, passed),
-        "pool": len(pool),
-        "half": exam.half,
+        "pool": len(items),
+        "half": exam.plan.half,
     }
     return EvalRecord.of_share(exam.gen_id, exam.plan.role, "recall", method_of(found, "kept"), passed, details)
 
@@ -122,7 +122,7 @@ def _recall(exam: Exam, items: Sequence[Recalled]) -> EvalRecord:
 def _generalization(exam: Exam) -> tuple[EvalRecord, list[Paired]]:
     """What was learned of new data beyond the parent, and the items that were asked."""
     models, role = exam.models, exam.plan.role
-    pool = [item for item in exam.plan.generalization if exam.half in (None, half_of(item.id))]
+    pool = exam.plan.generalization
     found = ask_until_certain(
         pool,
         lambda block: compare(exam.child, models.parent(role), block, exam.asking),
@@ -135,7 +135,7 @@ def _generalization(exam: Exam) -> tuple[EvalRecord, list[Paired]]:
         "by_category": by_category(found, passed),
         **new_details(found),
         "pool": len(pool),
-        "half": exam.half,
+        "half": exam.plan.half,
     }
     record = EvalRecord.of_share(exam.gen_id, role, "generalization", method_of(found, "better"), passed, details)
     return record, found

@@ -39,16 +39,17 @@ def token_log_probs(hidden: Tensor, output: Tensor, targets: Tensor) -> Tensor:
 def judged_log_probs(hidden: Tensor, output: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """The same without gradients, and (T,) whether the target is the likeliest token; of equal ones all are."""
     highest = torch.full((len(hidden),), float("-inf"), device=hidden.device)
-    total, own = highest.clone(), highest.clone()
+    total, own = torch.zeros_like(highest), torch.zeros_like(highest)
     width = _slice_width(hidden)
     for number, weights in enumerate(output.split(width)):
         logits = F.linear(hidden, weights).float()
         place = targets - number * width
         inside = (place >= 0) & (place < len(weights))
         own = torch.where(inside, logits.gather(1, place.clamp(0, len(weights) - 1)[:, None])[:, 0], own)
-        highest = torch.maximum(highest, logits.amax(-1))
-        total = torch.logaddexp(total, logits.logsumexp(-1))
-    return own - total, own >= highest
+        higher = torch.maximum(highest, logits.amax(-1))
+        total.mul_((highest - higher).exp_()).add_(logits.sub_(higher[:, None]).exp_().sum(-1))
+        highest = higher
+    return own - highest - total.log(), own >= highest
 
 
 def listed_log_probs(hidden: Tensor, output: Tensor, targets: Tensor, listed: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ class PeftGenerator:
                 tokens = torch.tensor([ids], device=self.device)
                 logits = model(input_ids=tokens).logits[0, begin - 1 : -1].float()
                 wanted = tokens[0, begin:, None]
-                greedy = bool((logits.gather(1, wanted)[:, 0] >= logits.amax(-1)).all())
+                greedy = bool((logits.gather(1, wanted) >= logits.amax(-1, keepdim=True)).all())
                 scores.append(Likelihood(float(logits.log_softmax(-1).gather(1, wanted).mean()), greedy))
         return scores
 
