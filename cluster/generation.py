@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import ParamSpec, TypeVar
 
 from pydantic import ValidationError
@@ -91,7 +92,9 @@ class GenerationRun:
 
     def plan(self, collected: Collected) -> Planned:
         """Fix and freeze the rows of every step and the items to ask; for a second channel its pairs and weights."""
-        planned = make_plan(self.spec, self.ledger, collected)
+        planned = make_plan(
+            self.spec, self.ledger, collected, partial(self.session.view, self.spec.published(collected.parent_shas))
+        )
         examiner = Examiner(self.spec, self.ledger, self.session, collected, planned)
         check_exam(examiner.plans, examiner.learned, self.spec.settings.gates)
         return planned

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -67,6 +67,14 @@ REMOVED_SETTINGS: dict[str, str] = {
 }
 """Dotted name of a setting that is gone -> what to do instead, as a clause. Dropped from a recorded request."""
 
+_BEFORE_THERE_WAS: dict[str, Any] = {
+    "train.kl_weight": 0.0,
+    "train.least_loss": None,
+    "data.replay_select": "uniform",
+    "data.own_answers": False,
+}
+"""Dotted name of a setting -> what a generation did that was recorded before there was it, whatever its default."""
+
 _OUTSIDE_A_GENERATION = frozenset({"reward", "serving", "teacher", "karma", "cadence"})
 """Tables that decide nothing of what a generation is."""
 
@@ -80,6 +88,11 @@ class DataSettings(BaseModel):
     """Share of each role's rows that repeats what the whole line was trained on, against forgetting; 0: no replay."""
     replay_least: int = Field(100, ge=0)
     """Rows that a short training replays nevertheless, but never more than half of its rows."""
+    replay_select: Literal["uniform", "least_sure"] = "uniform"
+    """What is replayed: rows drawn evenly from the whole line, or half of them so and half those, of four times as
+    many, whose answers the parent finds least likely."""
+    own_answers: bool = False
+    """Replay open items with the parent's own answer in place of the recorded one; closed ones keep theirs."""
     holdout_percent: int = Field(20, ge=1, le=90)
     """Share of new examples kept from training, in percent."""
     conversations: bool = True
@@ -159,6 +172,10 @@ def upgrade_recorded(settings: dict[str, Any]) -> dict[str, Any]:
             target, new_name = _table_of(upgraded, new, create=True)
             if target is not None:
                 target.setdefault(new_name, value)
+    for dotted, value in _BEFORE_THERE_WAS.items():
+        table, name = _table_of(upgraded, dotted, create=True)
+        if table is not None:
+            table.setdefault(name, value)
     return upgraded
 
 
@@ -201,6 +218,9 @@ def contradictions(settings: Settings) -> list[str]:
             f"train.batch_size = {uneven[0]} cannot be cut into train.gradient_accumulation_steps = {cut} equal parts, "
             "which the trl engine needs; make the one a multiple of the other"
         )
+    for name, value in (("kl_weight", train.kl_weight), ("least_loss", train.least_loss)):
+        if train.engine == "trl" and value:
+            found.append(f'train.{name} = {value} needs the fused engine; set it to 0, or train.engine = "auto"')
     return found
 
 

@@ -14,6 +14,8 @@ import ray
 
 from cluster.settings import Settings
 from curriculum.everyday import EverydayQuestion
+from curriculum.example import Example
+from curriculum.parent_view import ParentView
 from curriculum.preferences.pairs import Preference
 from curriculum.transcript import LengthSettings
 from ledger.errors import LunaError
@@ -33,6 +35,7 @@ from trainers.health.report import measure_health
 from trainers.job import Engine, TrioJob, TrioOutcome, TrioProgress
 from trainers.models.adapter_set import AdapterSet
 from trainers.models.frozen import Base
+from trainers.parent_view import parent_views
 
 Result = TypeVar("Result")
 
@@ -130,6 +133,12 @@ class TrainerActor:
             }
 
         return self._compute(right)
+
+    def view(
+        self, examples: Sequence[Example], parents: AdapterSet, with_own: bool, lengths: LengthSettings
+    ) -> dict[str, ParentView]:
+        """What the parents make of examples that may be replayed; see :func:`trainers.parent_view.parent_views`."""
+        return self._compute(lambda: parent_views(self._engine.generator(parents), examples, with_own, lengths))
 
     def measure_preferences(
         self,

@@ -18,6 +18,8 @@ from cluster.placement import Placement, place_roles
 from cluster.settings import Settings
 from cluster.trainer_actor import LESS_MEMORY, TrainerReport, start_trainer
 from curriculum.everyday import EverydayQuestion
+from curriculum.example import Example
+from curriculum.parent_view import ParentView
 from curriculum.preferences.pairs import Preference
 from ledger.errors import LunaError
 from ledger.files import sha256_json
@@ -139,6 +141,17 @@ class TrainerSession:
         arguments = {place: (place.roles, pool, self._settings) for place in self.placements}
         answers = self._ask("everyday", arguments)
         return {role: own for place in self.placements for role, own in answers[place].items()}
+
+    def view(
+        self, parents: AdapterSet, examples: Mapping[Role, Sequence[Example]], with_own: bool
+    ) -> dict[str, ParentView]:
+        """What the parents make of each role's examples, by the id of the example."""
+
+        def arguments(roles: Sequence[Role]) -> tuple[Any, ...]:
+            own = [example for role in roles for example in examples.get(role, ())]
+            return own, parents.of(roles), with_own, self._settings.text
+
+        return {name: view for found in self._ask_each("view", arguments) for name, view in found.items()}
 
     def measure_preferences(
         self, pairs: Mapping[Role, Sequence[Preference]], child: AdapterSet, parent: AdapterSet, gen_id: int

@@ -108,6 +108,8 @@ class GenerationRow(Record):
     collected_sha: Sha256 | Literal[""] = ""
     """SHA-256 of everything that was new when the generation was planned, taken or not; empty in rows of versions whose
     training file held more rows than their steps took."""
+    view_sha: Sha256 | Literal[""] = ""
+    """SHA-256 of what the parent made of earlier examples, which decided on replay; empty where it had no say."""
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:

@@ -61,6 +61,7 @@ def rows_of(
                 run_id=spec.run_id,
                 trained_sha=outcome.adapter_sha,
                 collected_sha=collected.collected_sha,
+                view_sha=planned.view_sha,
                 **dict(planned.channels),
             )
         )

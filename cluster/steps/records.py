@@ -86,6 +86,8 @@ class Planned(StepRecord):
 
     examples: TrainingSet
     channels: ChannelFiles
+    view_sha: Sha256 | Literal[""] = ""
+    """What the parent made of what could be replayed (`curriculum.parent_view`); empty where it had no say."""
 
 
 class TrainedRole(Record):

@@ -54,7 +54,7 @@ def print_generation(home: Home, gen_id: int, out: Console, as_json: bool = Fals
     counted = "rows trained" if first.collected_sha else "examples in the file"
     table.add_row(f"{counted}, of these replayed", *(f"{row.n_delta + row.n_replay}, {row.n_replay}" for row in rows))
     if idle:
-        table.add_row("steps held back by health", *(f"{idle.get(row.role, 0)} of {row.steps}" for row in rows))
+        table.add_row("steps that moved nothing", *(f"{idle.get(row.role, 0)} of {row.steps}" for row in rows))
     table.add_row("adapter", *(row.child_sha[:12] for row in rows))
     if any(row.alpha != 1.0 for row in rows):
         table.add_row("parent + α (child − parent)", *(f"α = {row.alpha:g}" for row in rows))
@@ -69,7 +69,7 @@ def _gates_then(request: Mapping[str, Any] | None) -> GateSettings:
 
 
 def held_back(trained: Mapping[str, Any] | None) -> dict[str, int]:
-    """Planned steps by role that the health gate kept from changing the adapter, as far as the journal knows of any."""
+    """Planned steps by role that did not change the adapter, as far as the journal knows of any."""
     outcomes = {role: found.get("outcome", {}) for role, found in (trained or {}).get("roles", {}).items()}
     counts = {role: sum(own.get("skipped_updates", {}).values()) for role, own in outcomes.items()}
     return {role: count for role, count in counts.items() if count}

@@ -45,6 +45,10 @@ def stores(home):
         yield opened
 
 
+def nobody(examples, with_own):
+    raise AssertionError("the parent has no say in what is replayed")
+
+
 def asked_for(*shas, fill=False):
     settings = Settings(gates=GateSettings(min_items=5), data=DataSettings(fill=fill))
     return GenerationRequest(settings=settings, base=PinnedBase(source="tiny", sha="a" * 64), data=shas)
@@ -192,7 +196,9 @@ def test_a_plan_warns_of_too_little_to_recall_only_if_the_whole_line_has_too_lit
         asked = asked_for(write_examples(home.inbox_dir, even_numbers(start, 60))).model_copy(update={"settings": few})
         run = stores.journal.create_run(f"run-{gen_id}", "main", gen_id, asked.model_dump(mode="json"))
         caplog.clear()
-        plan = make_plan(RunSpec.of(home, run), stores.ledger, data.collect(home, stores, "main", asked)).examples
+        plan = make_plan(
+            RunSpec.of(home, run), stores.ledger, data.collect(home, stores, "main", asked), nobody
+        ).examples
         stores.journal.finish_run(run.run_id, "done", "accepted")
         return plan, [text for text in caplog.messages if "recall of the next generation" in text]
 

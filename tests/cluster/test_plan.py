@@ -1,4 +1,4 @@
-"""What is frozen is what is trained: six generations of a real trio, asked of their files alone."""
+"""What is frozen is what is trained: generations of a real trio, asked of their files alone."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from cluster.settings import load_settings
 from cluster.steps.data import collect
 from cluster.steps.verify_plan import plan_problems
 from curriculum.example import Example, make_example
+from curriculum.parent_view import read_views
 from curriculum.parquet import freeze, read_examples, read_new_data, write_examples
 from jobs.generation.show import held_back, print_generation
 from ledger.errors import LunaError
@@ -83,18 +84,18 @@ def numbers(start: int, count: int) -> list[Example]:
 
 
 class Lineage:
-    """Six generations, raised one after another in this process."""
+    """Generations, raised one after another in this process."""
 
     def __init__(self, home: Home) -> None:
         self.home, self.lines = home, dict[int, list[str]]()
         base = prepare_base(load_settings(home.settings_file).base, home)
         self.pinned, self.pool = PinnedBase(source=base.source, sha=base.sha), OneProcess()
 
-    def raise_all(self, stores: Stores) -> None:
+    def raise_all(self, stores: Stores, count: int, new: Callable[[int, int], list[Example]]) -> None:
         stores.ledger.create_lineage("main", self.pinned.sha)
         files: list[str] = []
-        for number in range(GENERATIONS):
-            files.append(write_examples(self.home.inbox_dir, numbers(1000 * number, 150)))
+        for number in range(count):
+            files.append(write_examples(self.home.inbox_dir, new(1000 * number, 150)))
             self.raise_one(stores, tuple(files))
 
     def raise_one(self, stores: Stores, files: tuple[str, ...]) -> None:
@@ -118,7 +119,7 @@ def lineage(tmp_path_factory: pytest.TempPathFactory) -> Lineage:
     made = Lineage(home)
     with pytest.MonkeyPatch.context() as patch, Stores.create(home) as stores:
         patch.setattr(app, "running", lambda: None)
-        made.raise_all(stores)
+        made.raise_all(stores, GENERATIONS, numbers)
     return made
 
 
@@ -226,6 +227,51 @@ def test_steps_that_the_health_gate_held_back_are_shown(skipped: dict[str, int])
     trained = {"roles": {"logical": {"outcome": {"skipped_updates": skipped}}, "creative": {"outcome": {}}}}
     assert held_back(trained) == ({"logical": 3} if skipped else {})
     assert held_back(None) == held_back({"roles": {"logical": {"steps": 3}}}) == {}
+
+
+def names(start: int, count: int) -> list[Example]:
+    """For each role open questions."""
+    return [
+        make_example(
+            role=role, stage="manual", category="names", kind="hybrid", input=f"who is {i}?", output=f"It: {i}."
+        )
+        for role in ROLES
+        for i in range(start, start + count)
+    ]
+
+
+def test_what_the_parent_had_a_say_in_is_frozen_planned_again_and_trained_again_to_equal_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from jobs.generation.reproduce import reproduce
+
+    home = Home(tmp_path / "home").create()
+    own = SETTINGS.replace("[train]", "[train]\nlr = 1e-2\nkl_weight = 1.0").replace("[text]", "")
+    own = own.replace("[data]", '[data]\nreplay_select = "least_sure"\nown_answers = true\nreplay_least = 20')
+    home.settings_file.write_text(f"{own}\n[text]\nanswer_tokens = 12\n")
+    made = Lineage(home)
+    monkeypatch.setattr(app, "running", lambda: None)
+    with Stores.create(home) as stores:
+        made.raise_all(stores, 2, names)
+    with Ledger.open(home) as ledger:
+        first, second = (ledger.generation(gen_id) for gen_id in (0, 1))
+    assert {row.view_sha for row in first} == {""}
+    (sha,) = {row.view_sha for row in second}
+    views = read_views(home.data_file(sha))
+    delta = {e.id for e in made.file(second[0].data_delta_sha)}
+    replayed = [e for e in made.file(second[0].train_sha) if e.id not in delta]
+    recorded = {e.input: e for e in made.file(first[0].data_delta_sha) if e.role == "logical"}
+    assert len(replayed) == sum(row.n_replay for row in second)
+    for example in (e for e in replayed if e.role == "logical"):
+        view = views[recorded[example.input].id]
+        assert example.output == ((view.own.strip() and view.own) or recorded[example.input].output)
+    assert verify(home) == []
+    assert plan_problems(home) == []
+    for trained, found in reproduce(home, 1).values():
+        assert trained == found
+    home.data_file(sha).write_bytes(home.data_file(first[0].train_sha).read_bytes())
+    assert "parent's view changed" in {problem.what for problem in verify(home)}
+    assert "schedule cannot be checked" in {problem.what for problem in plan_problems(home)}
 
 
 def without_one(rows: list[Example]) -> list[Example]:

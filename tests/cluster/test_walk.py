@@ -56,6 +56,9 @@ class OneProcess:
     def everyday(self, pool: Any) -> Any:
         return self.actor.everyday(ROLES, pool, self.settings)
 
+    def view(self, parents: Any, examples: Any, with_own: bool) -> Any:
+        return self.actor.view([e for own in examples.values() for e in own], parents, with_own, self.settings.text)
+
     def measure_preferences(self, pairs: Any, child: Any, parent: Any, gen_id: int) -> Any:
         beta, lengths = self.settings.channels.beta, self.settings.text
         return self.actor.measure_preferences(pairs, child, parent, gen_id, beta, lengths)

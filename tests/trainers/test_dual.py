@@ -36,8 +36,8 @@ from trainers.fused.pairs import (
     pack_pairs,
     pair_weight,
     preference_losses,
-    reference_margins,
 )
+from trainers.fused.reference import reference_margins
 from trainers.fused.step import StepParts, TrioStep
 from trainers.job import EngineInfo, NonFiniteError, Paused
 from trainers.lean.packing import Row

@@ -67,8 +67,8 @@ def plan_role(role: Role, material: Material, settings: EvalSettings, seed: int)
     own, trained = ([e for e in items if e.role == role] for items in (material.holdout, material.trained_now))
     earlier = material.earlier or {}
     before = [Recalled(e, gen_id) for gen_id, items in earlier.items() for e in items if e.role == role]
-    seen = {item.id for item in trained}
-    left = {one.example.id: one for one in before if one.example.id not in seen}
+    seen = {(item.context, item.input) for item in trained}  # whatever the answer: a replayed one may be the parent's
+    left = {one.example.id: one for one in before if (one.example.context, one.example.input) not in seen}
     new = {item.id: item for item in own}
     asked, recalled = (
         _in_hash_order(ids, f"{name}:{seed}:{role}")[: settings.items]

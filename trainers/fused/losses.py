@@ -1,4 +1,4 @@
-"""The losses of both channels, as pure functions."""
+"""The losses of the channels, as pure functions, each with its own normaliser."""
 
 from __future__ import annotations
 
@@ -16,17 +16,51 @@ def sft_losses(log_probs: Tensor, batch: Packed, slots: int, slot_weight: Tensor
     all micro-batches of the step, so that the parts of a step add up to the whole step's mean. A weight of 0 takes a
     row out altogether.
     """
-    slot_of_row = torch.tensor(batch.row_slots, device=log_probs.device)
-    weighted = -log_probs * batch.row_weights[batch.target_row]
-    sums = torch.zeros(slots, device=log_probs.device).index_add(0, slot_of_row[batch.target_row], weighted)
-    return sums / slot_weight.clamp_min(torch.finfo(torch.float32).tiny)
+    return _weighted_sums(-log_probs, batch, batch.target_row, slots) / _no_zero(slot_weight)
 
 
 def completion_weight(batch: Packed, slots: int) -> Tensor:
     """(slots,): sum of row weights over each slot's completion tokens."""
-    slot_of_row = torch.tensor(batch.row_slots, device=batch.targets.device)
-    weights = batch.row_weights[batch.target_row]
-    return torch.zeros(slots, device=weights.device).index_add_(0, slot_of_row[batch.target_row], weights)
+    ones = torch.ones(len(batch.targets), device=batch.targets.device)
+    return _weighted_sums(ones, batch, batch.target_row, slots)
+
+
+def kl_losses(log_probs: Tensor, batch: Packed, slots: int, slot_weight: Tensor) -> Tensor:
+    """Weighted divergence from the parent a slot, (slots,), in nats a token of what is replayed.
+
+    `log_probs` is (K, k + 1), the child's where the batch knows its parent's. `slot_weight` is (slots,):
+    :func:`parent_weight` of all parts of the step, which so add up to the whole step's mean.
+    """
+    assert batch.parent is not None
+    found = kl_divergences(log_probs, batch.parent.log_probs)
+    return _weighted_sums(found, batch, batch.target_row[batch.parent_at], slots) / _no_zero(slot_weight)
+
+
+def parent_weight(batch: Packed, slots: int) -> Tensor:
+    """(slots,): sum of row weights over the completion tokens whose parent is known."""
+    ones = torch.ones(len(batch.parent_at), device=batch.targets.device)
+    return _weighted_sums(ones, batch, batch.target_row[batch.parent_at], slots)
+
+
+def kl_divergences(child: Tensor, parent: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of the child from the parent at each place, (n,), in nats; at least 0.
+
+    Both are (n, m) log-probabilities of the same m events, of which one always happens. Summed over the events is
+    `p log(p / q) - p + q`, which is what `p log(p / q)` comes to and has no term below 0 that rounding could leave.
+    """
+    p, q = parent.double().exp(), child.double().exp()
+    return (p * (parent.double() - child.double()) - p + q).sum(1).float()
+
+
+def _weighted_sums(values: Tensor, batch: Packed, rows: Tensor, slots: int) -> Tensor:
+    """(slots,): sums of values (n,) of the rows (n,) of a batch, times the rows' weights."""
+    slot_of_row = torch.tensor(batch.row_slots, device=values.device)
+    return torch.zeros(slots, device=values.device).index_add(0, slot_of_row[rows], values * batch.row_weights[rows])
+
+
+def _no_zero(weight: Tensor) -> Tensor:
+    """A slot without data has the weight 0 and sums of 0."""
+    return weight.clamp_min(torch.finfo(weight.dtype).tiny)
 
 
 def dpo_losses(margins: Tensor, reference: Tensor, beta: float) -> Tensor:
