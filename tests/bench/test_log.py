@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from bench.courses.log import Trained, open_log
@@ -9,7 +11,7 @@ from bench.courses.scores import Marks
 from bench.courses.table import arm_rows, lesson_rows, scored
 from ledger.errors import LunaError
 
-SETUP = {"lessons": ["a", "b"], "rows": 10, "probes": 2, "profile": "tiny"}
+SETUP: dict[str, Any] = {"lessons": ["a", "b"], "rows": 10, "probes": 2, "profile": "tiny"}
 LEARNED = Trained("a", {"logical": "0" * 64}, rows=30, replayed=3, train_cpu_s=1.5, cpu_s=2.0, verdict="accepted")
 
 

@@ -58,14 +58,14 @@ class Session:
 class SameItems(Examiner):
     """Asks everything of three plans without items; `Session` makes the answers up."""
 
-    plans = [RolePlan(role, ()) for role in ROLES]  # type: ignore[assignment]  # noqa: RUF012
-    learned = {}  # type: ignore[assignment]  # noqa: RUF012
+    plans = [RolePlan(role, ()) for role in ROLES]  # noqa: RUF012
+    learned = {}  # noqa: RUF012
 
 
 @pytest.fixture
 def judge_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Candidate]:
     home = Home(tmp_path).create()
-    settings = Settings(eval={"everyday_items": 0})  # type: ignore[arg-type]
+    settings = Settings(eval={"everyday_items": 0})
     request = GenerationRequest(settings=settings, base=PinnedBase(source="tiny", sha=sha("a")), data=())
     spec = RunSpec(home, "main-g1-0", "main", 1, request, sha("c"))
 

@@ -29,7 +29,7 @@ class Session:
 
 
 def a_spec(root: Path, items: int = 120) -> RunSpec:
-    settings = Settings(eval={"everyday_items": items})  # type: ignore[arg-type]
+    settings = Settings(eval={"everyday_items": items})
     request = GenerationRequest(settings=settings, base=PinnedBase(source="tiny", sha=sha("a")), data=())
     spec = RunSpec(Home(root).create(), "main-g1-0", "main", 1, request, sha("c"))
     spec.base.path.mkdir(exist_ok=True)

@@ -209,7 +209,7 @@ def test_a_child_that_knows_no_more_than_its_parent_is_rejected(
     """Steps that hardly move it teach nothing, whatever share of the new questions the parent passes by itself."""
     if stores.ledger.head() is None:
         walk(a_run(home, stores, base, 0), stores, pool, watcher, [])
-    told = {"gates": {"closed_mastered": 0.97, "significance": 0.05}, "blends": {"enabled": False}}
+    told: dict[str, Any] = {"gates": {"closed_mastered": 0.97, "significance": 0.05}, "blends": {"enabled": False}}
     spec = a_run(home, stores, base, 5000, train={"lr": 1e-9}, **told)
     verdict = walk(spec, stores, pool, watcher, [])
     assert verdict.verdict == "rejected"

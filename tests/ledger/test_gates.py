@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,13 +23,13 @@ def generalization(passed: int = 285, n: int = 300, **details) -> EvalRecord:
     return make_share("logical", "generalization", passed, n, "mixed", **details)
 
 
-def judged(settings: GateSettings = SETTINGS, **changes: EvalRecord | None) -> Judgement:
+def judged(settings: GateSettings = SETTINGS, **changes: Any) -> Judgement:
     """What is said of a generation whose logical voice has these scores, and which passes in everything else."""
     others = [score for role in ROLES if role != "logical" for score in passing_scores(role)]
     return judge([*passing_scores("logical", **changes), *others], settings)
 
 
-def problems(settings: GateSettings = SETTINGS, **changes: EvalRecord | None) -> dict[str, str]:
+def problems(settings: GateSettings = SETTINGS, **changes: Any) -> dict[str, str]:
     """What each gate that failed says."""
     return {failure.gate: failure.message for failure in judged(settings, **changes).failures}
 
@@ -225,10 +227,10 @@ def scored(amount) -> list[EvalRecord]:
     closed = {"n": 100, "child": 50 + amount["won"] - 20, "parent": 50, "won": amount["won"], "lost": 20}
     fresh = {**OPEN, "low": amount["low"], "high": amount["low"] + 0.2}
     sizes = {"recall": 300, "generalization": 300, "bound": 60, "style_drift": 40}
+    details: dict[str, dict[str, Any]] = {"generalization": {"closed": closed, "open": fresh}}
     return [
-        make_share("logical", name, amount[name], sizes.get(name, 120), **details)
+        make_share("logical", name, amount[name], sizes.get(name, 120), **details.get(name, {}))
         for name in ("recall", "generalization", "bound", "style_drift", "base_ability", "bare_glyphs")
-        for details in ({"closed": closed, "open": fresh} if name == "generalization" else {},)
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from curriculum.everyday import EverydayQuestion
 from curriculum.example import make_example
@@ -29,7 +30,9 @@ class Table:
         mean: Callable[[str, str, str], float] = lambda voice, prompt, answer: -1.0,
     ):
         self.texts, self.mean = texts, mean
-        self.decoded, self.rows, self.room = [], [], 0
+        self.decoded: list[Any] = []
+        self.rows: list[Any] = []
+        self.room = 0
 
     def count(self, prompt):
         return len(prompt.split())
