@@ -2,6 +2,7 @@
 
     example.py  render.py           the one record of all data; the one place where a prompt becomes text
     agl/  recipes/  phases.py       generated data: puzzles, role recipes, the phases of a mind that starts empty
+    everyday/                       what anybody may be asked, and lessons of how Luna answers it
     importing/                      the user's own files
     conversations/                  stored talks as lessons; sample dialogues
     teacher/  reward/  preferences/ what answers are worth: asking a judge, its labels, pairs of answers

@@ -203,12 +203,14 @@ def test_two_answer_data_is_judged_by_its_whole_answers(
 def test_a_child_that_knows_no_more_than_its_parent_is_rejected(
     home: Home, base: Base, stores: Stores, pool: OneProcess, watcher: Watcher
 ) -> None:
-    """Twelve steps of random weights teach nothing: parent and child guess alike, whatever share that is."""
-    learned = {"closed_mastered": 0.97, "significance": 0.05}
-    spec = a_run(home, stores, base, 5000, gates=learned, blends={"enabled": False})
+    """Steps that hardly move it teach nothing, whatever share of the new questions the parent passes by itself."""
+    if stores.ledger.head() is None:
+        walk(a_run(home, stores, base, 0), stores, pool, watcher, [])
+    told = {"gates": {"closed_mastered": 0.97, "significance": 0.05}, "blends": {"enabled": False}}
+    spec = a_run(home, stores, base, 5000, train={"lr": 1e-9}, **told)
     verdict = walk(spec, stores, pool, watcher, [])
     assert verdict.verdict == "rejected"
-    assert "nothing new was learned" in verdict.reason or "worse than before" in verdict.reason
+    assert "nothing new was learned" in verdict.reason
     for score in stores.ledger.evals(spec.gen_id):
         if score.eval == "generalization":
             closed = score.details["closed"]
