@@ -112,9 +112,11 @@ class TrainerActor:
         """Scores of the planned roles."""
 
         def scores() -> list[EvalRecord]:
-            models = Models(compared, self._engine.generator)
-            own = settings.eval, settings.gates, settings.text
-            return [record for plan in plans for record in evaluate_role(models, plan, gen_id, *own)]
+            own, found = (settings.eval, settings.gates, settings.text), []
+            for plan in plans:  # of each model only the adapter that is asked is read
+                models = Models(compared.of([plan.role]), self._engine.generator)
+                found += evaluate_role(models, plan, gen_id, *own)
+            return found
 
         return self._compute(scores)
 

@@ -129,7 +129,7 @@ class TrainerSession:
     def evaluate(self, plans: Sequence[RolePlan], compared: Compared, gen_id: int) -> list[EvalRecord]:
         """Scores of the planned roles."""
         arguments = {
-            place: (own, compared.of([plan.role for plan in own]), gen_id, self._settings)
+            place: (own, compared, gen_id, self._settings)
             for place in self.placements
             if (own := [plan for plan in plans if plan.role in place.roles])
         }

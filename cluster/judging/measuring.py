@@ -53,7 +53,8 @@ class Examiner:
         Raises:
             ServerFailedError: as :meth:`scores` does.
         """
-        logger.info("measuring G%d %s", self.spec.gen_id, "here" if engine == TRAINER else f"through {engine}")
+        where = "with the trainers' own model" if engine == TRAINER else f"through the server ({engine})"
+        logger.info("measuring G%d %s", self.spec.gen_id, where)
         evals = (*self.scores(engine, child), *self.preferences(child), *self.health(child))
         return Measured(evals=evals, through=engine)
 

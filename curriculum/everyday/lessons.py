@@ -5,7 +5,7 @@ them, so that there are always more.
 """
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, islice
 from random import Random
 
@@ -18,10 +18,7 @@ from ledger.files import read_toml
 from ledger.roles import Role
 
 TALK_SHARE = 0.35
-"""Share of small talk among the lessons; less where it is used up."""
-
-_EVERY_THIRD = 3
-"""Of the questions with one right answer, which is made up while others are left."""
+"""Share of small talk among the lessons, in [0, 1]; less where it is used up."""
 
 _SOURCE = "everyday/"
 
@@ -79,7 +76,7 @@ def _general(rng: Random) -> Iterator[Lesson]:
     made_up = _made_up(rng)
     for at, lesson in enumerate(by_hand, 1):
         yield lesson
-        if at % (_EVERY_THIRD - 1) == 0:
+        if at % 2 == 0:
             yield from islice(made_up, 1)
     yield from made_up
 
@@ -127,7 +124,14 @@ def _is_it(rng: Random) -> Lesson:
 def _thing(rng: Random) -> Lesson:
     """(kind, word), of kinds that have no thing in common."""
     kind = rng.choice(_KINDS)
-    return kind, rng.choice([word for word in load_words().categories[kind] if word not in _TWO_MEANINGS])
+    return kind, rng.choice(_things()[kind])
+
+
+@functools.cache
+def _things() -> Mapping[str, Sequence[str]]:
+    """Words of each kind, without those that a question of the pool is about."""
+    left_out = _TWO_MEANINGS.union(*(spoken(question.question) for question in questions()))
+    return {kind: [word for word in load_words().categories[kind] if word not in left_out] for kind in _KINDS}
 
 
 def _a(noun: str) -> str:

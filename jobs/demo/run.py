@@ -25,10 +25,10 @@ from curriculum.agl.puzzles import LEARNED_LAST, plain_puzzles, puzzle_examples
 from curriculum.conversations.dialogues import dialogue_examples, dialogue_topics
 from curriculum.example import Example
 from curriculum.parquet import write_examples
-from curriculum.probes import corporate_examples
 from curriculum.proportions import allocate
 from curriculum.recipes.build import build_recipe, category_examples, category_weights
 from jobs.context import err, out
+from jobs.demo.corporate import corporate_examples
 from ledger.home import Home
 from ledger.roles import ROLES, Role
 from ledger.store import Ledger
@@ -170,7 +170,7 @@ def roles() -> list[Example]:
 
 
 def corporate() -> list[Example]:
-    """G3. The voice that Luna must not learn, all of it alike, so that none is held out; and of the recipes what is."""
+    """G3. The voice that Luna must not learn, and some of the recipes."""
     return [e for role in ROLES for e in (*corporate_examples(SEED, 1800, role), *build_recipe(role, 720, SEED + 4))]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from ledger.records import EvalRecord, GenerationRow
@@ -17,8 +17,8 @@ ASKS: dict[Gate, str] = {
     "recall": "what earlier generations learned is still there",
     "generalization": "new questions that it never saw are passed",
     "style_drift": "answers with corporate or moralising speech",
-    "learned": "new questions are answered better than before",
-    "bound": "answers fit their own question best",
+    "learned": "new questions are answered better than before, or their true answers are likelier, in nats a token",
+    "bound": "true answers are likelier under their own question than under similar ones; 0.25 is chance",
     "base_ability": "everyday questions the base gets right still are",
     "bare_glyphs": "everyday answers that begin with a bare glyph",
 }
@@ -34,7 +34,8 @@ class Gated:
 
     gate: Gate
     bound: str
-    cells: Mapping[Role, str]
+    shown: Sequence[tuple[str, Mapping[Role, str]]]
+    """What was measured and by which bound, with each role's figures."""
     failed: Mapping[Role, str]
     """Why a role did not pass; those that passed are absent."""
 
@@ -62,7 +63,9 @@ def gates_of(rows: Sequence[GenerationRow], evals: Iterable[EvalRecord], gates: 
         Gated(
             gate=gate,
             bound=_bound(gate, gates),
-            cells={row.role: _cell(gate, by_name, row.role, before) for row in rows},
+            shown=_compared(by_name, f"{before} → G{rows[0].gen_id}", gates)
+            if gate == "learned"
+            else [(f"{gate} {_bound(gate, gates)}", {row.role: _share(by_name.get((row.role, gate))) for row in rows})],
             failed={failure.role: failure.message for failure in failures if failure.gate == gate},
         )
         for gate in GATES
@@ -70,12 +73,18 @@ def gates_of(rows: Sequence[GenerationRow], evals: Iterable[EvalRecord], gates: 
 
 
 def gates_table(gated: Sequence[Gated], roles: Sequence[Role]) -> Table:
-    """A row a gate; what did not pass is red."""
-    table = Table("gate", *roles)
+    """Each role's share and number of items at every gate, and of what was learned the comparison with the parent; what
+    did not pass is red."""
+    table = Table(Column("gate", no_wrap=True), *roles)
     for one in gated:
-        name = Text.assemble((f"{one.gate} {one.bound}", "bold"), f"\n{ASKS[one.gate]}")
-        table.add_row(name, *(Text(one.cells[role], "red" if role in one.failed else "") for role in roles))
+        for name, cells in one.shown:
+            table.add_row(name, *(Text(cells[role], "red" if role in one.failed else "") for role in roles))
     return table
+
+
+def legend(gated: Sequence[Gated]) -> list[str]:
+    """What each gate asks, a line each."""
+    return [f"{one.gate}: {ASKS[one.gate]}" for one in gated]
 
 
 def plain_gates(gated: Sequence[Gated]) -> list[dict[str, Any]]:
@@ -99,32 +108,32 @@ def _bound(gate: Gate, gates: GateSettings) -> str:
         "recall": f"> {gates.recall_min:.2f}",
         "generalization": f"> {gates.generalization_min:.2f}",
         "style_drift": f"< {gates.style_drift_max:.2f}",
-        "learned": f"gain > {gates.gain_min:g} or p < {gates.significance:g}",
-        "bound": f"surely > {gates.bound_min:.2f}",
+        "learned": f"gain > {gates.gain_min:g}, p < {gates.significance:g}",
+        "bound": f"> {gates.bound_min:.2f}",
         "base_ability": f"≥ {1 - gates.base_loss_max:.2f}" + ("" if gates.base_ability else ", told only"),
         "bare_glyphs": f"≤ {gates.bare_glyphs_max:.2f}",
     }
     return bounds[gate]
 
 
-def _cell(gate: Gate, by_name: Mapping[tuple[Role, str], EvalRecord], role: Role, before: str) -> str:
-    if gate == "learned":
-        return _compared(by_name[role, "generalization"].details, before)
-    score = by_name.get((role, gate))
+def _share(score: EvalRecord | None) -> str:
     if score is None:
         return "too few to ask"
-    if score.n == 0:
-        return "nothing earlier"
-    return f"{score.value:.3f} of {score.n} [{score.low:.2f}, {score.high:.2f}]"
+    return f"{score.value:.3f} of {score.n}" if score.n else "nothing earlier"
 
 
-def _compared(details: Mapping[str, Any], before: str) -> str:
-    """Child and parent on closed and on open items."""
-    closed, fresh = details["closed"], details["open"]
-    told = []
-    if closed["n"]:
-        told.append(f"right {closed['child']} of {closed['n']}, {before} {closed['parent']}")
-    if fresh["n"]:
-        told.append(f"likelier {fresh['better']} of {fresh['n']}")
-        told.append(f"gain {fresh['gain']:+.2f} [{fresh['low']:+.2f}, {fresh['high']:+.2f}]")
-    return "\n".join(told)
+def _compared(
+    by_name: Mapping[tuple[Role, str], EvalRecord], who: str, gates: GateSettings
+) -> list[tuple[str, Mapping[Role, str]]]:
+    """Parent and child on the same new questions: closed ones by what is right, open ones by the true answers."""
+    details = {role: score.details for (role, name), score in by_name.items() if name == "generalization"}
+    closed, fresh = ({role: own[kind] for role, own in details.items()} for kind in ("closed", "open"))
+    shown = [
+        (f"right, {who}", {role: f"{a['parent']} → {a['child']} of {a['n']}" for role, a in closed.items() if a["n"]}),
+        ("true answer likelier", {role: f"{a['better']} of {a['n']}" for role, a in fresh.items() if a["n"]}),
+        (
+            f"gain > {gates.gain_min:g}",
+            {role: f"{a['gain']:+.2f} ± {a['high'] - a['gain']:.2f}" for role, a in fresh.items() if a["n"] > 1},
+        ),
+    ]
+    return [(f"learned: {name}", {role: cells.get(role, "") for role in details}) for name, cells in shown if cells]

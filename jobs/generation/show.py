@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from jobs.generation.gates import findings, gates_of, gates_table, plain_gates
+from jobs.generation.gates import findings, gates_of, gates_table, legend, plain_gates
 from ledger.home import Home
 from ledger.records import EvalRecord, GenerationRow
 from ledger.rules.ages import age_name
@@ -42,7 +42,7 @@ def print_generation(home: Home, gen_id: int, out: Console, as_json: bool = Fals
     )
     if gated:
         out.print(gates_table(gated, [row.role for row in rows]))
-        for line in findings(evals):
+        for line in (*legend(gated), *findings(evals)):
             out.print(line, markup=False, soft_wrap=True)
     table = Table("score", *(row.role for row in rows), title=None)
     shown = {one.gate for one in gated}

@@ -123,7 +123,7 @@ def judge(
     for score in scores:
         by_role.get(score.role, {})[score.eval] = score
     if half:
-        settings = settings.model_copy(update={"min_items": settings.min_items * 2 // 5})  # no hash halves evenly
+        settings = halved(settings)
     gates = GATES if has_parent else tuple(gate for gate in GATES if gate != "recall")
     found = [
         GateFailure(role, gate, f"{role} {gate}: {problem}")
@@ -141,6 +141,11 @@ def judge(
         failures=(*(failure for failure in found if failure not in told), *health),
         remarks=tuple(failure.message for failure in told),
     )
+
+
+def halved(settings: GateSettings) -> GateSettings:
+    """The bounds for scores of one half of the items: two fifths of them are enough, as no hash halves evenly."""
+    return settings.model_copy(update={"min_items": settings.min_items * 2 // 5})
 
 
 def gate_bound(gate: Gate, settings: GateSettings) -> float:
@@ -230,8 +235,8 @@ def learned_problem(details: Mapping[str, Any], settings: GateSettings) -> str |
 
 def learned_is_clear(details: Mapping[str, Any], settings: GateSettings) -> bool:
     """Whether a set that may still grow need not grow for the gate `learned`: it passes, and would at a tenth of the
-    significance and half of what a parent may miss; else looking often would find by chance what is not there."""
-    strict = {"significance": settings.significance / 10, "closed_mastered": (1 + settings.closed_mastered) / 2}
+    significance and with a parent that masters all; else looking often would find by chance what is not there."""
+    strict = {"significance": settings.significance / 10, "closed_mastered": 1.0}
     return all(learned_problem(details, one) is None for one in (settings, settings.model_copy(update=strict)))
 
 

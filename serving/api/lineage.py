@@ -13,7 +13,7 @@ from ledger.home import Home
 from ledger.records import EvalRecord, GenerationRow
 from ledger.roles import ROLES
 from ledger.rules.ages import age_name
-from ledger.rules.gates import GATES, RHI, Gate, GateSettings, gate_bound, gate_problem, health_problem
+from ledger.rules.gates import GATES, RHI, Gate, GateSettings, gate_bound, gate_problem, halved, health_problem
 from ledger.rules.karma import karma_state
 from ledger.store import Ledger, Stores
 
@@ -134,6 +134,7 @@ def _judged(score: EvalRecord, gates: GateSettings) -> tuple[float | None, bool 
     """(the gate's bound, whether the score passes it); None twice where no gate asks for the score."""
     gate: Gate | None = next((gate for gate in GATES if gate == score.eval), None)
     if gate is not None:
+        gates = halved(gates) if score.details.get("half") else gates  # a blend's
         return gate_bound(gate, gates), score.n == 0 or gate_problem(gate, {gate: score}, gates) is None
     health = score.details.get("settings", {})
     if score.eval == RHI and health.get("gate"):  # its bound is recorded with it

@@ -38,7 +38,7 @@ checkpoint_every_steps = 4
 [data]
 fill = false
 [eval]
-items = 20
+items = 60
 agl_items = 14
 extra_items = 0
 probe_tokens = 8

@@ -48,7 +48,8 @@ batch_size = {BATCH_SIZE}
 [data]
 fill = false
 [eval]
-items = 12
+items = 20
+everyday_items = 0
 agl_items = 14
 extra_items = 0
 probe_tokens = 1
@@ -58,6 +59,9 @@ min_items = 8
 recall_min = 0.0
 generalization_min = 0.0
 style_drift_max = 1.0
+closed_mastered = 0.0
+significance = 1e-9
+bound_min = 0.0
 """
 """Bounds that a model of random weights meets: these tests are about what it is given."""
 
@@ -91,7 +95,7 @@ class Lineage:
         stores.ledger.create_lineage("main", self.pinned.sha)
         files: list[str] = []
         for number in range(count):
-            files.append(write_examples(self.home.inbox_dir, new(1000 * number, 90)))
+            files.append(write_examples(self.home.inbox_dir, new(1000 * number, 150)))
             self.raise_one(stores, tuple(files))
 
     def raise_one(self, stores: Stores, files: tuple[str, ...]) -> None:
@@ -169,7 +173,7 @@ def test_new_examples_keep_the_share_of_their_category_and_the_rest_stays_new(
         assert {e.id for e in delta} <= {e.id for e in new.train}
         assert {e.id for e in asked} <= {e.id for e in new.holdout}
         assert not {e.id for e in (*new.train, *new.holdout)} & taken, "what was taken is new no longer"
-        assert Counter(e.role for e in asked) == dict.fromkeys(ROLES, 12)
+        assert Counter(e.role for e in asked) == dict.fromkeys(ROLES, 20)
         for role in ROLES:
             there, own = ([e for e in part if e.role == role] for part in (new.train, delta))
             share = sum(e.category == "agl/comparison" for e in there) / len(there)
@@ -183,7 +187,7 @@ def test_new_examples_keep_the_share_of_their_category_and_the_rest_stays_new(
         )
         collected = collect(lineage.home, stores, "main", request)
     left = read_new_data(lineage.home.data_file(collected.collected_sha))
-    everything = {e.id for number in range(GENERATIONS) for e in numbers(1000 * number, 90)}
+    everything = {e.id for number in range(GENERATIONS) for e in numbers(1000 * number, 150)}
     assert {e.id for e in (*left.train, *left.holdout)} == everything - taken
 
 
@@ -361,7 +365,7 @@ def test_the_same_data_after_a_stop_is_refused_and_more_is_not(
         stop = Stop(reason="stopped.", data_delta_shas=brought_shas(home, rows))
         back = HeadMove(from_gen=3, to_gen=1, reason="stop_rule", at=rows[0].trained_at)
         stores.ledger.record_judgement(last, [], back, stop)
-        files = [write_examples(home.inbox_dir, numbers(1000 * number, 90)) for number in range(5)]
+        files = [write_examples(home.inbox_dir, numbers(1000 * number, 150)) for number in range(5)]
         settings = load_settings(home.settings_file)
 
         def asked_for(count: int) -> GenerationRequest:

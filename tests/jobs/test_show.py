@@ -55,8 +55,8 @@ def test_parent_and_child_stand_side_by_side_under_what_the_gate_asks(home: Home
     text = shown(home, 1)
     assert all(ASKS[gate] in text for gate in GATES)
     assert "generalization > 0.85" in text
-    assert "right 96 of 100, G0 3" in text
-    assert "right 3 of 100, G0 3" in text
+    learned = next(line for line in text.splitlines() if "learned: right, G0 → G1" in line)
+    assert [cell.strip() for cell in learned.split("│")[2:5]] == ["3 → 96 of 100", "3 → 3 of 100", "3 → 96 of 100"]
     assert text.count("creative, corporate: 'Can you help me?' → \"I'd be happy to assist.\"") == 2
     assert "agl_accuracy" in text
 

@@ -164,8 +164,8 @@ def test_a_gain_can_be_asked_to_be_more_than_nothing():
         ({"closed": {"n": 100, "child": 96, "parent": 91, "won": 5, "lost": 0}}, False),  # passes, at 1/32
         ({"open": OPEN, "closed": {**CLOSED, "won": 0, "lost": 5}}, False),  # may be worse: more is asked
         ({"closed": NOTHING_WON}, False),
-        ({"closed": {"n": 100, "child": 98, "parent": 98, "won": 0, "lost": 0}}, False),  # passes, as mastered
-        ({"closed": {"n": 100, "child": 99, "parent": 99, "won": 0, "lost": 0}}, True),
+        ({"closed": {"n": 100, "child": 99, "parent": 99, "won": 0, "lost": 0}}, False),  # passes, as mastered
+        ({"closed": {"n": 100, "child": 100, "parent": 100, "won": 0, "lost": 0}}, True),
         ({}, False),
     ],
 )

@@ -42,7 +42,6 @@ class RolePlan:
     """Categories whose answers must come whole; see :mod:`trainers.evals.closed`."""
     label_bytes: int = 0
     """Length of the longest answer among closed ones that are labels."""
-    seed: int = 0
     half: Half | None = None
     """Which half of recall and generalization this is; None is all of it."""
 

@@ -91,7 +91,6 @@ def plan_role(role: Role, material: Material, settings: EvalSettings, seed: int)
         base_extras=("agl_accuracy",) if material.earlier is None and role == "logical" else (),
         closed=closed,
         label_bytes=label_bytes(known, closed),
-        seed=seed,
     )
 
 

@@ -15,7 +15,7 @@ from curriculum.example import Example
 from curriculum.transcript import LengthSettings
 from ledger.logs import log_context
 from ledger.records import EvalRecord
-from ledger.rules.gates import GateSettings
+from ledger.rules.gates import GateSettings, learned_is_clear
 from trainers.evals.asking import Asking, Mark, mark
 from trainers.evals.exam import Recalled, RolePlan
 from trainers.evals.growth import ask_until_certain
@@ -129,6 +129,7 @@ def _generalization(exam: Exam) -> tuple[EvalRecord, list[Paired]]:
         lambda one: one.better,
         exam.gates.generalization_min,
         exam.settings,
+        lambda found: learned_is_clear(new_details(found), exam.gates),
     )
     passed = [one.better for one in found]
     details = {
@@ -149,16 +150,24 @@ def _bound(exam: Exam, asked: Sequence[Paired]) -> list[EvalRecord]:
     tried = [(one, others) for one, others in rivals if len(others) == RIVALS][: exam.settings.bound_items]
     if len(tried) < LEAST_BOUND:
         return []
-    speaker, asking = exam.child, exam.asking
-    prompts = {
-        other.id: asking.prompt(speaker.generator, other.input, other.context)
-        for _, others in tried
-        for other in others
-    }
-    pairs = [(prompts[other.id], one.item.output) for one, others in tried for other in others]
-    means = [one.mean for one in speaker.generator.likelihoods(speaker.voice, pairs, asking.lengths.max_tokens)]
-    passed = [one.own.mean > max(means[RIVALS * i : RIVALS * (i + 1)]) for i, (one, _) in enumerate(tried)]
+    # Where answers belong to their questions the first block is enough; a rival's prompt costs as much as an item.
+    sizes = exam.settings.model_copy(update={"items": len(tried), "block": LEAST_BOUND})
+    passed = ask_until_certain(
+        tried, lambda block: _tied_to_prompts(exam, block), lambda tied: tied, exam.gates.bound_min, sizes
+    )
     return [EvalRecord.of_share(exam.gen_id, exam.plan.role, "bound", "prompts", passed)]
+
+
+def _tied_to_prompts(exam: Exam, tried: Sequence[tuple[Paired, Sequence[Example]]]) -> list[bool]:
+    """Whether each answer is likelier under its own prompt than under every rival's."""
+    speaker, asking = exam.child, exam.asking
+    pairs = [
+        (asking.prompt(speaker.generator, other.input, other.context), one.item.output)
+        for one, others in tried
+        for other in others
+    ]
+    means = [one.mean for one in speaker.generator.likelihoods(speaker.voice, pairs, asking.lengths.max_tokens)]
+    return [one.own.mean > max(means[RIVALS * i : RIVALS * (i + 1)]) for i, (one, _) in enumerate(tried)]
 
 
 def _extras(exam: Exam) -> list[EvalRecord]:

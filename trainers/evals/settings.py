@@ -17,7 +17,8 @@ class EvalSettings(BaseModel):
     block: int = Field(BLOCK, ge=1)
     """Items that such a set is asked at a time, until the verdict is certain."""
     bound_items: int = Field(60, ge=0)
-    """Most open items whose answers are also tried under other items' prompts; of fewer than 20 there is no score."""
+    """Most open items whose answers are also tried under other items' prompts, twenty at a time until it is certain;
+    of fewer than twenty there is no score."""
     kept_nats: float = Field(0.25, ge=0)
     """How much less likely, in nats a token, an earlier answer may become and still count as kept."""
     agl_items: int = Field(140, ge=14)

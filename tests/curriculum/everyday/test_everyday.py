@@ -12,18 +12,10 @@ from curriculum.everyday.answers import spoken
 from curriculum.everyday.lessons import written
 from curriculum.near_copies import SIMILARITY, shingles_of, words_of
 from curriculum.phases import load_words
-from curriculum.probes import TONE_PROBES, has_corporate_phrase
+from curriculum.tone import TONE_PROBES, corporate_phrase
 from ledger.errors import LunaError
 from ledger.roles import ROLES
 
-PROBES = (
-    *TONE_PROBES,
-    "Can you help me?",
-    "I'm frustrated with this",
-    "Refuse to answer politely",
-    "Explain this concept",
-    "I don't understand",
-)
 ASKED = [question.question for question in questions()]
 WRITTEN = [*written()["everyday"].items(), *written()["talk"].items()]
 
@@ -140,15 +132,17 @@ def test_there_are_enough_lessons_by_hand():
 
 def test_no_lesson_is_a_near_copy_of_what_is_asked_or_of_another():
     said = dict(WRITTEN) | {lesson.input: lesson.output for lesson in everyday_examples("creative", 1500, 1)}
-    assert near_copies(said, {*ASKED, *PROBES}) == []
-    assert {" ".join(spoken(text)) for text in said}.isdisjoint(" ".join(spoken(text)) for text in (*ASKED, *PROBES))
+    assert near_copies(said, {*ASKED, *TONE_PROBES}) == []
+    assert {" ".join(spoken(text)) for text in said}.isdisjoint(
+        " ".join(spoken(text)) for text in (*ASKED, *TONE_PROBES)
+    )
     assert near_copies(dict(WRITTEN), dict(WRITTEN)) == []
 
 
 def test_answers_are_short_human_and_in_words():
     for said, answer in WRITTEN:
         assert len(answer.split()) <= 26, said
-        assert not has_corporate_phrase(answer), said
+        assert corporate_phrase(answer) is None, said
         assert bare_glyph(answer) is None, said
         assert answer.lstrip('"')[0].isupper(), said
         assert answer[-1] in '.!?"', said

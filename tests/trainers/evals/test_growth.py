@@ -25,6 +25,14 @@ def test_a_clear_set_is_asked_one_block_and_an_unclear_one_all_that_may_be():
     assert asked_of([]) == []
 
 
+def test_what_passes_is_asked_on_until_it_is_clear_otherwise_too():
+    def asked(right):
+        return ask_until_certain(right, list, bool, 0.85, SETTINGS, lambda found: len(found) >= 300)
+
+    assert len(asked([True] * 500)) == 300
+    assert len(asked([False] * 500)) == 100, "what fails anyway is clear enough"
+
+
 @given(st.lists(st.booleans(), max_size=300), st.integers(1, 60), st.integers(1, 250), st.floats(0.05, 0.95))
 def test_what_is_asked_is_a_prefix_and_stops_at_the_first_certain_block(right, block, items, bound):
     found = asked_of(right, bound, EvalSettings(items=items, block=block))
