@@ -58,12 +58,13 @@ def _sums(values: Tensor, batch: Packed, slots: int) -> Tensor:
 
 
 def _sums_of_held(values: Tensor, batch: Packed, slots: int) -> Tensor:
-    """As :func:`_sums` of values (K,), one where the parent is known; slot by slot, since a GPU's scattered sums have no
-    fixed order."""
+    """As :func:`_sums`, of values (K,), one where the parent is known.
+
+    Slot by slot, since a GPU's scattered sums have no fixed order.
+    """
     rows = batch.target_row[batch.parent_at]
-    own = (
-        torch.tensor(batch.row_slots, device=values.device)[rows] == torch.arange(slots, device=values.device)[:, None]
-    )
+    of_row, slot = torch.tensor(batch.row_slots, device=values.device), torch.arange(slots, device=values.device)
+    own = of_row[rows] == slot[:, None]
     return torch.where(own, values * batch.row_weights[rows], 0.0).sum(1)
 
 
