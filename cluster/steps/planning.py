@@ -85,8 +85,8 @@ def make_plan(spec: RunSpec, ledger: Ledger, collected: Collected, ask: AskParen
     line = line_for_replay(home, ledger, spec.lineage, settings, new, parent)
     pairs = pairs_of(home, channels.files.pref_sha)
     seed = replay_seed(parent)
-    learnable = weighed(new.train, channels.weights)
-    pools = {role: replay_pool(role, settings, learnable, line, pairs.get(role, 0), seed) for role in ROLES}
+    weighed_new = weighed(new.train, channels.weights)
+    pools = {role: replay_pool(role, settings, weighed_new, line, pairs.get(role, 0), seed) for role in ROLES}
     views = asked_views(pools, settings.data, ask)
     plan = plan_of(settings, new, channels.weights, line, pairs, seed, views)
     for role, own in plan.schedules.items():
