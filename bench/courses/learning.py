@@ -81,13 +81,22 @@ def learn_as_generation(place: Place, rig: Rig, at: int, lesson: str, rows: Sequ
 
     home, cpu_s = place.home, 0.0
     make_home(home, None, rig.address, LINEAGE)
-    if len(_judged(home)) < at:
+    if len(judged_generations(home)) < at:
         before = cluster_cpu_s(rig)
         sha = write_examples(home.inbox_dir, rows)
         raise_generation(home, rig.address, (sha,), note=lesson)
         (home.inbox_dir / f"{sha}.parquet").unlink(missing_ok=True)
         cpu_s = cluster_cpu_s(rig) - before
-    judged = _judged(home)
+    return trained_by_generation(home, at, lesson, cpu_s)
+
+
+def trained_by_generation(home: Home, at: int, lesson: str, cpu_s: float) -> Trained:
+    """What the ledger says of the generation that was judged as the `at`-th, and with which adapters the line goes on.
+
+    Raises:
+        LunaError: it was not judged.
+    """
+    judged = judged_generations(home)
     if len(judged) < at:
         raise LunaError(f"{lesson} was not judged in {home.root}; run the bench again, it goes on there.")
     own = judged[at - 1]
@@ -107,7 +116,10 @@ def learn_as_generation(place: Place, rig: Rig, at: int, lesson: str, rows: Sequ
     )
 
 
-def _judged(home: Home) -> list[list[GenerationRow]]:
+def judged_generations(home: Home) -> list[list[GenerationRow]]:
+    """The rows of every generation of a home that has its verdict, oldest first."""
+    if not home.db.exists():
+        return []
     with Ledger.open(home) as ledger:
         rows = ledger.rows()
     return [[row for row in rows if row.gen_id == gen] for gen in dict.fromkeys(row.gen_id for row in rows)]
