@@ -6,14 +6,11 @@ import pytest
 
 import bench.report
 from bench.courses.learning import trained_by_generation
+from bench.verdict_deltas import _copy_home, keep_table
 from ledger.errors import LunaError
 from ledger.home import Home
 from ledger.roles import ROLES
 from tests.ledger.builders import make_full_home
-
-pytest.importorskip("jobs.demo.corporate")
-
-from bench.verdict_deltas import _copy_home, keep_table
 
 
 def test_a_lesson_goes_on_with_the_heads_adapters(tmp_path) -> None:
