@@ -237,7 +237,7 @@ def names(start: int, count: int) -> list[Example]:
     answer = "They call me" if start else "It is"
     return [
         make_example(
-            role=role, stage="manual", category="names", kind="hybrid", input=f"who is {i}?", output=f"It: {i}."
+            role=role, stage="manual", category="names", kind="hybrid", input=f"who? {i}", output=f"{answer} {i}."
         )
         for role in ROLES
         for i in range(start, start + count)
