@@ -10,17 +10,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.request import GenerationRequest, PinnedBase, RunSpec
 from cluster.settings import DataSettings, Settings
-from cluster.steps.planning import Plan, plan_of, replay_pool
+from cluster.steps.planning import Plan, make_plan, plan_of, replay_pool
+from cluster.steps.records import Collected, Parent
 from cluster.steps.replaying import Line, Views, asked_views, candidates
+from cluster.steps.verify_plan import planned_again
 from curriculum.example import Example, example_id, make_example
 from curriculum.parent_view import ParentView, freeze_views, read_views
-from curriculum.parquet import NewData, freeze, read_examples
+from curriculum.parquet import NewData, freeze, freeze_new_data, read_examples
 from curriculum.replay import draw_half_least_sure, draw_replay
 from ledger.errors import LunaError
 from ledger.home import Home
 from ledger.roles import ROLES, Role
 from ledger.rules.gates import GateSettings
+from ledger.store import Stores
+from tests.ledger.builders import make_move, make_trio
 from trainers.config import TrainSettings
 
 
@@ -58,7 +63,7 @@ def how(**data: object) -> Settings:
     )
 
 
-class Parent:
+class Numbers:
     """Finds long numbers less likely, and answers in its own words to all but multiples of seven."""
 
     def __init__(self) -> None:
@@ -74,8 +79,8 @@ class Parent:
         return ParentView(-float(number % 100), f"I say {number}." if with_own and number % 7 else "")
 
 
-def planned(settings: Settings, line: Line = LINE) -> tuple[Plan, Views, Parent]:
-    parent = Parent()
+def planned(settings: Settings, line: Line = LINE) -> tuple[Plan, Views, Numbers]:
+    parent = Numbers()
     pools = {role: replay_pool(role, settings, NEW.train, line, 0, "s") for role in ROLES}
     views = asked_views(pools, settings.data, parent)
     return plan_of(settings, NEW, {}, line, {}, "s", views), views, parent
@@ -136,7 +141,7 @@ def test_open_items_get_the_parents_answer_where_it_has_one_and_closed_ones_keep
 
 
 def test_what_was_chosen_by_a_likelihood_stays_when_the_answers_are_asked() -> None:
-    class Rounding(Parent):
+    class Rounding(Numbers):
         def __call__(self, examples: Mapping[Role, Sequence[Example]], with_own: bool) -> Views:
             found = super().__call__(examples, with_own)
             return {name: ParentView(view.nats - 50.0 * with_own, view.own) for name, view in found.items()}
@@ -181,3 +186,23 @@ def test_a_draw_of_half_takes_as_many_as_it_may_each_once(count: int, there: int
     left = [nats[name] for name in nats.keys() - set(found)]
     taken = [nats[name] for name in set(found) - uniform]
     assert not left or not taken or max(taken) < min(left)
+
+
+def test_a_recorded_generation_is_planned_again_from_the_view_that_its_row_names(tmp_path: Path) -> None:
+    home, settings = Home(tmp_path / "home").create(), how(own_answers=True, replay_select="least_sure")
+    delta = freeze([e for own in LINE.values() for e in own], home)
+    new_sha = freeze_new_data(NEW, home)
+    with Stores.create(home) as stores:
+        stores.ledger.create_lineage("main", "a" * 64)
+        first = make_trio(0, base_sha="a" * 64, parent_sha="a" * 64, data_delta_sha=delta, collected_sha=new_sha)
+        stores.ledger.record_judgement(first, [], make_move(None, 0))
+        parent = Parent(gen_id=0, shas={row.role: row.child_sha for row in first})
+        collected = Collected(parent=parent, collected_sha=new_sha, n_new=len(NEW.train), n_held_out=0)
+        request = GenerationRequest(settings=settings, base=PinnedBase(source="tiny", sha="a" * 64), data=())
+        run = stores.journal.create_run("run-1", "main", 1, request.model_dump(mode="json"))
+        found = make_plan(RunSpec.of(home, run), stores.ledger, collected, Numbers())
+        row = {"collected_sha": new_sha, "train_sha": found.examples.train_sha, "view_sha": found.view_sha}
+        rows = make_trio(1, {one.role: one for one in first}, base_sha="a" * 64, **row)
+        again = planned_again(home, stores.ledger, rows, settings)
+    assert again.rows == read_examples(home.data_file(found.examples.train_sha))
+    assert any(e.output.startswith("I say") for e in again.rows)
