@@ -16,6 +16,7 @@ from bench.courses.log import Trained
 from cluster.ray_head import Rig, connect, head_to_stop, stop
 from cluster.settings import Settings, settings_of, write_settings
 from cluster.steps.planning import role_schedule
+from cluster.steps.replaying import Earlier
 from cluster.steps.training import TrainingFiles, trio_job
 from curriculum.example import Example, unique
 from curriculum.parquet import freeze, read_examples, write_examples
@@ -149,7 +150,7 @@ def learn_with_engine(
     line: dict[int, list[Example]] = {}
     if arm.replay == "parent" and before is not None:
         line = {0: unique(read_examples(home.data_file(before.train_sha)))}
-    schedules = {role: role_schedule(role, settings, new, line, 0, lesson) for role in ROLES}
+    schedules = {role: role_schedule(role, settings, new, Earlier(line, lesson), 0) for role in ROLES}
     train_sha = freeze([row for own in schedules.values() for row in own.rows], home)
     files = TrainingFiles(home.data_file(train_sha), {role: own.steps for role, own in schedules.items()})
     parents = {role: before.shas.get(role) if before else None for role in ROLES}

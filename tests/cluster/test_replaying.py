@@ -14,7 +14,7 @@ from cluster.request import GenerationRequest, PinnedBase, RunSpec
 from cluster.settings import DataSettings, Settings
 from cluster.steps.planning import Plan, make_plan, plan_of, replay_pool
 from cluster.steps.records import Collected, Parent
-from cluster.steps.replaying import Line, Views, asked_views, candidates
+from cluster.steps.replaying import Earlier, Line, Views, asked_views, candidates
 from cluster.steps.verify_plan import planned_again
 from curriculum.example import Example, example_id, make_example
 from curriculum.parent_view import ParentView, freeze_views, read_views
@@ -81,9 +81,9 @@ class Numbers:
 
 def planned(settings: Settings, line: Line = LINE) -> tuple[Plan, Views, Numbers]:
     parent = Numbers()
-    pools = {role: replay_pool(role, settings, NEW.train, line, 0, "s") for role in ROLES}
+    pools = {role: replay_pool(role, settings, NEW.train, Earlier(line, "s"), 0) for role in ROLES}
     views = asked_views(pools, settings.data, parent)
-    return plan_of(settings, NEW, {}, line, {}, "s", views), views, parent
+    return plan_of(settings, NEW, {}, Earlier(line, "s", views), {}), views, parent
 
 
 def replayed_of(plan: Plan, role: Role = "logical") -> list[Example]:
@@ -112,7 +112,7 @@ def test_each_setting_changes_what_is_trained(data: dict[str, object]) -> None:
 def test_half_of_what_is_replayed_is_what_the_parent_is_least_sure_of() -> None:
     plan, views, parent = planned(how(replay_select="least_sure"))
     settings = how(replay_select="least_sure")
-    pool = replay_pool("logical", settings, NEW.train, LINE, 0, "s")
+    pool = replay_pool("logical", settings, NEW.train, Earlier(LINE, "s"), 0)
     among = [e for own in candidates(pool).values() for e in own]
     assert parent.asked == [(Counter(dict.fromkeys(ROLES, len(among))), False)]
     assert len(among) == 4 * pool.count
@@ -147,11 +147,11 @@ def test_what_was_chosen_by_a_likelihood_stays_when_the_answers_are_asked() -> N
             return {name: ParentView(view.nats - 50.0 * with_own, view.own) for name, view in found.items()}
 
     settings = how(own_answers=True, replay_select="least_sure")
-    pools = {role: replay_pool(role, settings, NEW.train, LINE, 0, "s") for role in ROLES}
+    pools = {role: replay_pool(role, settings, NEW.train, Earlier(LINE, "s"), 0) for role in ROLES}
     views = asked_views(pools, settings.data, Rounding())
     assert min(view.nats for view in views.values()) > -100
     assert any(view.own for view in views.values())
-    plan = plan_of(settings, NEW, {}, LINE, {}, "s", views)
+    plan = plan_of(settings, NEW, {}, Earlier(LINE, "s", views), {})
     assert any(example.output.startswith("I say") for example in replayed_of(plan))
 
 
@@ -167,13 +167,15 @@ def test_the_plan_follows_from_the_frozen_view_alone(tmp_path: Path) -> None:
     plan, views, _ = planned(settings)
     sha = freeze_views(views, home)
     assert freeze_views({name: views[name] for name in sorted(views, reverse=True)}, home) == sha
-    again = plan_of(settings, NEW, {}, {2: LINE[2][::-1], 1: LINE[1]}, {}, "s", read_views(home.data_file(sha)))
+    again = plan_of(
+        settings, NEW, {}, Earlier({2: LINE[2][::-1], 1: LINE[1]}, "s", read_views(home.data_file(sha))), {}
+    )
     assert again == plan
     assert read_examples(home.data_file(freeze(plan.rows, home))) == plan.rows
     with pytest.raises(LunaError, match="holds no view"):
         read_views(home.data_file(freeze(plan.rows, home)))
     with pytest.raises(LunaError, match="parent's view of 80 examples"):
-        plan_of(settings, NEW, {}, LINE, {}, "s", {})
+        plan_of(settings, NEW, {}, Earlier(LINE, "s"), {})
 
 
 @given(st.integers(0, 60), st.integers(0, 40))
