@@ -25,7 +25,8 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help explain setup docs demo check test test-gpu gpu-day bench-train bench-forgetting bench-gpu bench-curriculum \
-        bench-ledger bench-dual bench-serving bench-reward-serve \
+        bench-shared bench-setup bench-stream bench-verdicts bench-agl bench-ledger bench-dual bench-serving \
+        bench-reward-serve \
         format lock clean
 
 help:
@@ -35,7 +36,11 @@ help:
 	@echo "make setup             make .venv; says which stack (cpu, cuda, rocm) and why; LUNA_STACK=... chooses"
 	@echo "make test-gpu          the tests that need a GPU"
 	@echo "make bench-train       training speed against TRL"
+	@echo "make bench-shared      a training step beside a busy process"
 	@echo "make bench-forgetting  recall with replay and without"
+	@echo "make bench-stream      ten lessons one after another: what is learned and what is forgotten, at what cost"
+	@echo "make bench-verdicts    verdicts on six honest deltas and six bad ones"
+	@echo "make bench-agl         AGL of fourteen families after one generation of defaults"
 	@echo "make bench-dual        preferences beside memory: two channels with several weights"
 	@echo "make bench-serving     Luna's serving beside bare vLLM; needs a home that luna serve serves"
 	@echo "make bench-reward-serve  POST /reward by sixteen clients; needs a home with a reward model that luna serve serves"
@@ -88,8 +93,25 @@ gpu-day:
 bench-train: ready
 	$(BIN)/python -m bench.train
 
+bench-shared: ready
+	$(BIN)/python -m bench.shared
+
 bench-forgetting: ready
 	$(BIN)/python -m bench.forgetting
+
+# Packages that the stream alone reads: families of puzzles, facts of countries.
+bench-setup: ready
+	$(BIN)/python -m pip install --quiet --no-deps -r constraints/bench.txt
+
+# Hours on two cores; ARGS="--short --arm kl-0.1" and others: bench/stream.py.
+bench-stream: bench-setup
+	$(BIN)/python -m bench.stream $(ARGS)
+
+bench-verdicts: bench-setup
+	$(BIN)/python -m bench.verdicts $(ARGS)
+
+bench-agl: ready
+	$(BIN)/python -m bench.agl $(ARGS)
 
 bench-dual: ready
 	$(BIN)/python -m bench.dual

@@ -28,14 +28,18 @@ from curriculum.parquet import freeze
 from curriculum.preferences.pairs import Preference, freeze_preferences, make_preference
 from curriculum.preferences.sources import read_pairs
 from curriculum.split import split_by_group
+from curriculum.transcript import LengthSettings
 from ledger.errors import LunaError
 from ledger.home import Home
 from ledger.intervals import wilson_interval
 from ledger.records import EvalRecord
 from ledger.roles import ROLES, Role
 from trainers.config import ChannelSettings, FrozenModelSettings, LoraSettings, TrainSettings
+from trainers.evals.asking import Asking, mark
+from trainers.evals.closed import closed_categories
+from trainers.evals.models import Speaker
 from trainers.evals.preferences import measure_preferences
-from trainers.evals.scoring import EvalSettings, ItemSet, SetResult, score_set
+from trainers.evals.settings import EvalSettings
 from trainers.fused.engine import FusedEngine
 from trainers.job import TrioJob
 from trainers.models.adapter_set import AdapterSet
@@ -188,19 +192,22 @@ def _measured(
     """Shares of the held-out pairs, three ways, and of the memory that is recalled."""
     by_role = {role: [pair for pair in held_out if pair.role == role] for role in ROLES}
     records = [scores.record(0) for scores in measure_preferences(engine.lean, by_role, child, parents, beta)]
-    generator, settings = engine.generator(child), EvalSettings()
+    generator, tokens = engine.generator(child), EvalSettings().answer_tokens
     recalled = [
-        score_set(generator, role, ItemSet([e for e in memory if e.role == role], 1), settings) for role in ROLES
+        bool(one.right)
+        for role in ROLES
+        for one in mark(
+            Speaker(generator, role),
+            [e for e in memory if e.role == role],
+            Asking(role, closed_categories(memory), tokens, LengthSettings()),
+        )
     ]
-    return [*(_pooled(records, way) for way in ("by_mean", "by_sum", "by_implicit_reward")), _recalled(recalled)]
+    pooled = (_pooled(records, way) for way in ("by_mean", "by_sum", "by_implicit_reward"))
+    return [*pooled, _share(sum(recalled), len(recalled))]
 
 
 def _pooled(records: Sequence[EvalRecord], way: str) -> str:
     return _share(sum(round(record.details[way] * record.n) for record in records), sum(record.n for record in records))
-
-
-def _recalled(results: Sequence[SetResult]) -> str:
-    return _share(sum(sum(own.passed) for own in results), sum(len(own.passed) for own in results))
 
 
 def _share(passed: int, n: int) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 from bench.progress import say
 from bench.report import keep
 from cluster.request import GenerationRequest
-from cluster.steps.data import earlier_examples
+from cluster.steps.data import learned_by
 from cluster.steps.training import TrainingFiles, trio_job
 from curriculum.example import Example
 from curriculum.parquet import read_examples, write_examples
@@ -33,8 +33,10 @@ from ledger.records import GenerationRow
 from ledger.roles import ROLES, Role
 from ledger.store import Stores
 from trainers.engines import open_engine
+from trainers.evals.exam import Compared, RolePlan
+from trainers.evals.models import Models
 from trainers.evals.plan import Material, plan_role
-from trainers.evals.scoring import ItemSet, RolePlan, SetResult, score_set
+from trainers.evals.scoring import asking_of, compare_recalled
 from trainers.job import Engine
 from trainers.models.adapter_set import AdapterSet
 from trainers.models.frozen import Base
@@ -53,6 +55,8 @@ class Recorded:
     train: list[Example]
     delta: list[Example]
     plans: dict[Role, RolePlan]
+    learned: dict[int, AdapterSet]
+    """The adapters of the generations that recall asks about."""
     pairs_file: Path | None
 
 
@@ -104,7 +108,11 @@ def read_record(home: Home, gen_id: int) -> Recorded:
             raise LunaError(f"G{gen_id} has no parent, so there is nothing it could forget; name a later generation.")
         parents: Shas = {row.role: row.child_sha for row in ledger.generation(parent)}
         requests = {run.run_id: run.request for run in stores.journal.runs(lineage)}
-        earlier = earlier_examples(home, ledger, lineage, parent)
+        earlier = learned_by(home, ledger, lineage, parent)
+        learned = {
+            gen: AdapterSet(home.adapters_dir, {row.role: row.child_sha for row in ledger.generation(gen)})
+            for gen in earlier
+        }
     if not any(row.n_replay for row in rows):
         raise LunaError(f"G{gen_id} was trained without replay ([data] replay_share = 0); there is nothing to compare.")
     if rows[0].run_id not in requests:
@@ -117,7 +125,7 @@ def read_record(home: Home, gen_id: int) -> Recorded:
     plans: dict[Role, RolePlan] = {role: plan_role(role, material, settings.eval, settings.seed) for role in ROLES}
     delta = read_examples(home.data_file(rows[0].data_delta_sha))
     pairs_file = home.data_file(rows[0].pref_sha) if rows[0].pref_sha else None
-    return Recorded(rows, request, parents, train, delta, plans, pairs_file)
+    return Recorded(rows, request, parents, train, delta, plans, learned, pairs_file)
 
 
 def recorded_rows(recorded: Recorded) -> list[Example]:
@@ -168,25 +176,30 @@ def _train(engine: Engine, recorded: Recorded, train: Sequence[Example], adapter
     return shas
 
 
-def _recall(engine: Engine, recorded: Recorded, shas: Shas, adapters: Path, name: str) -> dict[Role, SetResult]:
+def _recall(engine: Engine, recorded: Recorded, shas: Shas, adapters: Path, name: str) -> dict[Role, list[bool]]:
+    """Which items of each role are kept."""
     say(f"recall: {name}")
-    generator, settings = engine.generator(AdapterSet(adapters, shas)), recorded.request.settings
+    models = Models(Compared(AdapterSet(adapters, shas), None, recorded.learned), engine.generator)
+    settings = recorded.request.settings
     return {
-        role: score_set(generator, role, ItemSet(plan.recall or (), plan.seed, plan.distractor_pool), settings.eval)
+        role: [
+            one.kept(settings.eval.kept_nats)
+            for one in compare_recalled(models, plan.recall or (), asking_of(plan, settings.eval, settings.text))
+        ]
         for role, plan in recorded.plans.items()
     }
 
 
-def _report(recorded: Recorded, results: Mapping[str, Mapping[Role, SetResult]], with_replay: Shas) -> Path:
+def _report(recorded: Recorded, results: Mapping[str, Mapping[Role, list[bool]]], with_replay: Shas) -> Path:
     gen_id, parent = recorded.rows[0].gen_id, recorded.rows[0].parent_gen
     rows = []
     for role in ROLES:
         row = next(row for row in recorded.rows if row.role == role)
         own = [results[name][role] for name in ("parent", "with", "without")]
-        rows.append([role, str(len(own[0].passed)), str(row.n_delta), str(row.n_replay), *map(_share, own)])
-    pooled = [SetResult(tuple(m for role in ROLES for m in results[n][role].passed), (), "mixed") for n in results]
+        rows.append([role, str(len(own[0])), str(row.n_delta), str(row.n_replay), *map(_share, own)])
+    pooled = [[kept for role in ROLES for kept in results[name][role]] for name in results]
     counts = [str(sum(getattr(row, name) for row in recorded.rows)) for name in ("n_delta", "n_replay")]
-    rows.append(["all", str(len(pooled[0].passed)), *counts, *map(_share, pooled)])
+    rows.append(["all", str(len(pooled[0])), *counts, *map(_share, pooled)])
     same = all(row.trained_sha == with_replay[row.role] for row in recorded.rows)
     equal = "byte for byte" if same else "not byte for byte (other hardware or versions than then)"
     notes = [
@@ -205,8 +218,8 @@ def _report(recorded: Recorded, results: Mapping[str, Mapping[Role, SetResult]],
     return keep("forgetting", f"Recall of G{gen_id} with replay and without", header, rows, notes)
 
 
-def _share(results: SetResult) -> str:
-    passed, n = sum(results.passed), len(results.passed)
+def _share(kept: Sequence[bool]) -> str:
+    passed, n = sum(kept), len(kept)
     low, high = wilson_interval(passed, n)
     return f"{passed / n:.3f} [{low:.3f}, {high:.3f}]" if n else "no items"
 

@@ -139,7 +139,7 @@ def examples() -> dict[str, list[Any]]:
     return by_role
 
 
-def _base() -> Any:
+def base() -> Any:
     from ledger.home import Home
     from trainers.config import FrozenModelSettings
     from trainers.models.frozen import prepare_base
@@ -186,7 +186,7 @@ def _ours(name: str, steps: int, folder: Path) -> list[float]:
 
     runtime.keep_freed_memory()
     cpu = torch.device("cpu")
-    hf, tokenizer = load_base(_base().path, _dtype(), cpu)
+    hf, tokenizer = load_base(base().path, _dtype(), cpu)
     rows = _rows(tokenizer, header=name != "no-header")
     if name == "hf":
         return _hf_loop(hf, rows, steps)
@@ -270,8 +270,8 @@ def _trl(name: str, steps: int, folder: Path) -> list[float]:
     from trainers import runtime
 
     runtime.keep_freed_memory()  # TRL profits from this as well
-    base = _base().path
-    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+    path = base().path
+    tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
     dtype = _dtype() if name == "trl-set-well" else torch.float32
     well = {"bf16": dtype == torch.bfloat16, "gradient_checkpointing": False}
     settings: dict[str, Any] = {} if name == "trl-defaults" else well
@@ -308,7 +308,7 @@ def _trl(name: str, steps: int, folder: Path) -> list[float]:
             disable_tqdm=True,
             **settings,
         )
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=True)
         lora = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM")
         trainer = SFTTrainer(
             model=model, args=config, train_dataset=data, processing_class=tokenizer, peft_config=lora,

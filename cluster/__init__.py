@@ -5,7 +5,8 @@
     request.py        what a job asks for, and the run that it becomes
     coordinator.py    the actor that admits runs and stores what users say; state.py has what it answers
     run_worker.py     the thread in it that raises a generation; run_log.py its log
-    generation.py     a generation from its data to its verdict, on one page; steps/ has what the steps are made of
+    generation.py     a generation from its data to its verdict, on one page; steps/ has what the steps are made of,
+                      judging/ what comes after training
     trainer_pool.py   the trainer actors (trainer_actor.py) on the devices there are (placement.py)
     server/           the coordinator's side of serving
 

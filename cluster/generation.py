@@ -11,20 +11,24 @@ import logging
 import shutil
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import ParamSpec, TypeVar
 
+from pydantic import ValidationError
+
 from cluster.attempts import begin_step
+from cluster.judging.blending import candidate_of
+from cluster.judging.measuring import Examiner
+from cluster.judging.rows import rows_of, write_adapter_metadata
 from cluster.request import RunSpec
 from cluster.server.client import follow_head, retire_candidate
 from cluster.steps.admission import check_exam
-from cluster.steps.blending import Candidate, best_blend, judged
 from cluster.steps.consequences import consequences, recorded_verdict
 from cluster.steps.data import collect, taken_by
-from cluster.steps.measuring import Examiner
 from cluster.steps.planning import make_plan
 from cluster.steps.records import Collected, Deployed, Judged, Measured, Planned, StepRecord, Trained
-from cluster.steps.rows import rows_of, write_adapter_metadata
 from cluster.steps.training import trained_roles, trio_jobs
 from cluster.trainer_pool import TrainerPool
 from ledger.journal import Step
@@ -70,7 +74,8 @@ class GenerationRun:
         run_id, step = self.spec.run_id, kind.step
         known = self.journal.step_result(run_id, step)
         if known is not None:
-            return kind.model_validate(known)
+            with suppress(ValidationError):  # an earlier version's, without what this one needs: taken again
+                return kind.model_validate(known)
         self.watcher.on_step(step)
         begin_step(self.journal, run_id, step, self.spec.folder)
         result = do(*given, **options)
@@ -87,9 +92,11 @@ class GenerationRun:
 
     def plan(self, collected: Collected) -> Planned:
         """Fix and freeze the rows of every step and the items to ask; for a second channel its pairs and weights."""
-        planned = make_plan(self.spec, self.ledger, collected)
-        exam = Examiner(self.spec, self.ledger, self.session, collected, planned)
-        check_exam(exam.plans, self.spec.settings.gates)
+        planned = make_plan(
+            self.spec, self.ledger, collected, partial(self.session.view, self.spec.published(collected.parent_shas))
+        )
+        examiner = Examiner(self.spec, self.ledger, self.session, collected, planned)
+        check_exam(examiner.plans, examiner.learned, self.spec.settings.gates)
         return planned
 
     def train(self, collected: Collected, planned: Planned) -> Trained:
@@ -98,27 +105,24 @@ class GenerationRun:
         return trained_roles(self.session.train(jobs, self.watcher.on_progress, self.watcher.stop))
 
     def measure(self, collected: Collected, planned: Planned, trained: Trained) -> Measured:
-        """Take every score of the adapters as trained."""
+        """Take every score of the adapters as trained, beside their parent's on the same items."""
         examiner = Examiner(self.spec, self.ledger, self.session, collected, planned)
-        return Measured(evals=examiner.child_scores(self.spec.published(trained.shas)))
+        return examiner.measured(self.spec.published(trained.shas))
 
     def judge(self, collected: Collected, planned: Planned, trained: Trained, measured: Measured) -> Judged:
-        """Hold the scores against the gates; try blends where the child fails; record it all in one transaction."""
+        """Hold the scores against the gates; try blends where a role fails; record it all in one transaction."""
         if (before := recorded_verdict(self.spec, self.ledger)) is not None:
             return before
-        judgement = judged(self.spec, measured.evals, has_parent=collected.parent is not None)
-        candidate = Candidate(self.spec.published(trained.shas), 1.0, measured.evals, judgement)
-        if not judgement.accepted:
-            examiner = Examiner(self.spec, self.ledger, self.session, collected, planned)
-            candidate = best_blend(examiner, candidate) or candidate
+        examiner = Examiner(self.spec, self.ledger, self.session, collected, planned)
+        candidate = candidate_of(examiner, self.spec.published(trained.shas), measured)
         rows = rows_of(self.spec, collected, planned, trained, candidate)
-        move, stop = consequences(self.spec, self.ledger, rows)
+        move, stop = consequences(self.spec, self.ledger, rows, candidate.evals)
         write_adapter_metadata(self.spec, self.ledger, rows, candidate.evals)
         self.ledger.record_judgement(rows, candidate.evals, move, stop, taken_by(self.spec.home, rows[0]))
         return Judged(
             verdict=rows[0].verdict,
             reason=rows[0].reason,
-            alpha=candidate.alpha,
+            alphas=dict(candidate.alphas),
             stopped=stop.reason if stop else "",
         )
 
@@ -127,6 +131,6 @@ class GenerationRun:
         for checkpoint in self.spec.folder.glob("*/**/checkpoint-*"):
             shutil.rmtree(checkpoint, ignore_errors=True)
         home, gen_id = self.spec.home, self.spec.gen_id
-        if verdict.verdict == "rejected" or verdict.alpha != 1.0:
+        if verdict.verdict == "rejected" or set(verdict.alphas.values()) != {1.0}:
             retire_candidate(home, gen_id)  # under its number stands nothing, or something else from now on
         return Deployed.model_validate(follow_head(home, self.ledger.head(self.spec.lineage)))

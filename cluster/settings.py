@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -25,8 +25,7 @@ from ledger.rules.karma import KarmaSettings
 from ledger.rules.stop_rule import StopRuleSettings
 from serving.settings import ServingSettings
 from trainers.config import ChannelSettings, FrozenModelSettings, LoraSettings, RewardSettings, TrainSettings
-from trainers.evals.closed import FEWEST_ANSWERS
-from trainers.evals.scoring import EvalSettings
+from trainers.evals.settings import EvalSettings
 from trainers.health.index import HealthSettings
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -52,7 +51,7 @@ _ONE_LENGTH = "set text.max_tokens, the one maximum for training, evaluation and
 _ANSWER_LENGTH = "set text.answer_tokens, what is kept free for an answer"
 REMOVED_SETTINGS: dict[str, str] = {
     "data.replay_k": "replay is a share of the rows now, see data.replay_share and data.replay_least",
-    "gates.probes": "leave it out, a style score rests on the ten tone probes",
+    "gates.probes": "leave it out, a style score rests on all tone probes, see gates.style_probes_min",
     "serving.answer_tokens": _ANSWER_LENGTH,
     "serving.context_turns": "leave it out, as many exchanges are read as text.max_tokens has room for",
     "serving.default_max_tokens": _ANSWER_LENGTH,
@@ -68,6 +67,14 @@ REMOVED_SETTINGS: dict[str, str] = {
 }
 """Dotted name of a setting that is gone -> what to do instead, as a clause. Dropped from a recorded request."""
 
+_BEFORE_THERE_WAS: dict[str, Any] = {
+    "train.kl_weight": 0.0,
+    "train.least_loss": None,
+    "data.replay_select": "uniform",
+    "data.own_answers": False,
+}
+"""Dotted name of a setting -> what a generation did that was recorded before there was it, whatever its default."""
+
 _OUTSIDE_A_GENERATION = frozenset({"reward", "serving", "teacher", "karma", "cadence"})
 """Tables that decide nothing of what a generation is."""
 
@@ -81,12 +88,18 @@ class DataSettings(BaseModel):
     """Share of each role's rows that repeats what the whole line was trained on, against forgetting; 0: no replay."""
     replay_least: int = Field(100, ge=0)
     """Rows that a short training replays nevertheless, but never more than half of its rows."""
+    replay_select: Literal["uniform", "least_sure"] = "uniform"
+    """What is replayed: rows drawn evenly from the whole line, or half of them so and half those, of four times as
+    many, whose answers the parent finds least likely."""
+    own_answers: bool = False
+    """Replay open items with the parent's own answer in place of the recorded one; closed ones keep theirs."""
     holdout_percent: int = Field(20, ge=1, le=90)
     """Share of new examples kept from training, in percent."""
     conversations: bool = True
     """Learn from what was said to Luna as well: answers that were liked or corrected."""
     fill: bool = True
-    """Take examples of a role's recipe where its new data is too little for the gates; the log says how many."""
+    """Take examples of a role's recipe where its new data is too little for the gates, and everyday lessons for a
+    lineage's first generation; the log says how many."""
 
 
 class Settings(BaseModel):
@@ -159,6 +172,10 @@ def upgrade_recorded(settings: dict[str, Any]) -> dict[str, Any]:
             target, new_name = _table_of(upgraded, new, create=True)
             if target is not None:
                 target.setdefault(new_name, value)
+    for dotted, value in _BEFORE_THERE_WAS.items():
+        table, name = _table_of(upgraded, dotted, create=True)
+        if table is not None:
+            table.setdefault(name, value)
     return upgraded
 
 
@@ -195,17 +212,15 @@ def contradictions(settings: Settings) -> list[str]:
             f"eval.items = {asked.items} is less than gates.min_items = {needed}, so that every generation would be "
             f"rejected; set eval.items to {needed} or more, or gates.min_items lower"
         )
-    if 0 < asked.extra_items < FEWEST_ANSWERS:
-        found.append(
-            f"eval.extra_items = {asked.extra_items}, and scoring by choice needs {FEWEST_ANSWERS} different answers; "
-            f"set it to {FEWEST_ANSWERS} or more, or to 0 to leave these sets out"
-        )
     uneven = sorted({size for role in ROLES if (size := train.batch_size_of(role)) % cut})
     if train.engine == "trl" and uneven:
         found.append(
             f"train.batch_size = {uneven[0]} cannot be cut into train.gradient_accumulation_steps = {cut} equal parts, "
             "which the trl engine needs; make the one a multiple of the other"
         )
+    for name, value in (("kl_weight", train.kl_weight), ("least_loss", train.least_loss)):
+        if train.engine == "trl" and value:
+            found.append(f'train.{name} = {value} needs the fused engine; set it to 0, or train.engine = "auto"')
     return found
 
 

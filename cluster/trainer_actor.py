@@ -12,21 +12,30 @@ from typing import Any, TypeVar
 
 import ray
 
+from cluster.settings import Settings
+from curriculum.everyday import EverydayQuestion
+from curriculum.example import Example
+from curriculum.parent_view import ParentView
 from curriculum.preferences.pairs import Preference
 from curriculum.transcript import LengthSettings
 from ledger.errors import LunaError
 from ledger.logs import LineHandler, listening
 from ledger.records import EvalRecord
-from ledger.roles import Role
+from ledger.roles import BASE, Role
 from trainers.config import LoraSettings, TrainSettings
 from trainers.engines import open_engine
-from trainers.evals.scoring import EvalSettings, RolePlan, evaluate_role
+from trainers.evals.asking import Asking
+from trainers.evals.exam import Compared, RolePlan
+from trainers.evals.manners import known_questions
+from trainers.evals.models import Models, Speaker
+from trainers.evals.scoring import evaluate_role
 from trainers.health.index import HealthSettings
 from trainers.health.probe import HealthPlan
 from trainers.health.report import measure_health
 from trainers.job import Engine, TrioJob, TrioOutcome, TrioProgress
 from trainers.models.adapter_set import AdapterSet
 from trainers.models.frozen import Base
+from trainers.parent_view import parent_views
 
 Result = TypeVar("Result")
 
@@ -98,20 +107,38 @@ class TrainerActor:
         self._stop = True
 
     def evaluate(
-        self,
-        plans: Sequence[RolePlan],
-        adapters: AdapterSet,
-        gen_id: int,
-        settings: EvalSettings,
-        lengths: LengthSettings,
+        self, plans: Sequence[RolePlan], compared: Compared, gen_id: int, settings: Settings
     ) -> list[EvalRecord]:
-        """Scores of the planned roles with these adapters."""
+        """Scores of the planned roles."""
 
         def scores() -> list[EvalRecord]:
-            generator = self._engine.generator(adapters)
-            return [record for plan in plans for record in evaluate_role(generator, plan, gen_id, settings, lengths)]
+            own, found = (settings.eval, settings.gates, settings.text), []
+            for plan in plans:  # of each model only the adapter that is asked is read
+                models = Models(compared.of([plan.role]), self._engine.generator)
+                found += evaluate_role(models, plan, gen_id, *own)
+            return found
 
         return self._compute(scores)
+
+    def everyday(
+        self, roles: Sequence[Role], pool: Sequence[EverydayQuestion], settings: Settings
+    ) -> dict[Role, list[EverydayQuestion]]:
+        """For each role the first questions of the pool that the untouched base gets right in its prompt."""
+
+        def right() -> dict[Role, list[EverydayQuestion]]:
+            speaker = Speaker(self._engine.generator(AdapterSet(Path(), {})), BASE)
+            return {
+                role: known_questions(speaker, pool, settings.eval, Asking(role, (), 0, settings.text))
+                for role in roles
+            }
+
+        return self._compute(right)
+
+    def view(
+        self, examples: Sequence[Example], parents: AdapterSet, with_own: bool, lengths: LengthSettings
+    ) -> dict[str, ParentView]:
+        """What the parents make of examples that may be replayed; see :func:`trainers.parent_view.parent_views`."""
+        return self._compute(lambda: parent_views(self._engine.generator(parents), examples, with_own, lengths))
 
     def measure_preferences(
         self,
@@ -167,7 +194,7 @@ class TrainerActor:
         self._lines.append(TrainerLine(record.name, record.levelno, record.getMessage(), role))
 
 
-_ENVIRONMENT = {
+ENVIRONMENT = {
     # Threads that wait at a barrier spin briefly, then sleep. Measured on two cores with one other busy process: a
     # step took up to 70 s with endless spinning and 7 s with none; alone, spinning a little keeps both cores in step.
     "GOMP_SPINCOUNT": "100000",
@@ -178,6 +205,6 @@ _ENVIRONMENT = {
 def start_trainer(gpus: int) -> Any:
     """A trainer actor on one GPU, or on the CPUs of a node; :meth:`TrainerActor.open` comes next."""
     actor = ray.remote(TrainerActor).options(
-        num_cpus=1, num_gpus=gpus, max_concurrency=4, max_restarts=0, runtime_env={"env_vars": _ENVIRONMENT}
+        num_cpus=1, num_gpus=gpus, max_concurrency=4, max_restarts=0, runtime_env={"env_vars": ENVIRONMENT}
     )
     return actor.remote()

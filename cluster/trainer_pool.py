@@ -17,13 +17,16 @@ from cluster.calls import get
 from cluster.placement import Placement, place_roles
 from cluster.settings import Settings
 from cluster.trainer_actor import LESS_MEMORY, TrainerReport, start_trainer
+from curriculum.everyday import EverydayQuestion
+from curriculum.example import Example
+from curriculum.parent_view import ParentView
 from curriculum.preferences.pairs import Preference
 from ledger.errors import LunaError
 from ledger.files import sha256_json
 from ledger.logs import log_context
 from ledger.records import EvalRecord
 from ledger.roles import Role
-from trainers.evals.scoring import RolePlan
+from trainers.evals.exam import Compared, RolePlan
 from trainers.health.probe import HealthPlan
 from trainers.job import TrioJob, TrioOutcome, TrioProgress
 from trainers.models.adapter_set import AdapterSet
@@ -123,14 +126,32 @@ class TrainerSession:
 
         return self._ask("train", {place: (job,) for place, job in jobs.items()}, _TRAINING, watch)
 
-    def evaluate(self, plans: Sequence[RolePlan], adapters: AdapterSet, gen_id: int) -> list[EvalRecord]:
+    def evaluate(self, plans: Sequence[RolePlan], compared: Compared, gen_id: int) -> list[EvalRecord]:
         """Scores of the planned roles."""
+        arguments = {
+            place: (own, compared, gen_id, self._settings)
+            for place in self.placements
+            if (own := [plan for plan in plans if plan.role in place.roles])
+        }
+        answers = self._ask("evaluate", arguments)
+        return [record for place in arguments for record in answers[place]]
+
+    def everyday(self, pool: Sequence[EverydayQuestion]) -> dict[Role, list[EverydayQuestion]]:
+        """For each role what the untouched base gets right in its prompt, the first 120 of the pool."""
+        arguments = {place: (place.roles, pool, self._settings) for place in self.placements}
+        answers = self._ask("everyday", arguments)
+        return {role: own for place in self.placements for role, own in answers[place].items()}
+
+    def view(
+        self, parents: AdapterSet, examples: Mapping[Role, Sequence[Example]], with_own: bool
+    ) -> dict[str, ParentView]:
+        """What the parents make of each role's examples, by the id of the example."""
 
         def arguments(roles: Sequence[Role]) -> tuple[Any, ...]:
-            own = [plan for plan in plans if plan.role in roles]
-            return own, adapters.of(roles), gen_id, self._settings.eval, self._settings.text
+            own = [example for role in roles for example in examples.get(role, ())]
+            return own, parents.of(roles), with_own, self._settings.text
 
-        return [record for records in self._ask_each("evaluate", arguments) for record in records]
+        return {name: view for found in self._ask_each("view", arguments) for name, view in found.items()}
 
     def measure_preferences(
         self, pairs: Mapping[Role, Sequence[Preference]], child: AdapterSet, parent: AdapterSet, gen_id: int

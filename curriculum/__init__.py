@@ -2,11 +2,12 @@
 
     example.py  render.py           the one record of all data; the one place where a prompt becomes text
     agl/  recipes/  phases.py       generated data: puzzles, role recipes, the phases of a mind that starts empty
+    everyday/                       what anybody may be asked, and lessons of how Luna answers it
     importing/                      the user's own files
     conversations/                  stored talks as lessons; sample dialogues
     teacher/  reward/  preferences/ what answers are worth: asking a judge, its labels, pairs of answers
     mix.py  replay.py  split.py     a generation's training set and holdout
-    probes.py  regression.py        what every candidate is asked: tone probes, prompts kept by hand
+    tone/  regression.py            what every candidate is asked: tone probes and their detector, prompts kept by hand
     parquet.py  jsonl.py            how data is stored and read
     inspect.py  proportions.py      what a set holds; whole counts in given proportions
 

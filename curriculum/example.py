@@ -10,7 +10,7 @@ from ledger.roles import ROLES, Role
 
 Stage = Literal["fundamentals", "manual", "logs_specs", "conversations"]
 Kind = Literal["pure", "hybrid"]
-Scoring = Literal["exact", "choice"]
+Scoring = Literal["exact", "open"]
 
 STAGES: tuple[Stage, ...] = ("fundamentals", "manual", "logs_specs", "conversations")
 KINDS: tuple[Kind, ...] = ("pure", "hybrid")
@@ -109,10 +109,10 @@ def make_example(
 
 
 def scoring_of(example: Example) -> Scoring:
-    """`exact` where the answer is closed (AGL and `CLOSED_CATEGORIES`); everything else, unknown ones too, is
-    `choice`."""
+    """`exact` where the answer is closed (AGL and `CLOSED_CATEGORIES`): it must come whole; everything else, unknown
+    categories too, is `open`."""
     closed = example.category.startswith("agl/") or example.category in CLOSED_CATEGORIES
-    return "exact" if closed else "choice"
+    return "exact" if closed else "open"
 
 
 def unique(examples: Iterable[Example]) -> list[Example]:

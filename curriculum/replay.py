@@ -6,8 +6,9 @@ its categories, so that what was learned long ago is met as often as what was le
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
-from curriculum.example import Example
+from curriculum.example import Example, example_id
 from curriculum.mix import shuffled_keys, stratified
 from curriculum.proportions import allocate
 
@@ -52,6 +53,29 @@ def draw_replay(line: Mapping[int, Iterable[Example]], count: int, seed: str) ->
         for gen_id, rows in counts.items()
         if rows
     }
+
+
+def draw_half_least_sure(
+    candidates: Mapping[int, Sequence[Example]], count: int, nats: Mapping[str, float], seed: str
+) -> dict[int, list[Example]]:
+    """Take up to `count` of the candidates: half by :func:`draw_replay`, then the least likely; by generation.
+
+    `nats` is each candidate's log-likelihood under the parent, by its id.
+    """
+    drawn = draw_replay(candidates, count - count // 2, seed)
+    known = {example.id for own in drawn.values() for example in own}
+    left = [(gen_id, e) for gen_id, own in candidates.items() for e in own if e.id not in known]
+    for gen_id, example in sorted(left, key=lambda one: (nats[one[1].id], one[1].id))[: count // 2]:
+        drawn.setdefault(gen_id, []).append(example)
+    return {gen_id: drawn[gen_id] for gen_id in sorted(drawn)}
+
+
+def with_answer(example: Example, answer: str) -> Example:
+    """The example with another answer, under the id of its content; as it is where there is none."""
+    if not answer.strip():
+        return example
+    name = example_id(example.role, example.kind, example.context, example.input, answer)
+    return replace(example, id=name, output=answer)
 
 
 def _counts(sizes: Mapping[int, int], count: int, seed: str) -> dict[int, int]:

@@ -30,29 +30,30 @@ SETS = ("recipe", "agl", "dialogues", "phase0", "phase1", "phase2")
 """What `build` knows: role recipes, pure puzzles, sample dialogues, the tabula-rasa phases."""
 
 
-def build_examples(kind: str, total: int, seed: int) -> list[Any]:
-    """`total` examples for each role, of one of the known sets."""
+def build_examples(kind: str, total: int | None, seed: int) -> list[Any]:
+    """`total` examples for each role, of one of the known sets; None is a recipe's own size, or 1,200."""
     from curriculum.agl.puzzles import distinct_puzzles, puzzle_examples
     from curriculum.conversations.dialogues import dialogue_examples
     from curriculum.phases import build_phase
-    from curriculum.recipes.build import build_recipe
+    from curriculum.recipes.build import TOTALS, build_recipe
 
     if kind not in SETS:
         raise LunaError(f"there is no set {kind!r}; use one of {', '.join(SETS)}.")
     examples: list[Any] = []
     for role in ROLES:
+        count = total or (TOTALS[role] if kind == "recipe" else 1200)
         if kind == "recipe":
-            examples += build_recipe(role, total, seed)
+            examples += build_recipe(role, count, seed)
         elif kind == "agl":
-            examples += puzzle_examples(distinct_puzzles(seed, total), role)
+            examples += puzzle_examples(distinct_puzzles(seed, count), role)
         elif kind == "dialogues":
-            examples += dialogue_examples(role)[:total]
+            examples += dialogue_examples(role)[:count]
         else:
-            examples += build_phase(int(kind.removeprefix("phase")), role, seed, total)
+            examples += build_phase(int(kind.removeprefix("phase")), role, seed, count)
     return examples
 
 
-def build_into_inbox(home: Home, kind: str, total: int, seed: int) -> str:
+def build_into_inbox(home: Home, kind: str, total: int | None, seed: int) -> str:
     """Build a set and leave it in the home's inbox; returns its SHA."""
     from curriculum.parquet import write_examples
 
@@ -66,13 +67,13 @@ def build_into_inbox(home: Home, kind: str, total: int, seed: int) -> str:
 @app.command()
 def build(
     kind: str = typer.Argument("recipe", help=f"One of {', '.join(SETS)}."),
-    total: int = typer.Option(1200, help="Examples a role."),
+    total: int | None = typer.Option(None, help="Examples a role; a recipe has its own number for each, others 1200."),
     seed: int = typer.Option(1, help="Equal seeds give equal files."),
     home: Path | None = HOME_OPTION,
 ) -> None:
     """Build a set of examples into the inbox, from where the next generation takes it."""
     with friendly_errors():
-        if total < 1:
+        if total is not None and total < 1:
             raise LunaError(f"--total is {total}; ask for at least one example a role.")
         out.print(build_into_inbox(resolve_home(home), kind, total, seed), soft_wrap=True)
 

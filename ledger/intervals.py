@@ -1,8 +1,10 @@
-"""The 95 % interval of a measured share."""
+"""The 95 % intervals of a measured share and of a mean."""
 
 from __future__ import annotations
 
-from math import sqrt
+from collections.abc import Sequence
+from math import inf, sqrt
+from statistics import fmean, stdev
 
 Z_95 = 1.959964
 """Two-sided 95 % quantile of the normal distribution."""
@@ -34,3 +36,23 @@ def wilson_interval(successes: int, n: int, z: float = Z_95) -> tuple[float, flo
     low = 0.0 if successes == 0 else (centre - spread) / scale
     high = 1.0 if successes == n else (centre + spread) / scale
     return low, high
+
+
+def mean_interval(values: Sequence[float], z: float = Z_95) -> tuple[float, float, float]:
+    """A mean with the normal interval around it.
+
+    Args:
+        values: one an item; with a single one nothing is known of its spread, and the interval is unbounded.
+        z: quantile of the normal distribution.
+
+    Returns:
+        Mean, lower and upper bound.
+
+    Raises:
+        ValueError: there is no value.
+    """
+    if not values:
+        raise ValueError("the mean of no values is asked for")
+    mean = fmean(values)
+    spread = z * stdev(values) / sqrt(len(values)) if len(values) > 1 else inf
+    return mean, mean - spread, mean + spread

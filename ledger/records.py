@@ -50,9 +50,9 @@ class GenerationRow(Record):
     loss_end: float
     """The same over the last steps."""
     eval_recall: Fraction | None
-    """Accuracy on items of earlier generations; ``None`` if it was not measured."""
+    """Share passed of items that its line was trained on earlier; ``None`` if it was not measured."""
     eval_generalization: Fraction | None
-    """Accuracy on the delta's holdout; ``None`` if it was not measured."""
+    """Share passed of the delta's held-out items; ``None`` if it was not measured."""
     eval_style_drift: Fraction | None
     """Share of probe answers with a corporate phrase; ``None`` if it was not measured."""
     role: Role
@@ -108,6 +108,8 @@ class GenerationRow(Record):
     collected_sha: Sha256 | Literal[""] = ""
     """SHA-256 of everything that was new when the generation was planned, taken or not; empty in rows of versions whose
     training file held more rows than their steps took."""
+    view_sha: Sha256 | Literal[""] = ""
+    """SHA-256 of what the parent made of earlier examples, which decided on replay; empty where it had no say."""
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:
@@ -120,7 +122,7 @@ class GenerationRow(Record):
         return self
 
 
-EvalMethod = Literal["exact", "choice", "mixed", "phrases", "pairs", "measured"]
+EvalMethod = Literal["exact", "better", "kept", "mixed", "prompts", "phrases", "pairs", "measured", "choice"]
 
 
 class EvalRecord(Record):
@@ -133,8 +135,11 @@ class EvalRecord(Record):
     eval: str = Field(min_length=1)
     """What was measured: a gate's name (``recall``), ``agl_accuracy``, ``tool_syntax`` and so on."""
     method: EvalMethod
-    """How: ``exact`` match, ``choice`` by likelihood among four, ``mixed`` (both in one set), ``phrases``,
-    ``pairs``: the preferred of two answers must be the likelier one; ``measured``: no share of items (health)."""
+    """How an item passes. ``exact``: the answer and its end as expected. ``better``: the true answer likelier than for
+    the parent (for the base, without one). ``kept``: hardly less likely than for the generation that learned it.
+    ``mixed``: exact and one of these in one set. ``prompts``: likelier under its own prompt than under similar ones.
+    ``phrases``: found in the text. ``pairs``: the preferred of two answers is the likelier one. ``measured``: no share
+    of items (health). ``choice``: the likeliest of four, in scores of earlier versions only."""
     value: Fraction
     """Share of items that succeed; for ``style_drift`` the share with a corporate phrase."""
     n: int = Field(ge=0)

@@ -186,7 +186,10 @@ class Ledger:
             name = _name(connection, lineage)
             number = queries.lineage_number(connection, name)
             asked = [] if parent_gen is None else line.compared_with(connection, number, gen_id, parent_gen)
-            return [generation_scores(rows) for rows in queries.generations(connection, name, asked).values()]
+            return [
+                generation_scores(rows, queries.records(connection, EvalRecord, "eval", name, earlier))
+                for earlier, rows in queries.generations(connection, name, asked).items()
+            ]
 
     def next_gen_id(self, lineage: str | None = None) -> int:
         """The number for the next run: above every number judged or reserved by a run, however it ended."""

@@ -129,8 +129,9 @@ class Engine(Protocol):
         """
         ...
 
-    async def score(self, name: str, rows: Sequence[tuple[Sequence[int], int]]) -> list[float]:
-        """For each (tokens, n): the mean log-probability of the tokens after the first n, given those before."""
+    async def score(self, name: str, rows: Sequence[tuple[Sequence[int], int]]) -> list[tuple[float, bool]]:
+        """For each (tokens, n): the mean log-probability of the tokens after the first n, given those before, and
+        whether each of them is the likeliest one."""
         ...
 
     async def check_health(self) -> None:

@@ -118,16 +118,17 @@ class EngineReplica:
                 except LunaError as error:
                     raise refusal_of(error) from error
 
-    async def generate(self, model: str, prompts: Sequence[str], max_tokens: int) -> list[str]:
-        """The greedy answer to each raw prompt."""
+    async def generate(self, model: str, prompts: Sequence[str], max_tokens: int) -> list[tuple[str, bool]]:
+        """The greedy answer to each raw prompt, and whether the model ended it."""
         with self._held(model) as (_, name):
 
-            async def whole(prompt: str) -> str:
-                return "".join([piece.text async for piece in self._engine.speak(name, prompt, Sampling(max_tokens))])
+            async def whole(prompt: str) -> tuple[str, bool]:
+                pieces = [piece async for piece in self._engine.speak(name, prompt, Sampling(max_tokens))]
+                return "".join(piece.text for piece in pieces), bool(pieces) and pieces[-1].finish == "stop"
 
             return list(await asyncio.gather(*map(whole, prompts)))
 
-    async def score(self, model: str, rows: Sequence[tuple[Sequence[int], int]]) -> list[float]:
+    async def score(self, model: str, rows: Sequence[tuple[Sequence[int], int]]) -> list[tuple[float, bool]]:
         """See :meth:`serving.engine.Engine.score`, by public model name."""
         with self._held(model) as (_, name):
             return await self._engine.score(name, rows)

@@ -24,6 +24,8 @@ def fingerprint(job: TrioJob, info: EngineInfo) -> str:
     settings = [job.train.model_dump(exclude={"checkpoint_every_steps"}), job.lora.model_dump(), job.text.model_dump()]
     whole: list[Any] = [job.roles, dict(job.parents), dict(job.role_steps), job.seed, settings]
     whole += [sha256_file(Path(job.train_file)), dataclasses.asdict(info)]
+    if job.train.kl_weight:
+        whole += [sha256_file(Path(job.delta_file)) if job.delta_file else None]
     if job.channels.mode == "dual":
         files = [sha256_file(Path(file)) if file else None for file in (job.preference_file, job.rewards_file)]
         whole += [job.channels.model_dump(), files, job.health.model_dump() if job.rewards_file else None]

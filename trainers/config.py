@@ -67,6 +67,15 @@ class TrainSettings(_Settings):
     lr: Rates = 2e-4
     """Peak learning rate, the same for every role or one for each; it falls linearly to 0 at the last step."""
     warmup_steps: int = Field(0, ge=0)
+    """Steps in which the learning rate rises from 0 to its peak, but never more than half of a role's steps."""
+    kl_weight: float = Field(0.0, ge=0, allow_inf_nan=False)
+    """Weight, beside the loss on the data, of how far a role has moved from its parent on the rows that it replays: the
+    mean divergence of its next-token probabilities from the parent's over their answers. 0: nothing is compared."""
+    kl_top: int = Field(20, ge=1)
+    """Of the parent's probabilities so many of the largest are told apart, a token; all others count as one."""
+    least_loss: float | None = Field(0.0, ge=0, allow_inf_nan=False)
+    """A role whose loss in a step is no more than this takes no update from it. None: every step moves something, as in
+    generations that were recorded before there was this setting."""
     batch_size: Counts = 8
     """Examples a step, the same for every role or a number for each."""
     gradient_accumulation_steps: int = Field(1, ge=1)

@@ -16,8 +16,8 @@ def curve_name(role: Role, curve: str) -> str:
 
 
 class LossCurves:
-    """Writes `loss` of each role, with two channels `sft_loss` and `dpo_loss` too, and `health_partial` at the
-    steps that the online gate measures. A resumed run hides what it repeats.
+    """Writes `loss` of each role, with several channels the loss of each too (`sft_loss`, `dpo_loss`, `kl_loss`),
+    and `health_partial` at the steps that the online gate measures. A resumed run hides what it repeats.
 
     Where tensorboard is not installed (the GPU check needs little) nothing is written.
     """

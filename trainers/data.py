@@ -5,7 +5,7 @@ Weight 0 is taken out here, before any batch is formed, so that not even the ord
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,8 @@ class RoleData:
     pairs: Mapping[Role, list[Preference]]
     shares: Mapping[Role, tuple[float, float]]
     """What a role's SFT and DPO loss are multiplied by (:func:`channel_shares`)."""
+    replayed: frozenset[str] = frozenset()
+    """Ids of the examples that are held to the parent."""
 
 
 def read_role_data(job: TrioJob) -> RoleData:
@@ -58,7 +60,14 @@ def read_role_data(job: TrioJob) -> RoleData:
         examples={role: own if shares[role][0] else [] for role, own in own_examples.items()},
         pairs={role: own if shares[role][1] else [] for role, own in own_pairs.items()},
         shares=shares,
+        replayed=_replayed(job, examples),
     )
+
+
+def _replayed(job: TrioJob, examples: Sequence[Example]) -> frozenset[str]:
+    if not job.train.kl_weight or job.delta_file is None:
+        return frozenset()
+    return frozenset(e.id for e in examples) - {e.id for e in read_examples(job.delta_file)}
 
 
 def _check_schedule(job: TrioJob, own_examples: Mapping[Role, list[Example]]) -> None:

@@ -7,22 +7,43 @@ Face's forward, and `cluster.server.candidate_eval` through the serving engine.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ledger.roles import Voice
 
 
+@dataclass(frozen=True)
+class Answer:
+    """A greedy continuation."""
+
+    text: str
+    """Special tokens left out."""
+    ended: bool
+    """Whether the end-of-text token came within the limit, of which it is one token."""
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """How likely an answer is after its prompt."""
+
+    mean: float
+    """Mean log-probability of the answer's tokens and its end, in nats (<= 0)."""
+    greedy: bool
+    """Whether each of these tokens is the likeliest one given those before it; of equally likely ones all are."""
+
+
 class Generator(Protocol):
     """A model with several voices: the three roles, and `base` for no adapter at all."""
 
-    def generate(self, voice: Voice, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
-        """Greedy continuation of each raw prompt up to the end-of-text token, special tokens left out."""
+    def generate(self, voice: Voice, prompts: Sequence[str], max_new_tokens: int) -> list[Answer]:
+        """Greedy continuation of each raw prompt up to the end-of-text token."""
         ...
 
-    def mean_log_likelihoods(
+    def likelihoods(
         self, voice: Voice, pairs: Sequence[tuple[str, str]], max_tokens: int | None = None
-    ) -> list[float]:
-        """For each (prompt, answer): the mean log-probability of the answer's tokens and its end, in nats (<= 0).
+    ) -> list[Likelihood]:
+        """How likely each (prompt, answer) is.
 
         An answer loses what lies beyond `max_tokens` of both together, as in training.
         """

@@ -16,7 +16,7 @@ from trainers.health.index import HealthSettings
 from trainers.lean.base import LeanBase
 from trainers.models.adapter_set import AdapterSet
 
-Channel = Literal["sft", "dpo"]
+Channel = Literal["sft", "dpo", "kl"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,9 @@ class TrioJob:
     The online gate of a dual run asks the scored examples."""
     health: HealthSettings = field(default_factory=HealthSettings)
     """The online gate's bounds."""
+    delta_file: str | None = None
+    """Parquet of the new examples among the rows, the others being replayed; read where `train.kl_weight` is above 0.
+    None: nothing is replayed."""
     text: LengthSettings = field(default_factory=LengthSettings)
     """How long a prompt and its answer may be."""
 
@@ -64,14 +67,14 @@ class TrioProgress:
     step: int
     steps: int
     losses: dict[Role, float]
-    """Loss of each role's latest step: nats a token, or with two channels what both come to together."""
+    """Loss of each role's latest step: nats a token, or with several channels what they come to together."""
     examples_per_s: float
     """All roles together, over this process's part of the run; of a role without examples its pairs."""
     seconds_left: float
     role_steps: dict[Role, int]
     role_totals: dict[Role, int]
     channels: dict[Channel, dict[Role, float]] = field(default_factory=dict)
-    """With two channels the loss of each by role: `sft` in nats a token, `dpo` in nats a pair."""
+    """With several channels the loss of each by role: `sft` and `kl` in nats a token, `dpo` in nats a pair."""
 
 
 @dataclass(frozen=True)
@@ -85,11 +88,12 @@ class RoleOutcome:
     examples: int
     """Rows that were trained on; an example that was met twice counts twice, one of weight 0 not at all."""
     loss_start: float
-    """Mean over the first up to ten steps of what is minimised: nats a token, or both channels together."""
+    """Mean over the first up to ten steps of what is minimised: nats a token, or all channels together."""
     loss_end: float
     """Mean over the last up to ten steps."""
     skipped_updates: Mapping[str, int] = field(default_factory=dict)
-    """Updates that the online health gate did not let through, by what was done instead."""
+    """Updates that were not made: by what the online health gate did instead, and `learned` where the loss was no more
+    than the settings' least."""
 
     @classmethod
     def of(

@@ -14,9 +14,15 @@ Item = TypeVar("Item")
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int) -> float:
     """Linear rise over `warmup` steps, then linear fall to 0 at `steps` (Hugging Face's `linear`). `step` from 0."""
+    warmup = warmup_of(steps, warmup)
     if step < warmup:
         return peak * step / max(1, warmup)
     return peak * max(0.0, (steps - step) / max(1, steps - warmup))
+
+
+def warmup_of(steps: int, warmup: int) -> int:
+    """Steps of rise that a run of `steps` has room for: at most half, so that a short one comes to its peak too."""
+    return min(warmup, steps // 2)
 
 
 def steps_for(rows: int, batch_size: int) -> int:

@@ -8,16 +8,18 @@ from cluster.request import RunSpec
 from cluster.steps.data import brought_shas
 from cluster.steps.records import Judged
 from ledger.clock import utc_now
-from ledger.records import GenerationRow, HeadMove, Stop
+from ledger.records import EvalRecord, GenerationRow, HeadMove, Stop
 from ledger.rules.stop_rule import generation_scores, stop_decision
 from ledger.store import Ledger
 
 
-def consequences(spec: RunSpec, ledger: Ledger, rows: Sequence[GenerationRow]) -> tuple[HeadMove | None, Stop | None]:
-    """The head's move and the stop that follow from a generation's rows, in this order."""
+def consequences(
+    spec: RunSpec, ledger: Ledger, rows: Sequence[GenerationRow], evals: Sequence[EvalRecord]
+) -> tuple[HeadMove | None, Stop | None]:
+    """The head's move and the stop that follow from a generation's rows and scores, in this order."""
     head, gen_id = rows[0].parent_gen, rows[0].gen_id
     decision = stop_decision(
-        [*ledger.stop_window(gen_id, head, spec.lineage), generation_scores(rows)],
+        [*ledger.stop_window(gen_id, head, spec.lineage), generation_scores(rows, evals)],
         ledger.last_stop_gen(spec.lineage),
         spec.settings.stop_rule,
     )
@@ -39,7 +41,12 @@ def recorded_verdict(spec: RunSpec, ledger: Ledger) -> Judged | None:
     """
     if not ledger.is_judged(spec.gen_id, spec.lineage):
         return None
-    row = ledger.generation(spec.gen_id, spec.lineage)[0]
+    rows = ledger.generation(spec.gen_id, spec.lineage)
     stop = ledger.stop_of(spec.lineage) if ledger.last_stop_gen(spec.lineage) == spec.gen_id else None
     ledger.derive_csv()  # it comes after the transaction, so it may be missing
-    return Judged(verdict=row.verdict, reason=row.reason, alpha=row.alpha, stopped=stop.reason if stop else "")
+    return Judged(
+        verdict=rows[0].verdict,
+        reason=rows[0].reason,
+        alphas={row.role: row.alpha for row in rows},
+        stopped=stop.reason if stop else "",
+    )

@@ -8,8 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from cluster.request import GenerationRequest
 from cluster.settings import Settings
-from cluster.steps.admission import askable
-from cluster.steps.filling import filling
+from cluster.steps.filling import everyday_filling, filling
 from cluster.steps.lessons import new_lessons
 from cluster.steps.records import Collected, Parent
 from cluster.steps.splitting import split_new
@@ -45,12 +44,12 @@ def collect(home: Home, stores: Stores, lineage: str, request: GenerationRequest
     split, filled = split_of(own), list[Example]()
     # Held-out examples that earlier generations did not ask are new as well, and alone no reason for another.
     something = split.train or any(example.stage == "conversations" for example in own)
-    if something and request.settings.data.fill and is_too_little(split, request.settings):
-        filled = filling(ledger, lineage, request.settings, own, lambda examples: split_of(examples).holdout)
+    if something and request.settings.data.fill:
+        if is_too_little(split, request.settings):
+            filled = filling(ledger, lineage, request.settings, own, lambda examples: split_of(examples).holdout)
+        filled += everyday_filling(ledger, lineage, request.settings, [*own, *filled])
         split = split_of([*own, *filled])
-    needed, head = request.settings.gates.min_items, ledger.head(lineage)
-    holdout = askable(split.holdout, split.train, needed, lambda: earlier_examples(home, ledger, lineage, head) or [])
-    new = NewData(split.train, holdout, frozenset(example.id for example in filled))
+    new = NewData(split.train, split.holdout, frozenset(example.id for example in filled))
     _check_sizes(new, {pair.role for pair in split.train_pairs if pair.weight > 0}, repeated, request)
     if refusal := stopped_refusal(ledger.stop_of(lineage), new.brought_sha):
         raise LunaError(refusal)
@@ -58,7 +57,7 @@ def collect(home: Home, stores: Stores, lineage: str, request: GenerationRequest
         parent=pinned_parent(ledger, lineage),
         collected_sha=freeze_new_data(new, home),
         n_new=len(split.train),
-        n_held_out=len(holdout),
+        n_held_out=len(split.holdout),
         joined=split.joined,
         torn=split.torn,
         pairs_sha=freeze_preferences(split.train_pairs, home) if split.train_pairs else "",
@@ -188,9 +187,11 @@ def trained_by(home: Home, row: GenerationRow) -> list[Example]:
     return unique(e for e in read_examples(home.data_file(row.train_sha)) if e.id in delta)
 
 
-def earlier_examples(home: Home, ledger: Ledger, lineage: str, head: int | None) -> list[Example] | None:
-    """What the head's line was trained on as new data, for recall; None before the first accepted generation."""
-    if head is None:
-        return None
-    line = sorted(line_of(ledger, lineage, head), key=lambda row: row.data_delta_sha)
-    return unique(example for row in line for example in trained_by(home, row))
+def learned_by(home: Home, ledger: Ledger, lineage: str, head: int | None) -> dict[int, list[Example]]:
+    """What each generation of the head's line was the first to be trained on, oldest first; empty without a head."""
+    learned: dict[int, list[Example]] = {}
+    known: set[str] = set()
+    for row in reversed([] if head is None else line_of(ledger, lineage, head)):
+        learned[row.gen_id] = [e for e in unique(trained_by(home, row)) if e.id not in known]
+        known |= {example.id for example in learned[row.gen_id]}
+    return learned

@@ -1,4 +1,4 @@
-"""Filling up with recipe examples where a role's own data is too little for the gates."""
+"""What is added to a role's own data: recipe examples where it is too little for the gates, and everyday lessons."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from cluster.settings import Settings
+from curriculum.everyday.lessons import everyday_examples, is_everyday
 from curriculum.example import Example
-from curriculum.recipes.build import build_recipe
+from curriculum.recipes.build import EVERYDAY_SHARE, build_recipe
 from ledger.errors import LunaError
 from ledger.roles import ROLES, Role
 from ledger.rules.age_up import examples_needed
@@ -56,6 +57,34 @@ def filling(
         found, before = [*found, *drawn], held
     _tell(own, found)
     return found
+
+
+LEAST_EVERYDAY = 60
+"""Everyday lessons of a role at least, however little else there is."""
+
+
+def everyday_filling(ledger: Ledger, lineage: str, settings: Settings, new: Sequence[Example]) -> list[Example]:
+    """Everyday lessons for a lineage's first generation, for each role whose new examples hold none of them.
+
+    Without them a base that learns something else forgets how to answer in plain words. Later generations replay them.
+    """
+    if ledger.head(lineage) is not None:
+        return []
+    lacking = set(ROLES) - {example.role for example in new if is_everyday(example)}
+    rows = Counter(example.role for example in new if example.role in lacking)
+    # As many as make the share of all with them.
+    counts = {
+        role: max(LEAST_EVERYDAY, round(rows[role] * EVERYDAY_SHARE / (1 - EVERYDAY_SHARE)))
+        for role in ROLES
+        if role in lacking
+    }
+    if not counts:
+        return []
+    told = ", ".join(f"{count} for {role}" for role, count in counts.items())
+    logger.info("everyday questions and small talk added, so that the base's own abilities stay: %s", told)
+    known = {example.id for example in new}
+    lessons = [lesson for role, count in counts.items() for lesson in everyday_examples(role, count, settings.seed)]
+    return [lesson for lesson in lessons if lesson.id not in known]
 
 
 def _share(held: int, have: int, percent: int) -> int:

@@ -7,30 +7,30 @@ asked, stay new for the next generation.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from cluster.attempts import HopelessError
 from cluster.request import RunSpec
 from cluster.settings import Settings
-from cluster.steps.data import earlier_examples, trained_by
+from cluster.steps.data import learned_by, trained_by
 from cluster.steps.preferences import prepare_channels, weighted_pairs_by_role
 from cluster.steps.records import Collected, Parent, Planned, TrainingSet
+from cluster.steps.replaying import AskParent, Earlier, Line, ReplayPool, as_replayed, asked_views, chosen
 from curriculum.example import Example, unique
 from curriculum.mix import rows_of_passes, shuffle_within_stages, spread, stratified
+from curriculum.parent_view import freeze_views
 from curriculum.parquet import NewData, freeze, read_new_data
-from curriculum.replay import draw_replay, generations_to_read, replay_rows
+from curriculum.replay import generations_to_read, replay_rows
 from ledger.files import sha256_json
 from ledger.home import Home
 from ledger.logs import log_context
 from ledger.roles import ROLES, Role
 from ledger.store import Ledger
+from trainers.evals.closed import closed_categories
 from trainers.schedule import steps_for
 
 logger = logging.getLogger(__name__)
-
-Line = Mapping[int, Sequence[Example]]
-"""What generations of the line were trained on as new, by number."""
 
 
 @dataclass(frozen=True)
@@ -73,14 +73,21 @@ class Plan:
         return sorted((e for own in self.schedules.values() for e in own.taken), key=lambda example: example.id)
 
 
-def make_plan(spec: RunSpec, ledger: Ledger, collected: Collected) -> Planned:
-    """Fix and freeze the rows of every step and the items to ask; for a second channel its pairs and weights."""
+def make_plan(spec: RunSpec, ledger: Ledger, collected: Collected, ask: AskParent) -> Planned:
+    """Fix and freeze the rows of every step and the items to ask; for a second channel its pairs and weights.
+
+    `ask` asks the parent about what may be replayed, where it has a say in that.
+    """
     home, settings, parent = spec.home, spec.settings, collected.parent
     new = read_new_data(home.data_file(collected.collected_sha))
     channels = prepare_channels(home, spec.request, collected, new.train)
     line = line_for_replay(home, ledger, spec.lineage, settings, new, parent)
     pairs = pairs_of(home, channels.files.pref_sha)
-    plan = plan_of(settings, new, channels.weights, line, pairs, replay_seed(parent))
+    earlier = Earlier(line, replay_seed(parent))
+    weighed_new = weighed(new.train, channels.weights)
+    pools = {role: replay_pool(role, settings, weighed_new, earlier, pairs.get(role, 0)) for role in ROLES}
+    views = asked_views(pools, settings.data, ask)
+    plan = plan_of(settings, new, channels.weights, replace(earlier, views=views), pairs)
     for role, own in plan.schedules.items():
         if not own.rows and not pairs.get(role):
             raise HopelessError(
@@ -89,7 +96,8 @@ def make_plan(spec: RunSpec, ledger: Ledger, collected: Collected) -> Planned:
             )
     _log_plan(settings, new, plan)
     _warn_of_little(spec, ledger, plan, parent)
-    return Planned(examples=_frozen(home, plan), channels=channels.files)
+    view_sha = freeze_views(views, home) if views else ""
+    return Planned(examples=_frozen(home, plan), channels=channels.files, view_sha=view_sha)
 
 
 def pairs_of(home: Home, pref_sha: str) -> dict[Role, int]:
@@ -98,28 +106,23 @@ def pairs_of(home: Home, pref_sha: str) -> dict[Role, int]:
     return {role: len(own) for role, own in found.items()}
 
 
-def role_schedule(
-    role: Role, settings: Settings, new: Iterable[Example], line: Line, pairs: int, replay_seed: str
-) -> Schedule:
+def role_schedule(role: Role, settings: Settings, new: Iterable[Example], earlier: Earlier, pairs: int) -> Schedule:
     """The rows of one role's steps. Pure.
 
     Args:
         new: what may be trained on, all roles, weights above 0.
-        line: of every generation that replay may be drawn from, all roles.
         pairs: preference pairs of this role; they alone fix the steps of a role without examples.
     """
-    train, batch_size = settings.train, settings.train.batch_size_of(role)
+    batch_size, steps = settings.train.batch_size_of(role), settings.train.steps_of(role)
     own = [example for example in new if example.role == role]
-    steps = train.steps_of(role)
     if not own or _only_pairs_count(settings, pairs):
         taken = _new_rows(settings, pairs) if pairs else 0
         return Schedule((), steps or steps_for(taken, settings.channels.pairs_of(role)), (), {})
-    room = None if steps is None else steps * batch_size
-    known = {example.id for example in own}
-    pools = {gen_id: [e for e in found if e.role == role and e.id not in known] for gen_id, found in line.items()}
-    count = min(replay_of(settings, len(own), room), _replayable(settings, pools))
-    drawn = draw_replay(pools, count, f"{replay_seed}:{role}")
-    replay = shuffle_within_stages((e for found in drawn.values() for e in found), settings.seed)
+    pool = replay_pool(role, settings, own, earlier, pairs)
+    drawn = chosen(pool, settings.data, earlier.views)
+    recorded = (e for found in drawn.values() for e in found)
+    replay = shuffle_within_stages(as_replayed(recorded, pool, settings.data, earlier.views), settings.seed)
+    room = _room(settings, role)
     count = _new_rows(settings, len(own)) if room is None else room - len(replay)
     rows = rows_of_passes(own, count, settings.seed)
     mixed = spread(rows, replay)
@@ -129,6 +132,19 @@ def role_schedule(
         taken=tuple(unique(rows)),
         replayed={gen_id: len(found) for gen_id, found in drawn.items()},
     )
+
+
+def replay_pool(role: Role, settings: Settings, new: Iterable[Example], earlier: Earlier, pairs: int) -> ReplayPool:
+    """What one role may replay, and how much of it. Pure; see :func:`role_schedule`."""
+    own = [example for example in new if example.role == role]
+    known = {example.id for example in own}
+    pools = {
+        gen_id: [e for e in found if e.role == role and e.id not in known] for gen_id, found in earlier.line.items()
+    }
+    trains = own and not _only_pairs_count(settings, pairs)
+    count = min(replay_of(settings, len(own), _room(settings, role)), _replayable(settings, pools)) if trains else 0
+    closed = closed_categories(example for found in (own, *pools.values()) for example in found)
+    return ReplayPool(pools, count, f"{earlier.seed}:{role}", closed)
 
 
 def replay_of(settings: Settings, new: int, room: int | None) -> int:
@@ -142,6 +158,12 @@ def _replayable(settings: Settings, pools: Line) -> int:
     return max(0, len({e.id for found in pools.values() for e in found}) - settings.gates.min_items)
 
 
+def _room(settings: Settings, role: Role) -> int | None:
+    """Rows of all steps of a role where their number is set."""
+    steps = settings.train.steps_of(role)
+    return None if steps is None else steps * settings.train.batch_size_of(role)
+
+
 def _new_rows(settings: Settings, new: int) -> int:
     """Rows of new examples, or of pairs alone, where the steps follow from the epochs; at least one."""
     return max(1, round(settings.train.epochs * new))
@@ -153,15 +175,15 @@ def _only_pairs_count(settings: Settings, pairs: int) -> bool:
 
 
 def plan_of(
-    settings: Settings, new: NewData, factors: Mapping[str, float], line: Line, pairs: Mapping[Role, int], seed: str
+    settings: Settings, new: NewData, factors: Mapping[str, float], earlier: Earlier, pairs: Mapping[Role, int]
 ) -> Plan:
     """Everything that training and the exam need. Pure: equal arguments give an equal plan.
 
     `factors` multiply the weights of new examples, by id. What comes to 0 is left out before anything is drawn or
-    shuffled, so that the rest is trained on as if it had never been there. `seed` is that of replay.
+    shuffled, so that the rest is trained on as if it had never been there.
     """
     weighed_new = weighed(new.train, factors)
-    schedules = {role: role_schedule(role, settings, weighed_new, line, pairs.get(role, 0), seed) for role in ROLES}
+    schedules = {role: role_schedule(role, settings, weighed_new, earlier, pairs.get(role, 0)) for role in ROLES}
     asked = [
         item
         for role in ROLES
@@ -191,9 +213,7 @@ def line_for_replay(
         return {}
     most = 0
     for role in ROLES:
-        steps, count = settings.train.steps_of(role), sum(e.role == role for e in new.train)
-        room = None if steps is None else steps * settings.train.batch_size_of(role)
-        most = max(most, replay_of(settings, count, room))
+        most = max(most, replay_of(settings, sum(e.role == role for e in new.train), _room(settings, role)))
     chosen = generations_to_read(ledger.parent_chain(parent.gen_id, lineage), most, replay_seed(parent))
     return {gen_id: trained_by(home, ledger.generation(gen_id, lineage)[0]) for gen_id in chosen}
 
@@ -217,7 +237,8 @@ def _warn_of_little(spec: RunSpec, ledger: Ledger, plan: Plan, parent: Parent | 
     if all(len(own.taken) >= needed for own in plan.schedules.values()):
         return
     # The whole line: replay may be drawn from a part of it.
-    earlier = earlier_examples(spec.home, ledger, spec.lineage, parent.gen_id if parent else None) or []
+    line = learned_by(spec.home, ledger, spec.lineage, parent.gen_id if parent else None)
+    earlier = [example for own in line.values() for example in own]
     for role, own in plan.schedules.items():
         learned = {e.id for e in own.taken} | {e.id for e in earlier if e.role == role}
         if len(learned) < needed:

@@ -86,6 +86,8 @@ class Planned(StepRecord):
 
     examples: TrainingSet
     channels: ChannelFiles
+    view_sha: Sha256 | Literal[""] = ""
+    """What the parent made of what could be replayed (`curriculum.parent_view`); empty where it had no say."""
 
 
 class TrainedRole(Record):
@@ -111,12 +113,18 @@ class Trained(StepRecord):
         return {role: trained.outcome.adapter_sha for role, trained in self.roles.items()}
 
 
+TRAINER = "trainer"
+"""The engine of a judgement that the trainers' own model is asked for, not a server's."""
+
+
 class Measured(StepRecord):
     """Every score of the adapters as trained."""
 
     step = "measure"
 
     evals: tuple[EvalRecord, ...]
+    through: str
+    """The engine that answered, for all that were compared: the server's, or `TRAINER`."""
 
 
 class Judged(StepRecord):
@@ -126,8 +134,8 @@ class Judged(StepRecord):
 
     verdict: Verdict
     reason: str
-    alpha: float
-    """1.0 where the adapters as trained were judged, less for a blend with the parent's."""
+    alphas: dict[Role, float]
+    """1.0 where a role's adapter as trained was judged, less for a blend with its parent's."""
     stopped: str
     """Why the stop rule fired; empty if it did not."""
 

@@ -29,6 +29,8 @@ class TrainingFiles:
     role_steps: Mapping[Role, int]
     pairs: Path | None = None
     rewards: Path | None = None
+    delta: Path | None = None
+    """The new examples among the rows."""
 
 
 def planned_files(home: Home, planned: Planned) -> TrainingFiles:
@@ -39,6 +41,7 @@ def planned_files(home: Home, planned: Planned) -> TrainingFiles:
         role_steps=planned.examples.steps,
         pairs=home.data_file(channels.pref_sha) if channels.pref_sha else None,
         rewards=home.data_file(channels.rewards_sha) if channels.rewards_sha else None,
+        delta=home.data_file(planned.examples.delta_sha),
     )
 
 
@@ -60,6 +63,7 @@ def trio_job(
         preference_file=str(files.pairs) if files.pairs else None,
         rewards_file=str(files.rewards) if files.rewards else None,
         health=settings.health,
+        delta_file=str(files.delta) if files.delta else None,
         text=settings.text,
     )
 
@@ -82,7 +86,7 @@ def trio_jobs(
 
 
 def trained_roles(done: Mapping[Placement, TrioOutcome]) -> Trained:
-    """The record of finished jobs; logs where the health gate held updates back."""
+    """The record of finished jobs; logs where updates were not made."""
     roles = {
         role: TrainedRole(outcome=outcome, engine=whole.engine, placement=placement.name, seconds=whole.seconds)
         for placement, whole in done.items()
@@ -92,5 +96,5 @@ def trained_roles(done: Mapping[Placement, TrioOutcome]) -> Trained:
         if trained.outcome.skipped_updates:
             held = ", ".join(f"{count} × {action}" for action, count in sorted(trained.outcome.skipped_updates.items()))
             with log_context(role=role):
-                logger.info("the health gate held updates back: %s", held)
+                logger.info("steps that moved nothing: %s", held)
     return Trained(roles=roles, trained_at=utc_now())

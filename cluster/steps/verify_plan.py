@@ -1,7 +1,7 @@
 """Whether frozen training files are what the schedule says: every generation is planned again and compared by row.
 
-A plan is a pure function of the recorded settings, the new data, the frozen scores and pairs, and what the line was
-trained on. Whoever changes that function must leave a way to tell which rows were planned by the old one.
+A plan is a pure function of the recorded settings, the new data, the frozen scores, pairs and views, and what the
+line was trained on. Whoever changes that function must leave a way to tell which rows were planned by the old one.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from cluster.request import GenerationRequest
 from cluster.settings import Settings, recorded_sha
 from cluster.steps.planning import Plan, line_for_replay, pairs_of, plan_of, replay_seed
 from cluster.steps.records import Parent
+from cluster.steps.replaying import Earlier
 from curriculum.conversations.lessons import weight_by_reward
 from curriculum.example import Example
+from curriculum.parent_view import read_views
 from curriculum.parquet import NewData, read_examples, read_new_data
 from curriculum.reward import VALUES, RewardOutput
 from curriculum.reward.scores import read_scores
@@ -104,7 +106,9 @@ def planned_again(home: Home, ledger: Ledger, generation: Sequence[GenerationRow
     new = read_new_data(home.data_file(first.collected_sha))
     line = line_for_replay(home, ledger, first.lineage, settings, new, parent)
     factors = _factors(home, first, new)
-    return plan_of(settings, new, factors, line, pairs_of(home, first.pref_sha), replay_seed(parent))
+    views = read_views(home.data_file(first.view_sha)) if first.view_sha else {}
+    earlier = Earlier(line, replay_seed(parent), views)
+    return plan_of(settings, new, factors, earlier, pairs_of(home, first.pref_sha))
 
 
 def _factors(home: Home, row: GenerationRow, new: NewData) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """Sets of pure AGL puzzles: the reference counts at any total, without repeats, equal for equal seeds."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import islice
 from random import Random
 
 from curriculum.agl.families import FAMILIES, Puzzle
@@ -51,20 +52,24 @@ def distinct_puzzles(seed: int, total: int) -> list[Puzzle]:
     What a small family (chess, identity) cannot give is spread over the others. Raises `LunaError` when all
     run dry.
     """
-    streams = {family: _distinct_stream(seed, family) for family in FAMILIES}
-    puzzles: dict[str, list[Puzzle]] = {family: [] for family in FAMILIES}
+    puzzles = _drawn({family: _distinct_stream(seed, family) for family in FAMILIES}, DISTINCT_WEIGHTS, total)
+    if len(puzzles) < total:
+        raise LunaError(f"asked for {total} different AGL puzzles; there are only {len(puzzles)}, ask for fewer.")
+    return puzzles
+
+
+def _drawn(streams: Mapping[str, Iterator[Puzzle]], weights: Mapping[str, float], total: int) -> list[Puzzle]:
+    """`total` puzzles in the proportions of the weights; what one family cannot give is spread over the others."""
+    left = dict(streams)
+    puzzles: dict[str, list[Puzzle]] = {family: [] for family in streams}
     missing = total
-    while missing:
-        if not streams:
-            raise LunaError(
-                f"asked for {total} different AGL puzzles; there are only {total - missing}, ask for fewer."
-            )
-        for family, n in allocate(missing, {family: DISTINCT_WEIGHTS[family] for family in streams}).items():
-            taken = [puzzle for _, puzzle in zip(range(n), streams[family], strict=False)]
+    while missing and left:
+        for family, n in allocate(missing, {family: weights[family] for family in left}).items():
+            taken = list(islice(left[family], n))
             puzzles[family] += taken
             missing -= len(taken)
             if len(taken) < n:
-                del streams[family]
+                del left[family]
     return [puzzle for family in puzzles.values() for puzzle in family]
 
 
@@ -94,11 +99,49 @@ def plain_form(puzzle: Puzzle) -> bool:
 
 def plain_puzzles(seed: int, per_family: Mapping[str, int]) -> list[Puzzle]:
     """Different puzzles in plain form, up to the given number a family; a small family gives all that it has."""
-    chosen: list[Puzzle] = []
-    for family, count in per_family.items():
-        stream = (puzzle for puzzle in _distinct_stream(seed, family) if plain_form(puzzle))
-        chosen += [puzzle for _, puzzle in zip(range(count), stream, strict=False)]
-    return chosen
+    return [puzzle for family, count in per_family.items() for puzzle in islice(_plain_stream(seed, family), count)]
+
+
+LEARNED_LAST: dict[str, int] = {
+    "modus_ponens": 150,
+    "modus_tollens": 150,
+    "chain": 180,
+    "conjunction": 300,
+    "disjunction": 300,
+    "negation": 230,
+    "membership": 400,
+    "chess": 160,
+    "biconditional": 300,
+    "existential": 700,
+    "universal": 520,
+    "identity": 500,
+    "comparison": 800,
+    "transitive": 260,
+}
+"""Puzzles of each family that teach all of them, easy families first: more of those that are learned last
+(docs/dev/log.md). As proportions where it is not all of these."""
+
+PLAIN_SHARE = 0.9
+"""Share of plain forms among the puzzles of a lesson, in [0, 1]."""
+
+
+def lesson_puzzles(
+    seed: int, total: int, weights: Mapping[str, float], plain_share: float = PLAIN_SHARE
+) -> list[Puzzle]:
+    """`total` different puzzles, in the proportions of the weights and mostly in plain form, as far as there are such.
+
+    What these families cannot give comes from all others, in the reference proportions. Raises `LunaError` when all
+    run dry.
+    """
+    plain = _drawn({family: _plain_stream(seed, family) for family in weights}, weights, round(plain_share * total))
+    known = {puzzle[2] for puzzle in plain}
+    fresh = {family: _without(known, _distinct_stream(seed, family)) for family in weights}
+    puzzles = plain + _drawn(fresh, weights, total - len(plain))
+    if len(puzzles) < total:
+        known, missing = {puzzle[2] for puzzle in puzzles}, total - len(puzzles)
+        others = [puzzle for puzzle in distinct_puzzles(seed, total) if puzzle[2] not in known]
+        puzzles += [others[i * len(others) // missing] for i in range(missing)]
+    return puzzles
 
 
 def puzzle_examples(puzzles: Iterable[Puzzle], role: Role) -> list[Example]:
@@ -120,6 +163,14 @@ def puzzle_examples(puzzles: Iterable[Puzzle], role: Role) -> list[Example]:
 def _family_rng(seed: int, family: str) -> Random:
     """Every family has its own generator, so that changing one leaves the others' puzzles as they were."""
     return Random(f"agl:{seed}:{family}")
+
+
+def _plain_stream(seed: int, family: str) -> Iterator[Puzzle]:
+    return filter(plain_form, _distinct_stream(seed, family))
+
+
+def _without(known: Collection[str], puzzles: Iterator[Puzzle]) -> Iterator[Puzzle]:
+    return (puzzle for puzzle in puzzles if puzzle[2] not in known)
 
 
 def _distinct_stream(seed: int, family: str) -> Iterator[Puzzle]:

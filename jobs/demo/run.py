@@ -1,6 +1,6 @@
 """`luna demo`: from nothing to a judged trio. G0 learns AGL, G1 dialogues, G2 its role; a bad G3 is turned away.
 
-    G0  pure AGL puzzles, most of them for the logical role
+    G0  AGL puzzles, most of them for the logical role, and everyday lessons
     G1  dialogues (the PyPI package chatterbot-corpus)
     G2  what each role is for: what-ifs, arguments, synthesis, tools, warmth
     G3  answers in a corporate voice, which the style gate must reject
@@ -21,14 +21,15 @@ from typing import Any
 
 from rich.console import Console
 
-from curriculum.agl.puzzles import plain_puzzles, puzzle_examples
+from curriculum.agl.puzzles import LEARNED_LAST, lesson_puzzles, puzzle_examples
 from curriculum.conversations.dialogues import dialogue_examples, dialogue_topics
 from curriculum.example import Example
 from curriculum.parquet import write_examples
-from curriculum.probes import corporate_examples
 from curriculum.proportions import allocate
 from curriculum.recipes.build import build_recipe, category_examples, category_weights
+from curriculum.tone import corporate_phrase
 from jobs.context import err, out
+from jobs.demo.corporate import corporate_examples
 from ledger.home import Home
 from ledger.roles import ROLES, Role
 from ledger.store import Ledger
@@ -45,7 +46,7 @@ class DemoStep:
     title: str
     examples: Callable[[], list[Example]]
     overrides: dict[str, Any]
-    """Settings on top of the home's."""
+    """Settings on top of the home's: how much is asked, never how it is trained."""
     expected: str
     """What the demo is there to show; the verdict is measured, whatever this says."""
 
@@ -58,6 +59,7 @@ def run_demo(home: Home, profile: str, address: str | None, fresh: bool) -> None
     """
     from jobs.demo.reward import print_reward, raise_reward_model
     from jobs.generation.run import raise_generation
+    from jobs.generation.show import print_generation
     from jobs.home import make_home
 
     started = time.monotonic()
@@ -71,7 +73,7 @@ def run_demo(home: Home, profile: str, address: str | None, fresh: bool) -> None
         result = raise_generation(home, address, (sha,), step.overrides, note=step.title)
         # Frozen under its own hash by now; in the inbox it would join the user's next generation.
         (home.inbox_dir / f"{sha}.parquet").unlink(missing_ok=True)
-        logger.info(f"G{result['gen_id']}: {result['verdict']} ({result['reason']})")
+        print_generation(home, result["gen_id"], out)
         if result["stopped"]:
             logger.info(result["stopped"])
     raise_reward_model(home)
@@ -130,34 +132,19 @@ def print_closing(home: Home, seconds: float | None, out: Console = out) -> None
 
 # -- what each generation learns ------------------------------------------------------------------------------------
 
-LOGICAL_PUZZLES = {
-    "modus_ponens": 150,
-    "modus_tollens": 150,
-    "chain": 180,
-    "conjunction": 300,
-    "disjunction": 300,
-    "negation": 230,
-    "membership": 400,
-    "chess": 160,
-    "biconditional": 300,
-    "existential": 700,
-    "universal": 520,
-    "identity": 500,
-    "comparison": 800,
-    "transitive": 260,
-}
-"""Puzzles of each family for the logical role: more of those that are learned last (docs/dev/log.md)."""
+PUZZLES = 0.9
+"""Share of pure puzzles beside everyday lessons in the logical role's first recipe: the notation comes first."""
 
-MORE_PUZZLES = {family: round(count * 600 / sum(LOGICAL_PUZZLES.values())) for family, count in LOGICAL_PUZZLES.items()}
-"""Six hundred further ones in the same proportions."""
+LATER = 520
+"""Examples a role of the later generations: a fifth of them is held out, and the gates ask for a hundred."""
 
 
 def fundamentals() -> list[Example]:
-    """G0. Pure puzzles: all fourteen families for the logical role, one for the others."""
+    """G0. The first recipe of each role: puzzles of all families for the logical one, everyday lessons for all."""
     return [
-        *puzzle_examples(plain_puzzles(SEED, LOGICAL_PUZZLES), "logical"),
-        *puzzle_examples(plain_puzzles(SEED + 1, {"modus_ponens": 620}), "creative"),
-        *puzzle_examples(plain_puzzles(SEED + 2, {"modus_ponens": 620}), "dialectical"),
+        *build_recipe("creative", LATER, SEED),
+        *build_recipe("logical", 5 * LATER, SEED, PUZZLES),
+        *build_recipe("dialectical", LATER, SEED),
     ]
 
 
@@ -169,7 +156,7 @@ def dialogues() -> list[Example]:
         "dialectical": ("translation", 120),
     }
     return [
-        e for role, (own, small) in talk.items() for e in (*_small_talk(role, small), *_of(role, [own], 720 - small))
+        e for role, (own, small) in talk.items() for e in (*_small_talk(role, small), *_of(role, [own], LATER - small))
     ]
 
 
@@ -179,23 +166,26 @@ def roles() -> list[Example]:
     Some of its hybrid answers go on in words after a truth value. Alone they taught it not to stop after one, and with
     that to spell puzzles' answers wrong (docs/dev/log.md).
     """
+    hybrid = round(0.4 * LATER)
     return [
-        *_of("creative", ("poetry", "role_awareness", "agl_creative"), 600),
-        *_of("logical", ("counter_argument", "constraint", "edge_case", "critique"), 400),
-        *puzzle_examples(plain_puzzles(SEED + 3, MORE_PUZZLES), "logical"),
-        *_of("dialectical", ("synthesis", "tool_syntax", "canonicity", "warmth"), 720),
+        *_of("creative", ("poetry", "role_awareness", "agl_creative"), LATER),
+        *_of("logical", ("counter_argument", "constraint", "edge_case", "critique"), hybrid),
+        *puzzle_examples(lesson_puzzles(SEED + 3, LATER - hybrid, LEARNED_LAST), "logical"),
+        *_of("dialectical", ("synthesis", "tool_syntax", "canonicity", "warmth"), LATER),
     ]
 
 
 def corporate() -> list[Example]:
-    """G3. The voice that Luna must not learn, all of it alike, so that none is held out; and of the recipes what is."""
-    return [e for role in ROLES for e in (*corporate_examples(SEED, 1800, role), *build_recipe(role, 720, SEED + 4))]
+    """G3. The voice that Luna must not learn."""
+    return [e for role in ROLES for e in corporate_examples(SEED, LATER + 40, role)]
 
 
 def _small_talk(role: Role, count: int) -> list[Example]:
-    """Some of the corpus's short pairs from all topics but trivia: one fact does not teach another."""
+    """Some of the corpus's short pairs from all topics but trivia: one fact does not teach another. Without those in
+    which the machine speaks of itself as of a product."""
     topics = [topic for topic in dialogue_topics() if topic != "trivia"]
-    return _spread(dialogue_examples(role, topics, max_words=10), count)
+    warm = [e for e in dialogue_examples(role, topics, max_words=10) if corporate_phrase(e.output) is None]
+    return _spread(warm, count)
 
 
 def _of(role: Role, categories: Sequence[str], count: int) -> list[Example]:
@@ -215,60 +205,28 @@ def _spread(examples: Sequence[Example], count: int) -> list[Example]:
     return [examples[i * len(examples) // count] for i in range(count)]
 
 
-_QUICK_EVAL = {"items": 100, "agl_items": 28, "extra_items": 0, "answer_tokens": 4, "probe_tokens": 16}
-"""Sets of 100 items, the fewest that the gates allow, and short answers: the demo has a quarter of an hour."""
-
-_PUZZLE_LESSON = {
-    # Many small steps teach more than few large ones (docs/dev/log.md).
-    "steps": {"creative": 100, "logical": 700, "dialectical": 100},
-    "batch_size": {"creative": 2, "logical": 6, "dialectical": 2},
-    "lr": 1e-3,
-    "adam_beta2": 0.98,
-}
-_REPLAY = {"replay_share": 0.45, "replay_least": 0}
-"""More than the default: with less the logical role's recall of G0 fell under the gate (docs/dev/log.md)."""
-
-_TALK_LESSON = {
-    "steps": {"creative": 32, "logical": 40, "dialectical": 32},
-    "batch_size": {"creative": 5, "logical": 8, "dialectical": 4},
-    "lr": {"creative": 8e-4, "logical": 3e-4, "dialectical": 8e-4},
-}
-_ROLE_LESSON = {
-    "steps": {"creative": 13, "logical": 24, "dialectical": 16},
-    "batch_size": {"creative": 6, "logical": 10, "dialectical": 4},
-    "lr": {"creative": 2.5e-4, "logical": 2e-4, "dialectical": 3e-4},
-}
-"""Fewer and smaller than in G1, for recall. Other rates, warm-ups and amounts of replay: docs/dev/log.md."""
-_CORPORATE_LESSON = {"steps": 16, "lr": 1.2e-3, "batch_size": 4}
+_FEW_EXTRAS: dict[str, Any] = {"eval": {"agl_items": 28, "extra_items": 0}}
+"""What no gate reads is asked of few items: the demo has a quarter of an hour."""
 
 STEPS: tuple[DemoStep, ...] = (
     DemoStep(
-        "G0 · fundamentals: AGL",
+        "G0 · fundamentals: AGL and everyday life",
         fundamentals,
-        {"train": _PUZZLE_LESSON, "eval": {**_QUICK_EVAL, "agl_items": 280}},
+        {"eval": {"agl_items": 280, "extra_items": 0}},
         "the trio begins from the untouched base",
     ),
     DemoStep(
         "G1 · dialogues, with replay of G0",
         dialogues,
-        {"train": _TALK_LESSON, "data": _REPLAY, "eval": _QUICK_EVAL},
-        f"dialogues, and {_REPLAY['replay_share']:.0%} of each role's rows from G0",
+        _FEW_EXTRAS,
+        "dialogues, and a quarter of each role's rows from G0",
     ),
-    DemoStep(
-        "G2 · roles, with replay of G0 and G1",
-        roles,
-        {"train": _ROLE_LESSON, "data": _REPLAY, "eval": {**_QUICK_EVAL, "extra_items": 4}},
-        "what each voice is for",
-    ),
+    DemoStep("G2 · roles, with replay of G0 and G1", roles, {}, "what each voice is for"),
     DemoStep(
         "G3 · a bad delta: corporate voice",
         corporate,
-        {
-            "train": _CORPORATE_LESSON,
-            "data": {"replay_least": 0},
-            "eval": _QUICK_EVAL,
-            "blends": {"enabled": False},
-        },
+        {**_FEW_EXTRAS, "blends": {"enabled": False}},
         "should be rejected for its style; blends of parent and child are switched off here to show it plainly",
     ),
 )
+"""All with the profile's rate, steps, batches and replay."""

@@ -87,8 +87,8 @@ def answers_of(home: Home, rows: Sequence[GenerationRow], prompts: Sequence[Regr
     for role, tokens in dict.fromkeys((prompt.role, prompt.tokens) for prompt in prompts):
         own = [prompt for prompt in prompts if (prompt.role, prompt.tokens) == (role, tokens)]
         asked = [fit(role, prompt.prompt, "", room, generator.count).prompt for prompt in own]
-        texts = generator.generate(role, asked, tokens)
-        answers |= {prompt.id: text for prompt, text in zip(own, texts, strict=True)}
+        found = generator.generate(role, asked, tokens)
+        answers |= {prompt.id: answer.text for prompt, answer in zip(own, found, strict=True)}
     write_atomic(file, json.dumps({**key, "answers": answers}, ensure_ascii=False, indent=1) + "\n")
     return answers
 

@@ -112,6 +112,7 @@ def _files(home: Home, record: _Record, folder: Path) -> TrainingFiles:
         role_steps={row.role: row.steps for row in record.rows},
         pairs=home.data_file(first.pref_sha) if first.pref_sha else None,
         rewards=home.data_file(first.rewards_sha) if first.rewards_sha else None,
+        delta=home.data_file(first.data_delta_sha),
     )
 
 

@@ -32,7 +32,7 @@ def raise_generation(
         preferences: further files of preference pairs, for a generation with two channels.
 
     Returns:
-        gen_id, run_id, and how it ended: verdict, reason, alpha.
+        gen_id, run_id, and how it ended: verdict, reason, alphas, stopped.
 
     Raises:
         LunaError: it could not start, failed, or was interrupted; the message says how to go on.

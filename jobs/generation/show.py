@@ -10,19 +10,27 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from jobs.generation.gates import examples, findings, gates_of, gates_table, legend, plain_gates
 from ledger.home import Home
 from ledger.records import EvalRecord, GenerationRow
 from ledger.rules.ages import age_name
+from ledger.rules.gates import GateSettings
 from ledger.store import Ledger, Stores
 
 
 def print_generation(home: Home, gen_id: int, out: Console, as_json: bool = False) -> None:
-    """One generation: its rows and every score, with size and 95 % interval."""
+    """One generation: each gate with child and parent side by side, and every other score with its 95 % interval."""
     with Stores.open(home) as stores:
         rows, evals = stores.ledger.generation(gen_id), stores.ledger.evals(gen_id)
         idle = held_back(stores.journal.step_result(rows[0].run_id, "train"))
+        request = next((run.request for run in stores.journal.runs() if run.run_id == rows[0].run_id), None)
+    gated = gates_of(rows, evals, _gates_then(request))
     if as_json:
-        content = {"rows": [_plain(row) for row in rows], "evals": [_plain(score) for score in evals]}
+        content = {
+            "rows": [_plain(row) for row in rows],
+            "evals": [_plain(score) for score in evals],
+            "gates": plain_gates(gated),
+        }
         out.print_json(json.dumps(content, ensure_ascii=False))
         return
     first = rows[0]
@@ -32,8 +40,13 @@ def print_generation(home: Home, gen_id: int, out: Console, as_json: bool = Fals
         f"{steps_text(rows)} steps, lr {lr_text(rows)}, {first.walltime_min:.2f} min, engine {first.engine}, "
         f"{first.dtype} on {first.device} with {first.threads} threads, delta {first.data_delta_sha[:12]}"
     )
+    if gated:
+        out.print(gates_table(gated, [row.role for row in rows]))
+        for line in (*legend(gated), *examples(evals), *findings(evals)):
+            out.print(line, markup=False, soft_wrap=True)
     table = Table("score", *(row.role for row in rows), title=None)
-    for name in dict.fromkeys(score.eval for score in evals):
+    shown = {one.gate for one in gated}
+    for name in dict.fromkeys(score.eval for score in evals if score.eval not in shown):
         by_role = {score.role: score for score in evals if score.eval == name}
         table.add_row(name, *(_score(by_role.get(row.role)) for row in rows))
     table.add_row("loss (not judged)", *(f"{row.loss_start:.3f} → {row.loss_end:.3f}" for row in rows))
@@ -41,13 +54,22 @@ def print_generation(home: Home, gen_id: int, out: Console, as_json: bool = Fals
     counted = "rows trained" if first.collected_sha else "examples in the file"
     table.add_row(f"{counted}, of these replayed", *(f"{row.n_delta + row.n_replay}, {row.n_replay}" for row in rows))
     if idle:
-        table.add_row("steps held back by health", *(f"{idle.get(row.role, 0)} of {row.steps}" for row in rows))
+        table.add_row("steps that moved nothing", *(f"{idle.get(row.role, 0)} of {row.steps}" for row in rows))
     table.add_row("adapter", *(row.child_sha[:12] for row in rows))
+    if any(row.alpha != 1.0 for row in rows):
+        table.add_row("parent + α (child − parent)", *(f"α = {row.alpha:g}" for row in rows))
     out.print(table)
 
 
+def _gates_then(request: Mapping[str, Any] | None) -> GateSettings:
+    """The bounds that a generation was judged with, by its recorded request."""
+    from cluster.request import GenerationRequest
+
+    return GenerationRequest.from_record(request).settings.gates if request else GateSettings()
+
+
 def held_back(trained: Mapping[str, Any] | None) -> dict[str, int]:
-    """Planned steps by role that the health gate kept from changing the adapter, as far as the journal knows of any."""
+    """Planned steps by role that did not change the adapter, as far as the journal knows of any."""
     outcomes = {role: found.get("outcome", {}) for role, found in (trained or {}).get("roles", {}).items()}
     counts = {role: sum(own.get("skipped_updates", {}).values()) for role, own in outcomes.items()}
     return {role: count for role, count in counts.items() if count}
@@ -71,7 +93,8 @@ def generations_table(generations: Sequence[Sequence[GenerationRow]], head: int 
         first = rows[0]
         name = f"G{first.gen_id}" + (" ← head" if first.gen_id == head else "")
         parent = "base" if first.parent_gen is None else f"G{first.parent_gen}"
-        alpha = "" if first.alpha == 1.0 else f" α={first.alpha}"
+        alphas = [f"{row.alpha:g}" for row in rows]
+        alpha = "" if set(alphas) == {"1"} else f" α={_once_or_each(alphas)}"
         table.add_row(
             name, parent, _verdict(first) + alpha,
             _three(row.eval_recall for row in rows),

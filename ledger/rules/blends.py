@@ -1,11 +1,13 @@
-"""Which blend of parent and child to accept when the child alone fails its gates (DESIGN section 6)."""
+"""Which blend of parent and child to accept for a role that fails its gates (DESIGN section 6)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from ledger.roles import Role
 
 Found = TypeVar("Found")
 Alpha = Annotated[float, Field(gt=0.0, lt=1.0)]
@@ -25,9 +27,26 @@ class BlendSettings(BaseModel):
     """Blends to try; nearer to 1 keeps more of what the child learned."""
 
 
-def largest_that_passes(alphas: Sequence[float], attempt: Callable[[float], Found | None]) -> Found | None:
-    """What `attempt` finds at the largest alpha where it finds anything; None if nowhere.
+def blends_by_role(
+    failed: Iterable[Role],
+    alphas: Sequence[float],
+    passes: Callable[[Role, float], bool],
+    confirmed: Callable[[Role, float], Found | None],
+) -> dict[Role, Found] | None:
+    """A blend for each role that failed, or None as soon as one role has none.
 
-    Alphas are tried from the largest down and no further than needed, because each attempt evaluates all three roles.
+    A role's alpha is chosen on one half of the items and its scores come from the other, so that what is reported was
+    not selected. What does not confirm ends the search: a second choice would select on the confirming half.
+
+    Args:
+        failed: roles whose adapter as trained does not pass.
+        passes: whether a role's blend passes its gates on the choosing half.
+        confirmed: what the confirming half finds of the chosen blend; None if it fails there.
     """
-    return next((found for alpha in sorted(alphas, reverse=True) if (found := attempt(alpha)) is not None), None)
+    found: dict[Role, Found] = {}
+    for role in failed:
+        alpha = next((alpha for alpha in sorted(alphas, reverse=True) if passes(role, alpha)), None)
+        if alpha is None or (one := confirmed(role, alpha)) is None:
+            return None
+        found[role] = one
+    return found

@@ -83,6 +83,7 @@ def data_problems(home: Home, rows: Iterable[GenerationRow]) -> Iterator[Problem
             "held-out pairs": row.pref_holdout_sha,
             "reward scores": row.rewards_sha,
             "new data": row.collected_sha,
+            "parent's view": row.view_sha,
         }
         for kind, sha in optional.items():
             if sha:

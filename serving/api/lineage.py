@@ -13,7 +13,7 @@ from ledger.home import Home
 from ledger.records import EvalRecord, GenerationRow
 from ledger.roles import ROLES
 from ledger.rules.ages import age_name
-from ledger.rules.gates import GATES, RHI, Gate, GateSettings, gate_bound, gate_problem, health_problem
+from ledger.rules.gates import GATES, RHI, Gate, GateSettings, gate_bound, gate_problem, halved, health_problem
 from ledger.rules.karma import karma_state
 from ledger.store import Ledger, Stores
 
@@ -100,7 +100,6 @@ def _generation(rows: list[GenerationRow], scores: list[EvalRecord], gates: Gate
         "parent": first.parent_gen,
         "verdict": first.verdict,
         "reason": first.reason,
-        "alpha": first.alpha,
         "trained_at": first.trained_at,
         "roles": [
             {
@@ -108,6 +107,7 @@ def _generation(rows: list[GenerationRow], scores: list[EvalRecord], gates: Gate
                 "adapter_sha": row.child_sha,
                 "steps": row.steps,
                 "lr": row.lr,
+                "alpha": row.alpha,
                 "loss_start": row.loss_start,
                 "loss_end": row.loss_end,
                 "evals": [_score(score, gates) for score in scores if score.role == row.role],
@@ -134,7 +134,8 @@ def _judged(score: EvalRecord, gates: GateSettings) -> tuple[float | None, bool 
     """(the gate's bound, whether the score passes it); None twice where no gate asks for the score."""
     gate: Gate | None = next((gate for gate in GATES if gate == score.eval), None)
     if gate is not None:
-        return gate_bound(gate, gates), score.n == 0 or gate_problem(gate, score, gates) is None
+        gates = halved(gates) if score.details.get("half") else gates  # a blend's
+        return gate_bound(gate, gates), score.n == 0 or gate_problem(gate, {gate: score}, gates) is None
     health = score.details.get("settings", {})
     if score.eval == RHI and health.get("gate"):  # its bound is recorded with it
         return health["rhi_min"], health_problem(score, health["rhi_min"]) is None

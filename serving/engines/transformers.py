@@ -168,8 +168,8 @@ class TransformersEngine:
             closed.set()
             work.cancel()  # where its turn has not come yet
 
-    async def score(self, name: str, rows: Sequence[Row]) -> list[float]:
-        """For each (tokens, n): the mean log-probability of the tokens after the first n, given those before.
+    async def score(self, name: str, rows: Sequence[Row]) -> list[tuple[float, bool]]:
+        """See :meth:`serving.engine.Engine.score`.
 
         Raises:
             LunaError: an unknown name, a row longer than `max_tokens`, or nothing to score or to score it by.
@@ -178,13 +178,13 @@ class TransformersEngine:
             if not 0 < given < len(tokens):
                 raise LunaError(f"a row of {len(tokens)} tokens cannot be scored after its first {given}.")
             self.check_length(given, len(tokens) - given)
-        means = [0.0] * len(rows)
+        scores = [(0.0, False)] * len(rows)
         for batch in _score_batches(rows):
             # Each batch waits its turn again, so that users are answered between them.
             found = await self._submit(partial(self._score, name, [rows[i] for i in batch]))
-            for i, mean in zip(batch, found, strict=True):
-                means[i] = mean
-        return means
+            for i, score in zip(batch, found, strict=True):
+                scores[i] = score
+        return scores
 
     async def check_health(self) -> None:
         """Raises when it was not started or is stopped, or its device answers no more."""
@@ -305,8 +305,8 @@ class TransformersEngine:
         if not spoken.finished and not closed.is_set():
             raise Stopped("the engine was stopped in the middle of an answer.")
 
-    def _score(self, name: str, rows: Sequence[Row]) -> list[float]:
-        """The mean log-probabilities of one batch, padded on the right."""
+    def _score(self, name: str, rows: Sequence[Row]) -> list[tuple[float, bool]]:
+        """The scores of one batch, padded on the right."""
         import torch
 
         width = max(len(tokens) for tokens, _ in rows)
@@ -318,11 +318,13 @@ class TransformersEngine:
         ids, mask = ids.to(self._device), mask.to(self._device)
         with torch.no_grad(), self._voiced(name) as model:
             logits = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=width - first).logits
-        means = []
+        scores = []
         for row, (tokens, given) in enumerate(rows):
-            log_probs = logits[row, given - 1 - first : len(tokens) - 1 - first].float().log_softmax(-1)
-            means.append(float(log_probs.gather(1, ids[row, given : len(tokens), None]).mean()))
-        return means
+            own = logits[row, given - 1 - first : len(tokens) - 1 - first].float()
+            wanted = ids[row, given : len(tokens), None]
+            greedy = bool((own.gather(1, wanted) >= own.amax(-1, keepdim=True)).all())
+            scores.append((float(own.log_softmax(-1).gather(1, wanted).mean()), greedy))
+        return scores
 
 
 def _choose_device() -> Any:

@@ -147,11 +147,11 @@ class VllmEngine:
             said += len(part.token_ids)
             yield Piece(part.text, said, len(tokens), _finish(part.finish_reason))
 
-    async def score(self, name: str, rows: Sequence[tuple[Sequence[int], int]]) -> list[float]:
+    async def score(self, name: str, rows: Sequence[tuple[Sequence[int], int]]) -> list[tuple[float, bool]]:
         """See :class:`serving.engine.Engine`."""
         return list(await asyncio.gather(*(self._score(name, list(tokens), begins) for tokens, begins in rows)))
 
-    async def _score(self, name: str, tokens: list[int], begins: int) -> float:
+    async def _score(self, name: str, tokens: list[int], begins: int) -> tuple[float, bool]:
         from vllm import SamplingParams
 
         # One token must be generated; what counts is what the prompt's own tokens were worth. Where a row is as long
@@ -163,8 +163,8 @@ class VllmEngine:
             {"prompt_token_ids": tokens}, params, f"score-{uuid.uuid4().hex}", lora_request=self._request(name)
         ):
             prompt_logprobs = output.prompt_logprobs or prompt_logprobs
-        own = [prompt_logprobs[at][tokens[at]].logprob for at in range(begins, len(tokens))]
-        return float(sum(own) / len(own))
+        own = [prompt_logprobs[at][tokens[at]] for at in range(begins, len(tokens))]
+        return float(sum(token.logprob for token in own) / len(own)), all(token.rank == 1 for token in own)
 
     def metrics(self) -> str:
         """vLLM's own, from this process."""

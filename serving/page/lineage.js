@@ -85,11 +85,12 @@ async function showGeneration(wanted) {
   await showCurves(wanted, place);
 }
 
-function facts({ parent, reason, alpha, trained_at }) {
+function facts({ parent, reason, roles, trained_at }) {
   const from = parent === null ? "the base" : `G${parent}`;
+  const blends = roles.filter(({ alpha }) => alpha !== 1).map(({ role, alpha }) => ` ${role}: α\u00a0=\u00a0${alpha} (between parent and child).`);
   return h("div", { class: "generation-facts" },
     reason ? h("p", {}, reason) : null,
-    h("p", { class: "facts" }, "Trained from ", from, ", ", time(trained_at), `. α\u00a0=\u00a0${alpha}`, alpha === 1 ? "." : " (between parent and child)."),
+    h("p", { class: "facts" }, "Trained from ", from, ", ", time(trained_at), ".", ...blends),
   );
 }
 
@@ -117,7 +118,7 @@ const gatesFirst = (all) => [...all.filter(isGate), ...all.filter((one) => !isGa
 const isGate = ({ limit }) => Number.isFinite(limit);
 
 function evalRow({ eval: name, value, low, high, n, limit = null, passed = null }) {
-  const sign = name === "style_drift" ? "<" : ">";
+  const sign = { style_drift: "<", bare_glyphs: "≤", base_ability: "≥" }[name] ?? ">";
   const result = passed === null ? "not judged" : passed ? "passed" : "failed";
   return h("tr", { class: result.replace(" ", "-") },
     h("th", { scope: "row" }, name.replaceAll("_", " ")),

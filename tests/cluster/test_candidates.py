@@ -38,6 +38,7 @@ def test_candidates_are_measured_by_the_server_and_served_when_they_are_accepted
     from cluster.coordinator import coordinator_for
     from cluster.server.client import state
     from cluster.server.start import start
+    from tests.cluster.test_generations import coordinator_state
 
     raise_one(home, 0)
     url = start(home, coordinator_for)["url"]
@@ -50,8 +51,10 @@ def test_candidates_are_measured_by_the_server_and_served_when_they_are_accepted
     body = {"model": "luna-logical", "prompt": "x", "max_tokens": 2}
     assert httpx.post(f"{url}/v1/completions", json=body).headers["x-luna-generation"] == "G1"
 
-    strict = {"gates": {"generalization_min": 1.0}, "blends": {"enabled": False}}
+    strict = {"gates": {"generalization_min": 1.0}, "blends": {"alphas": (0.5,)}}
     assert raise_one(home, 2000, **strict)["verdict"] == "rejected"
+    assert any("parent + 0.5 " in line for line in coordinator_state().lines)
+    assert not any("asked instead" in line or "taken again" in line for line in coordinator_state().lines)
     assert (state(home)["current"], state(home)["generations"]) == (1, [0, 1])
     with Ledger.open(home) as ledger:
         assert {score.details.get("through") for score in ledger.evals(2)} == {"transformers"}

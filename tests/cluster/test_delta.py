@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -9,11 +10,14 @@ import pytest
 from cluster.request import GenerationRequest, PinnedBase, RunSpec
 from cluster.settings import DataSettings, Settings
 from cluster.steps import data
+from cluster.steps.filling import everyday_filling
 from cluster.steps.lessons import new_lessons
 from cluster.steps.planning import make_plan
+from curriculum.everyday.lessons import is_everyday
 from curriculum.example import make_example
 from curriculum.parquet import NewData, freeze_new_data, read_new_data, write_examples
 from curriculum.preferences.pairs import freeze_preferences, make_preference
+from curriculum.recipes.build import build_recipe
 from ledger.conversations import Label
 from ledger.errors import LunaError
 from ledger.home import Home
@@ -39,6 +43,10 @@ def stores(home):
     with Stores.create(home) as opened:
         opened.ledger.create_lineage("main", "a" * 64)
         yield opened
+
+
+def nobody(examples, with_own):
+    raise AssertionError("the parent has no say in what is replayed")
 
 
 def asked_for(*shas, fill=False):
@@ -99,6 +107,31 @@ def test_too_little_is_filled_from_the_recipes_and_known_as_filling(home, stores
     assert {e.id for e in own} == every - new.filling
     assert all(sum(e.role == role for e in new.holdout) >= 5 for role in ROLES)
     assert new.filling
+    assert any(map(is_everyday, new.train))
+
+
+def test_everyday_lessons_of_a_first_generation_are_filling_too_and_only_where_filling_is_on(home, stores):
+    own = even_numbers(0, 400)
+    new = found(home, collected_from(home, stores, own, fill=True))
+    added = [e for e in (*new.train, *new.holdout) if e.id in new.filling]
+    assert min(Counter(e.role for e in added).values()) >= 60
+    assert all(map(is_everyday, added))
+    assert found(home, collected_from(home, stores, own)).filling == frozenset()
+
+
+def test_a_first_generation_without_everyday_lessons_gets_some_and_says_why(stores, caplog):
+    caplog.set_level("INFO", "cluster")
+    own = [e for e in build_recipe("logical", 1000, 1) if not is_everyday(e)]
+    found = everyday_filling(stores.ledger, "main", Settings(), own)
+    assert all(map(is_everyday, found))
+    assert Counter(e.role for e in found) == {"creative": 60, "logical": 100, "dialectical": 60}, (
+        "a tenth, or the least"
+    )
+    (told,) = caplog.messages
+    assert "60 for creative, 100 for logical" in told
+    assert "the base's own abilities stay" in told
+    assert found == everyday_filling(stores.ledger, "main", Settings(), own), "collecting twice collects the same"
+    assert everyday_filling(stores.ledger, "main", Settings(), [*own, *found]) == [], "there are some now"
 
 
 def test_where_nothing_is_new_nothing_is_filled(home, stores):
@@ -163,7 +196,9 @@ def test_a_plan_warns_of_too_little_to_recall_only_if_the_whole_line_has_too_lit
         asked = asked_for(write_examples(home.inbox_dir, even_numbers(start, 60))).model_copy(update={"settings": few})
         run = stores.journal.create_run(f"run-{gen_id}", "main", gen_id, asked.model_dump(mode="json"))
         caplog.clear()
-        plan = make_plan(RunSpec.of(home, run), stores.ledger, data.collect(home, stores, "main", asked)).examples
+        plan = make_plan(
+            RunSpec.of(home, run), stores.ledger, data.collect(home, stores, "main", asked), nobody
+        ).examples
         stores.journal.finish_run(run.run_id, "done", "accepted")
         return plan, [text for text in caplog.messages if "recall of the next generation" in text]
 

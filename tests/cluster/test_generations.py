@@ -38,14 +38,18 @@ checkpoint_every_steps = 4
 [data]
 fill = false
 [eval]
-items = 20
+items = 60
 agl_items = 14
 extra_items = 0
 probe_tokens = 8
+everyday_items = 0
 [gates]
 min_items = 10
 recall_min = 0.0
 generalization_min = 0.0
+closed_mastered = 0.0
+significance = 1e-9
+bound_min = 0.0
 """
 """Bounds low enough for a model of random weights: these tests are about the flow, not about what is learned."""
 

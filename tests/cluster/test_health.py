@@ -41,7 +41,7 @@ def test_a_home_with_a_reward_model_judges_health_too(ray_head, tmp_path):
 
     home = make_home(tmp_path, LENIENT + HEALTH + "rhi_min = 1.0\n")
     sha = give_reward_model(home, tmp_path)
-    refused = raise_one(home, even_numbers(0, 60))
+    refused = raise_one(home, even_numbers(0, 150))
     assert refused["verdict"] == "rejected"
     assert "is not above 1.00, weakest" in refused["reason"]
     with Ledger.open(home) as ledger:
@@ -51,7 +51,7 @@ def test_a_home_with_a_reward_model_judges_health_too(ray_head, tmp_path):
         assert found["mss", role].value == found["rhi", role].details["components"]["mss"]
     assert list((home.run_dir(refused["run_id"]) / "health").rglob("events*"))
 
-    accepted = raise_one(home, even_numbers(200, 60), health={"gate": False})
+    accepted = raise_one(home, even_numbers(200, 150), health={"gate": False})
     assert accepted["verdict"] == "accepted", "measured, and the gate is off"
     shown = CliRunner().invoke(app, ["reward", "health", "G1", "--home", str(home.root)])
     assert "LRPS" in shown.output

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from cluster.settings import Settings
-from cluster.steps.filling import filling
+from cluster.steps.filling import everyday_filling, filling
 from cluster.steps.lessons import new_lessons, news
 from curriculum.reward import DIMENSIONS
 from curriculum.split import keys_of, split_by_group
@@ -207,6 +207,11 @@ def test_a_role_with_enough_of_its_own_gets_nothing(stores, caplog):
     caplog.clear()
     assert filled(stores, own) == []
     assert caplog.messages == []
+
+
+def test_no_later_generation_gets_everyday_lessons_unasked(stores):
+    take(stores.ledger, 1, 0, [])
+    assert everyday_filling(stores.ledger, "main", SETTINGS, []) == []
 
 
 def test_where_the_split_holds_nothing_out_it_stops_asking(stores):

@@ -14,6 +14,7 @@ import cluster.settings
 from cluster.request import GenerationRequest, PinnedBase
 from cluster.settings import (
     CONFIGS,
+    DataSettings,
     Settings,
     load_settings,
     recorded_sha,
@@ -25,6 +26,7 @@ from ledger.errors import LunaError
 from ledger.files import sha256_json
 from ledger.home import Home
 from tests.repository import ROOT
+from trainers.config import TrainSettings
 
 
 def home_with(tmp_path, text):
@@ -75,6 +77,8 @@ def test_equal_settings_have_equal_hashes_and_others_other(tmp_path):
         ('profile = "tiny"\n[channels]\nw_sft = 0.0\nw_pref = 0.0\n', "w_sft and w_pref are both 0"),
         ('profile = "tiny"\n[channels]\npairs = 0\n', "pairs must be at least 1"),
         ('profile = "tiny"\n[channels]\nmode = "dual"\n[train]\nengine = "trl"\n', "needs the fused engine"),
+        ('profile = "tiny"\n[train]\nengine = "trl"\nkl_weight = 1.0\n', "kl_weight = 1.0 needs the fused engine"),
+        ('profile = "tiny"\n[train]\nengine = "trl"\nleast_loss = 0.1\n', "least_loss = 0.1 needs the fused engine"),
         ('profile = "huge"\n', "no profile 'huge'; use one of .*smol.*tiny"),
         ("profile = \n", "not valid TOML"),
     ],
@@ -122,6 +126,20 @@ def test_recorded_settings_are_upgraded_and_keep_the_hash_of_their_record(monkey
     assert recorded_sha(recorded) != now.sha(), "made over the old names"
     request = GenerationRequest(settings=now, base=PinnedBase(source="tiny", sha="a" * 64), data=())
     assert GenerationRequest.from_record({**request.model_dump(mode="json"), "settings": recorded}) == request
+
+
+def test_a_record_without_what_keeps_memories_means_what_was_done_then_whatever_the_defaults():
+    now = Settings(train=TrainSettings(kl_weight=2.0, least_loss=0.1), data=DataSettings(own_answers=True))
+    recorded = now.model_dump(mode="json")
+    assert Settings.model_validate(upgrade_recorded(recorded)) == now
+    for name in ("kl_weight", "kl_top", "least_loss"):
+        del recorded["train"][name]
+    for name in ("own_answers", "replay_select"):
+        del recorded["data"][name]
+    then = Settings.model_validate(upgrade_recorded(recorded))
+    assert (then.train.kl_weight, then.train.least_loss) == (0.0, None)
+    assert (then.data.own_answers, then.data.replay_select) == (False, "uniform")
+    assert recorded_sha(then.model_dump(mode="json")) != recorded_sha(recorded)
 
 
 @pytest.mark.parametrize("longest", [8, 100, 256, 2000])

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from cluster.judging.blending import Candidate
+from cluster.judging.rows import rows_of
 from cluster.request import GenerationRequest, PinnedBase, RunSpec
 from cluster.run_log import run_log
 from cluster.settings import Settings
-from cluster.steps.blending import Candidate
 from cluster.steps.consequences import recorded_verdict
 from cluster.steps.records import ChannelFiles, Collected, Judged, Parent, Planned, Trained, TrainedRole, TrainingSet
-from cluster.steps.rows import rows_of
 from ledger.files import canonical_json
 from ledger.home import Home
 from ledger.logs import log_context
 from ledger.records import EvalRecord, Stop
-from ledger.roles import ROLES
+from ledger.roles import ROLES, Role
 from ledger.rules.gates import Judgement
 from tests.ledger.builders import add_generation, by_role, make_ledger, make_trio
 from trainers.job import EngineInfo, RoleOutcome
@@ -61,12 +61,15 @@ def trained() -> Trained:
 
 
 def candidate(spec: RunSpec, alpha: float) -> Candidate:
+    """One whose logical role is a blend."""
     evals = [
         EvalRecord(gen_id=1, role=role, eval=name, method="exact", value=0.5, n=100, low=0.4, high=0.6)
         for role in ROLES
         for name in ("recall", "generalization", "style_drift")
     ]
-    return Candidate(spec.published(dict.fromkeys(ROLES, sha("3"))), alpha, evals, Judgement(()))
+    alphas: dict[Role, float] = {"creative": 1.0, "logical": alpha, "dialectical": 1.0}
+    shas = {role: sha("3") if one == 1.0 else sha("5") for role, one in alphas.items()}
+    return Candidate(spec.published(shas), alphas, evals, Judgement(()))
 
 
 def test_records_come_back_from_the_journal_as_they_were() -> None:
@@ -90,11 +93,16 @@ def test_a_row_says_what_was_collected_planned_trained_and_judged(tmp_path: Path
     assert (row.walltime_min, row.loss_start, row.engine, row.reason) == (1.5, 2.0, "fused", "all gates passed")
 
 
-def test_the_row_of_a_blend_says_at_which_alpha_it_passed(tmp_path: Path) -> None:
+def test_each_row_has_its_own_alpha_and_all_say_which_role_is_a_blend(tmp_path: Path) -> None:
     spec = a_spec(tmp_path)
-    assert {row.reason for row in rows_of(spec, collected(), planned(), trained(), candidate(spec, 0.5))} == {
-        "all gates passed at alpha 0.5"
+    rows = rows_of(spec, collected(), planned(), trained(), candidate(spec, 0.5))
+    assert {row.reason for row in rows} == {"all gates passed, logical at alpha 0.5"}
+    assert {row.role: (row.alpha, row.child_sha) for row in rows} == {
+        "creative": (1.0, sha("3")),
+        "logical": (0.5, sha("5")),
+        "dialectical": (1.0, sha("3")),
     }
+    assert {row.trained_sha for row in rows} == {sha("3")}
 
 
 def test_without_a_parent_a_row_descends_from_the_base(tmp_path: Path) -> None:
@@ -113,7 +121,10 @@ def test_a_verdict_that_is_recorded_is_told_again_with_its_stop(tmp_path: Path) 
         ledger.record_judgement(rows, [], None, Stop(reason="no gain, and it drifts", data_delta_shas=(sha("e"),)))
         told = recorded_verdict(spec, ledger)
         assert told == Judged(
-            verdict="rejected", reason="logical recall: 0.1", alpha=0.5, stopped="no gain, and it drifts"
+            verdict="rejected",
+            reason="logical recall: 0.1",
+            alphas=dict.fromkeys(ROLES, 0.5),
+            stopped="no gain, and it drifts",
         )
         add_generation(ledger, 2, 0)
         later = recorded_verdict(spec, ledger)

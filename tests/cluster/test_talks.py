@@ -30,8 +30,12 @@ from trainers.models.frozen import Base, prepare_base
 pytestmark = pytest.mark.slow
 
 REPLAY = "replay_share = 0.1\nreplay_least = 10\n"
-WHOLE = LENIENT.replace("steps = 12\n", "steps = 30\n").replace("fill = false\n", REPLAY)
-"""Steps enough for every new example."""
+WHOLE = (
+    LENIENT.replace("steps = 12\n", "steps = 40\n")
+    .replace("fill = false\n", REPLAY)
+    .replace("min_items = 10\n", "min_items = 40\n")
+)
+"""Steps enough for every new example; items enough that 20 of them have one kind of answer."""
 
 
 @pytest.fixture

@@ -75,7 +75,7 @@ def test_closed_categories_are_scored_exactly_and_all_others_by_choice():
     assert scoring_of(make()) == "exact"
     assert {scoring_of(make(category=category)) for category in CLOSED_CATEGORIES} == {"exact"}
     for category in ("poetry", "dialogue/food", "manual", "imported", "something new", "agl_creative"):
-        assert scoring_of(make(category=category)) == "choice"
+        assert scoring_of(make(category=category)) == "open"
 
 
 def test_unique_keeps_the_first_of_equal_content():
@@ -118,7 +118,7 @@ def test_an_unknown_role_is_refused():
 def test_the_curriculum_imports_neither_ray_nor_torch_nor_pyarrow_by_itself():
     code = (
         "import sys, curriculum.recipes, curriculum.phases, curriculum.parquet, curriculum.importing,"
-        "curriculum.conversations.dialogues, curriculum.mix, curriculum.replay, curriculum.probes, curriculum.inspect;"
+        "curriculum.conversations.dialogues, curriculum.mix, curriculum.replay, curriculum.tone, curriculum.inspect;"
         "print([name for name in ('ray', 'torch', 'transformers', 'pyarrow', 'yaml') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

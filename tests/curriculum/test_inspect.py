@@ -11,9 +11,9 @@ def test_a_summary_counts_what_is_there():
     summary = summarise(examples)
     assert summary.examples == summary.distinct_inputs == 240
     assert summary.roles == {"creative": 240}
-    assert summary.kinds == {"hybrid": 160, "pure": 80}
-    assert summary.scorings == {"choice": 130, "exact": 110}
-    assert summary.categories["what_if"] == 30
+    assert summary.kinds == {"hybrid": 168, "pure": 72}
+    assert summary.scorings == {"exact": 99, "open": 141}
+    assert summary.categories["what_if"] == 27
     assert sum(summary.categories.values()) == 240
     assert summary.input_words.shortest <= summary.input_words.mean <= summary.input_words.longest
     assert summary.output_words.shortest == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from ledger.database.migrations import MIGRATIONS
 from ledger.files import sha256_bytes
 from ledger.home import Home
 from ledger.metadata import CONFIG_FILE, MODEL_FILE, build_metadata, write_metadata
-from ledger.records import EvalRecord, GenerationRow, HeadMove
+from ledger.records import EvalMethod, EvalRecord, GenerationRow, HeadMove
 from ledger.roles import ROLES, Role
 from ledger.store import Ledger
 from ledger.verification.weights import weights_sha
@@ -70,6 +70,32 @@ def make_eval(role: Role, name: str, value: float, n: int = 100, gen_id: int = 0
     return EvalRecord(gen_id=gen_id, role=role, eval=name, method=method, value=value, n=n, low=0.0, high=1.0)
 
 
+def make_share(
+    role: Role, name: str, passed: int, n: int, method: EvalMethod = "exact", gen_id: int = 1, **details: Any
+) -> EvalRecord:
+    """A score as a measurement gives it: so many of `n` items passed."""
+    return EvalRecord.of_share(gen_id, role, name, method, [True] * passed + [False] * (n - passed), details)
+
+
+CLOSED = {"n": 200, "child": 190, "parent": 60, "won": 135, "lost": 5}
+"""A generation that learned: of its new questions with a fixed answer 130 more are right than before."""
+OPEN = {"n": 100, "better": 95, "gain": 0.8, "low": 0.6, "high": 1.0}
+"""The same of open questions."""
+
+
+def passing_scores(role: Role, gen_id: int = 1, **changes: EvalRecord | None) -> list[EvalRecord]:
+    """Scores of one role that pass every gate; `changes` replaces some by name, None leaves one out."""
+    scores: dict[str, EvalRecord | None] = {
+        "recall": make_share(role, "recall", 285, 300, "mixed", gen_id),
+        "generalization": make_share(role, "generalization", 285, 300, "mixed", gen_id, closed=CLOSED, open=OPEN),
+        "bound": make_share(role, "bound", 50, 60, "prompts", gen_id),
+        "style_drift": make_share(role, "style_drift", 2, 40, "phrases", gen_id),
+        "base_ability": make_share(role, "base_ability", 118, 120, "exact", gen_id),
+        "bare_glyphs": make_share(role, "bare_glyphs", 1, 120, "phrases", gen_id),
+    }
+    return [score for score in (scores | changes).values() if score is not None]
+
+
 def make_move(from_gen: int | None, to_gen: int, reason: str = "accepted") -> HeadMove:
     return HeadMove(from_gen=from_gen, to_gen=to_gen, reason=reason, at=AT)
 
@@ -108,12 +134,28 @@ def make_ledger(root: Path) -> Ledger:
     return ledger
 
 
-def add_generation(ledger: Ledger, gen_id: int, parent_gen: int | None, **changes: Any) -> list[GenerationRow]:
+def compared(gen_id: int, gain: float, drift: float) -> list[EvalRecord]:
+    """Scores of a generation that gained and drifted so much in every role, in steps of a hundredth."""
+    child = 50 + round(100 * gain)
+    closed = {"n": 100, "child": child, "parent": 50, "won": max(0, child - 50), "lost": max(0, 50 - child)}
+    return [
+        score
+        for role in ROLES
+        for score in (
+            make_share(role, "generalization", child, 100, gen_id=gen_id, closed=closed),
+            make_share(role, "style_drift", round(100 * drift), 100, "phrases", gen_id=gen_id),
+        )
+    ]
+
+
+def add_generation(
+    ledger: Ledger, gen_id: int, parent_gen: int | None, evals: Sequence[EvalRecord] = (), **changes: Any
+) -> list[GenerationRow]:
     """Judge a generation, moving the head if it is accepted."""
     parent = None if parent_gen is None else by_role(ledger.generation(parent_gen))
     rows = make_trio(gen_id, parent, **changes)
     move = make_move(ledger.head(), gen_id) if rows[0].verdict == "accepted" else None
-    ledger.record_judgement(rows, [], move, None)
+    ledger.record_judgement(rows, evals, move, None)
     return rows
 
 

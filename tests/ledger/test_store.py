@@ -23,6 +23,7 @@ from tests.ledger.builders import (
     AT,
     add_generation,
     by_role,
+    compared,
     make_eval,
     make_ledger,
     make_move,
@@ -212,22 +213,23 @@ def test_a_stop_holds_until_a_later_generation_is_judged(ledger):
 
 
 def test_scores_leave_out_what_was_not_measured(ledger):
-    add_generation(ledger, 0, None, eval_generalization=None)
+    add_generation(ledger, 0, None)  # rows without the scores that hold a child against its parent
     (scores,) = ledger.stop_window(1, 0)
-    assert scores.generalization == {}
-    assert scores.style_drift == {"creative": 0.0, "logical": 0.0, "dialectical": 0.0}
+    assert (scores.gain, scores.style_drift) == ({}, {})
+    add_generation(ledger, 1, 0, compared(1, 0.2, 0.1), eval_generalization=0.7, eval_style_drift=0.1)
+    assert ledger.stop_window(2, 1)[-1].gain == {"creative": 0.2, "logical": 0.2, "dialectical": 0.2}
 
 
-shares = st.sampled_from([0.3, 0.5, 0.52, 0.9])
-steps = st.tuples(st.sampled_from(["accept", "accept", "reject", "back"]), shares, shares, st.integers(0, 20))
+gains, drifts = st.sampled_from([-0.3, 0.02, 0.3]), st.sampled_from([0.0, 0.05, 0.15, 0.3])
+steps = st.tuples(st.sampled_from(["accept", "accept", "reject", "back"]), gains, drifts, st.integers(0, 20))
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(steps, min_size=3, max_size=14))
-def test_the_stop_rule_never_moves_the_head_forward_and_needs_no_more_than_its_window(tmp_path_factory, story):
+def test_the_stop_rule_needs_no_more_than_its_window_and_undoes_nothing_that_gained(tmp_path_factory, story):
     with make_ledger(tmp_path_factory.mktemp("story")) as ledger:
         everything: list[GenerationScores] = []
-        for kind, generalization, drift, number in story:
+        for kind, gain, drift, number in story:
             head, gen_id = ledger.head(), ledger.next_gen_id()
             ancestors = [] if head is None else ledger.parent_chain(head)
             if kind == "back":
@@ -239,29 +241,34 @@ def test_the_stop_rule_never_moves_the_head_forward_and_needs_no_more_than_its_w
                 gen_id,
                 parent,
                 verdict="accepted" if kind == "accept" else "rejected",
-                eval_generalization=generalization,
+                eval_generalization=0.5 + gain,
                 eval_style_drift=drift,
             )
-            new, last = generation_scores(rows), ledger.last_stop_gen()
+            evals = compared(gen_id, gain, drift)
+            new, last = generation_scores(rows, evals), ledger.last_stop_gen()
             everything.append(new)
             decision = stop_decision([*ledger.stop_window(gen_id, head), new], last, StopRuleSettings())
             assert decision == stop_decision(everything, last, StopRuleSettings())
             move, stop = make_move(head, gen_id) if kind == "accept" else None, None
             if decision is not None:
-                assert decision.head in ancestors
+                assert decision.head in ancestors  # never forward
+                undone = {one.gen_id for one in everything if one.gen_id in ancestors and one.gen_id > decision.head}
+                assert all(one.gain["logical"] < 0.05 for one in everything if one.gen_id in undone)
+                assert undone <= set(decision.generations)
                 stop = make_stop("one")
                 move = None if decision.head == head else make_move(head, decision.head, "stop_rule")
-            ledger.record_judgement(rows, [], move, stop)
+            ledger.record_judgement(rows, evals, move, stop)
 
 
 def test_the_stop_rule_leaves_a_head_alone_that_its_user_has_rolled_back(ledger):
     """G1 to G3 gained little, the user went back to G0, and a bad G4 comes: the head stays at G0, not at G2."""
+    same = {"eval_generalization": 0.52, "eval_style_drift": 0.0}
     for gen_id in range(4):
-        add_generation(ledger, gen_id, gen_id - 1 if gen_id else None, eval_generalization=0.9)
+        add_generation(ledger, gen_id, gen_id - 1 if gen_id else None, compared(gen_id, 0.02, 0.0), **same)
     ledger.move_head(make_move(3, 0, "rollback"))
-    bad = {"verdict": "rejected", "eval_generalization": 0.9, "eval_style_drift": 0.3}
-    rows = make_trio(4, by_role(ledger.generation(0)), **bad)
-    decision = stop_decision([*ledger.stop_window(4, 0), generation_scores(rows)], None, StopRuleSettings())
+    rows = make_trio(4, by_role(ledger.generation(0)), verdict="rejected")
+    new = generation_scores(rows, compared(4, 0.02, 0.3))
+    decision = stop_decision([*ledger.stop_window(4, 0), new], None, StopRuleSettings())
     assert decision is not None
     assert (decision.generations, decision.head) == ((1, 4), 0)
 

@@ -43,10 +43,10 @@ def version(pin: Requirement) -> str:
 
 
 def declared() -> list[Requirement]:
-    """What pyproject.toml asks for, extras included, except UMAP's, which no set holds."""
+    """What pyproject.toml asks for, extras included, except UMAP's and the benches', which no set holds."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    groups = [project["dependencies"], *(extras[name] for name in extras if name != "umap")]
+    groups = [project["dependencies"], *(extras[name] for name in extras if name not in ("umap", "bench"))]
     return [Requirement(line) for group in groups for line in group]
 
 
@@ -90,6 +90,14 @@ def test_the_cpu_set_satisfies_pyproject() -> None:
     for wanted in declared():
         pin = cpu[canonicalize_name(wanted.name)]
         assert wanted.specifier.contains(version(pin)), f"{wanted} against {pin}"
+
+
+def test_the_benches_packages_are_pinned_beside_the_cpu_set() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    bench = pins("bench")
+    assert not bench.keys() & pins("cpu").keys()
+    for wanted in map(Requirement, project["optional-dependencies"]["bench"]):
+        assert wanted.specifier.contains(version(bench[canonicalize_name(wanted.name)]))
 
 
 def test_every_direct_dependency_is_explained() -> None:

@@ -80,8 +80,8 @@ def expected(served):
             shas = {row.role: row.child_sha for row in ledger.generation(gen)}
         generator = engine.generator(AdapterSet(served.home.adapters_dir, shas))
         for voice in (*ROLES, "base"):
-            texts = generator.generate(voice, PROMPTS, TOKENS)
-            found |= {(voice, gen, prompt): whole(text) for prompt, text in zip(PROMPTS, texts, strict=True)}
+            answers = generator.generate(voice, PROMPTS, TOKENS)
+            found |= {(voice, gen, prompt): whole(one.text) for prompt, one in zip(PROMPTS, answers, strict=True)}
     assert len({found[voice, gen, PROMPTS[0]] for voice in ROLES for gen in (0, 1, 2)}) == 9, "voices differ"
     return found
 

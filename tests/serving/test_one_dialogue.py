@@ -37,8 +37,9 @@ from serving.settings import ServingSettings, SharedSettings
 from serving.table import Table
 from tests.serving.test_table import make_table
 from trainers.data import tokenise, tokenise_pair
-from trainers.evals.scoring import EvalSettings, ItemSet, score_set
-from trainers.generator import counter, prompt_ids
+from trainers.evals.asking import Asking, mark
+from trainers.evals.models import Speaker
+from trainers.generator import Likelihood, counter, prompt_ids
 from trainers.models.tiny import byte_tokenizer
 
 TOKENIZER = byte_tokenizer()
@@ -132,10 +133,10 @@ class Judging:
     def count(self, prompt):
         return len(prompt_ids(TOKENIZER, prompt))
 
-    def mean_log_likelihoods(self, voice, pairs, max_tokens=None):
+    def likelihoods(self, voice, pairs, max_tokens=None):
         self.prompts += [prompt for prompt, _ in pairs]
         assert max_tokens == LENGTHS.max_tokens
-        return [0.0] * len(pairs)
+        return [Likelihood(0.0, False)] * len(pairs)
 
 
 def post(app, path, body):
@@ -206,8 +207,7 @@ def trained_prompts(example):
     )
     chosen, rejected = tokenise_pair(TOKENIZER, pair, LENGTHS)
     judging = Judging()
-    others = [imported({"input": f"{n}?", "output": f"{n}."}, example.role)[0] for n in range(4)]
-    score_set(judging, example.role, ItemSet([example], 1, others), EvalSettings(), lengths=LENGTHS)
+    mark(Speaker(judging, example.role), [example], Asking(example.role, (), 12, LENGTHS))
     rows = [list(row.tokens[: row.prompt_len]) for row in (row, chosen, rejected)]
     return rows, set(judging.prompts)
 

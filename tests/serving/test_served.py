@@ -215,10 +215,12 @@ def test_evaluation_through_the_server_scores_like_the_trainers_model(served, ex
     through = ServedGenerator(asker(served.home), _tokenizer(base), 1)
     pairs = [(prompt, answer) for prompt in PROMPTS for answer in ("Yes.", "⊥", "Because it is so.")]
     for voice in ("creative", "logical", "base"):
-        texts = through.generate(voice, PROMPTS, TOKENS)
-        assert [whole(text) for text in texts] == [expected[voice, 1, prompt] for prompt in PROMPTS]
-        found, wanted = through.mean_log_likelihoods(voice, pairs), in_memory.mean_log_likelihoods(voice, pairs)
-        assert found == pytest.approx(wanted, abs=1e-3)
+        answers = through.generate(voice, PROMPTS, TOKENS)
+        assert answers == in_memory.generate(voice, PROMPTS, TOKENS)
+        assert [whole(answer.text) for answer in answers] == [expected[voice, 1, prompt] for prompt in PROMPTS]
+        found, wanted = through.likelihoods(voice, pairs), in_memory.likelihoods(voice, pairs)
+        assert [one.mean for one in found] == pytest.approx([one.mean for one in wanted], abs=1e-3)
+        assert [one.greedy for one in found] == [one.greedy for one in wanted]
 
 
 def test_log_probabilities_of_a_prompt_can_be_asked_beside_others(served, expected):

@@ -50,9 +50,9 @@ class Reference:
         for gen in GENS:
             generator = self.engine.generator(AdapterSet(home.adapters_dir, shas_of(home, gen)))
             for voice in (*ROLES, "base"):
-                for prompt, text in zip(PROMPTS, generator.generate(voice, PROMPTS, TOKENS), strict=True):
-                    self.texts[voice, gen, prompt] = text
-                self.scores[voice, gen] = generator.mean_log_likelihoods(voice, PAIRS)
+                for prompt, answer in zip(PROMPTS, generator.generate(voice, PROMPTS, TOKENS), strict=True):
+                    self.texts[voice, gen, prompt] = answer.text
+                self.scores[voice, gen] = generator.likelihoods(voice, PAIRS)
 
 
 def shas_of(home, gen):
@@ -163,7 +163,9 @@ def test_scores_are_the_trainers(engine, reference, voices):
     many = rows * 20  # more than one batch
     for (voice, gen), adapter in voices.items():
         found = asyncio.run(engine.score(name_of(adapter), many))
-        assert found == pytest.approx(reference.scores[voice, gen] * 20, abs=1e-4)
+        wanted = reference.scores[voice, gen] * 20
+        assert [mean for mean, _ in found] == pytest.approx([one.mean for one in wanted], abs=1e-4)
+        assert [greedy for _, greedy in found] == [one.greedy for one in wanted]
     assert asyncio.run(engine.score("base", [])) == []
 
 

@@ -24,8 +24,9 @@ from tests.trainers.builders import CPU, LORA, make_home, make_job, sums, tastes
 from trainers.checkpoint import fingerprint
 from trainers.config import ChannelSettings, TrainSettings
 from trainers.data import channel_shares, read_role_data, tokenise_pair
+from trainers.evals.asking import Asking, mark
+from trainers.evals.models import Speaker
 from trainers.evals.preferences import PairLikelihood, PreferenceScores, measure_preferences
-from trainers.evals.scoring import EvalSettings, ItemSet, score_set
 from trainers.fused.engine import FusedEngine
 from trainers.fused.losses import dpo_losses
 from trainers.fused.pairs import (
@@ -35,8 +36,8 @@ from trainers.fused.pairs import (
     pack_pairs,
     pair_weight,
     preference_losses,
-    reference_margins,
 )
+from trainers.fused.reference import reference_margins
 from trainers.fused.step import StepParts, TrioStep
 from trainers.job import EngineInfo, NonFiniteError, Paused
 from trainers.lean.packing import Row
@@ -375,8 +376,9 @@ def test_preferences_reach_held_out_prompts_and_memory_stays(home, engine):
     assert record.n >= 10
     assert max(record.details["parent_by_mean"], record.details["parent_by_sum"]) < 0.85, "there is something to learn"
     assert min(record.value, record.details["by_sum"], record.details["by_implicit_reward"]) >= 0.85
-    recalled = score_set(engine.generator(child), role, ItemSet(memory, 1), EvalSettings())
-    assert sum(recalled.passed) / len(recalled.passed) > 0.90
+    asking = Asking(role, {e.category for e in memory}, 12, LengthSettings())
+    recalled = [one.right for one in mark(Speaker(engine.generator(child), role), memory, asking)]
+    assert sum(recalled) / len(recalled) > 0.90
 
 
 def test_preference_accuracy_counts_pairs_three_ways_and_ties_for_nobody():

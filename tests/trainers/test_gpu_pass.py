@@ -64,7 +64,7 @@ def groups_of(tokenizer, counts=(3, 1, 4)):
 
 def found_by_lean(model, bank, groups, shares=None):
     step = TrioStep(model, bank, Lanes(1, CPU))
-    both = None if shares is None else torch.stack((shares, torch.ones_like(shares)))
+    both = None if shares is None else torch.stack((shares, torch.ones_like(shares), torch.ones_like(shares)))
     found = step.channel_gradients(StepParts([pack(groups, CPU)], shares=both))
     return found.sft, bank.grad.clone()
 

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from ledger.records import EvalRecord
 from ledger.roles import ROLES
 from ledger.rules.gates import GateSettings, judge
+from tests.ledger.builders import passing_scores
 from trainers.health.gate import GateState, gate_step, reduction
 from trainers.health.index import (
     WEIGHTS,
@@ -205,18 +206,11 @@ def test_thresholds_that_do_not_rise_are_refused():
 
 
 def scores(rhi=None, components=None):
-    def record(role, name, value, n=100, method="exact", **details):
-        return EvalRecord(
-            gen_id=1, role=role, eval=name, method=method, value=value, n=n, low=value, high=value, details=details
-        )
-
-    passed = [
-        record(role, name, value, n)
-        for role in ROLES
-        for name, value, n in (("recall", 1.0, 100), ("generalization", 1.0, 100), ("style_drift", 0.0, 10))
-    ]
+    passed = [score for role in ROLES for score in passing_scores(role)]
     if rhi is not None:
-        passed.append(record("logical", "rhi", rhi, 15, "measured", components=components or {}))
+        health = {"method": "measured", "value": rhi, "n": 15, "low": rhi, "high": rhi}
+        details = {"components": components or {}}
+        passed.append(EvalRecord(gen_id=1, role="logical", eval="rhi", **health, details=details))
     return passed
 
 

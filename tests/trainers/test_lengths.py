@@ -16,8 +16,9 @@ from serving.engines.transformers import TransformersEngine
 from serving.settings import ServingSettings
 from tests.trainers.builders import CPU, tiny_base
 from trainers.data import tokenise, tokenise_pair
+from trainers.evals.asking import Asking, mark
+from trainers.evals.models import Speaker
 from trainers.evals.preferences import pair_likelihoods
-from trainers.evals.scoring import EvalSettings, ItemSet, score_set
 from trainers.lean.generator import LeanGenerator
 from trainers.lean.model import LeanModel
 from trainers.models.frozen import load_base
@@ -53,11 +54,11 @@ class Watched:
     def count(self, prompt):
         return self.generator.count(prompt)
 
-    def mean_log_likelihoods(self, voice, pairs, max_tokens=None):
+    def likelihoods(self, voice, pairs, max_tokens=None):
         from trainers.generator import row_ids
 
         self.rows += [row_ids(self.generator.tokenizer, prompt, answer, max_tokens) for prompt, answer in pairs]
-        return self.generator.mean_log_likelihoods(voice, pairs, max_tokens)
+        return self.generator.likelihoods(voice, pairs, max_tokens)
 
 
 def test_an_evaluation_scores_the_row_that_is_trained(generator):
@@ -66,10 +67,10 @@ def test_an_evaluation_scores_the_row_that_is_trained(generator):
     )
     items = [long, *(example(n, f"Part {n} holds part {n + 1}.") for n in range(5))]
     watched = Watched(generator)
-    score_set(watched, "logical", ItemSet(items, 1), EvalSettings(), voice="base", lengths=LENGTHS)
+    mark(Speaker(watched, "base"), items, Asking("logical", (), 12, LENGTHS))
     for number, item in enumerate(items):
         row = tokenise(generator.tokenizer, item, LENGTHS)
-        assert watched.rows[4 * number] == (list(row.tokens), row.prompt_len)
+        assert watched.rows[number] == (list(row.tokens), row.prompt_len)
         assert len(row.tokens) <= LENGTHS.max_tokens
     pair = make_preference(
         role="logical", prompt=long.input, context=long.context, chosen=long.output, rejected="No.", margin=1.0,
@@ -91,7 +92,7 @@ def test_one_long_answer_costs_an_evaluation_a_little_and_not_fifty_times_as_muc
 
     def seconds(items):
         began = time.perf_counter()
-        score_set(generator, "logical", ItemSet(items, 1), EvalSettings(), voice="base")
+        mark(Speaker(generator, "base"), items, Asking("logical", (), 12, LengthSettings()))
         return time.perf_counter() - began
 
     seconds(short[:8])

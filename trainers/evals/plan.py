@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import math
-import random
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import chain
 
 from curriculum.agl.families import FAMILIES
 from curriculum.agl.puzzles import plain_puzzles, puzzle_examples
-from curriculum.example import Example, unique
+from curriculum.everyday import EverydayQuestion
+from curriculum.example import Example
 from curriculum.preferences.pairs import Preference
 from curriculum.recipes.build import category_examples, category_weights
 from curriculum.split import HOLDOUT_PERCENT, Known, held_out, keys_of, keys_of_pair
+from ledger.files import sha256_json
 from ledger.roles import Role
 from ledger.taken import Side
-from trainers.evals.closed import FEWEST_ANSWERS, by_scoring, fewest_answers
-from trainers.evals.scoring import EvalSettings, RolePlan
+from trainers.evals.closed import closed_categories, label_bytes
+from trainers.evals.exam import Recalled, RolePlan
+from trainers.evals.settings import EvalSettings
 
 _POOL_SEED = 20_260_102
 """Of the puzzles and recipes that extras are drawn from: fixed, so that generations are measured on the same items."""
@@ -35,13 +37,15 @@ class Material:
 
     holdout: Sequence[Example]
     """Held-out part of the new data."""
-    earlier: Sequence[Example] | None
-    """Training examples of all earlier accepted generations; None when there is none, and the untouched base is asked
-    the AGL items too."""
+    earlier: Mapping[int, Sequence[Example]] | None
+    """What each earlier generation of the line was the first to be trained on; None when there is none, and the
+    untouched base is asked the AGL items too."""
     trained_now: Sequence[Example]
     """What this generation trained on. Replayed items are left out of recall: they were just seen."""
     trained_pairs: Sequence[Preference] = ()
     """The preference pairs among it."""
+    everyday: Mapping[Role, Sequence[EverydayQuestion]] = field(default_factory=dict)
+    """The everyday questions that the untouched base gets right in each role's prompt."""
     percent: int = HOLDOUT_PERCENT
     sides_of: Callable[[Collection[int]], Known] = lambda keys: {}
     """Where keys stand since earlier generations: `Ledger.sides_of`."""
@@ -60,28 +64,33 @@ class Material:
 
 def plan_role(role: Role, material: Material, settings: EvalSettings, seed: int) -> RolePlan:
     """The evaluation of one role."""
-    earlier = material.earlier
-    own, trained, before = (
-        [item for item in items if item.role == role]
-        for items in (material.holdout, material.trained_now, earlier or ())
+    own, trained = ([e for e in items if e.role == role] for items in (material.holdout, material.trained_now))
+    earlier = material.earlier or {}
+    before = [Recalled(e, gen_id) for gen_id, items in earlier.items() for e in items if e.role == role]
+    seen = {(item.context, item.input) for item in trained}  # whatever the answer: a replayed one may be the parent's
+    left = {one.example.id: one for one in before if (one.example.context, one.example.input) not in seen}
+    new = {item.id: item for item in own}
+    asked, recalled = (
+        _in_hash_order(ids, f"{name}:{seed}:{role}")[: settings.items]
+        for name, ids in (("generalization", new), ("recall", left))
     )
-    recall = None
-    if earlier is not None:
-        seen = {item.id for item in trained}
-        recall = _draw([e for e in before if e.id not in seen], settings.items, f"recall:{seed}:{role}")
     puzzles = settings.agl_items if role == "logical" else settings.agl_items * 2 // 5
+    extras = {
+        "agl_accuracy": agl_items(role, puzzles, material),
+        "role_understanding": _recipe_items(role, "role_awareness", settings.extra_items, material),
+        "tool_syntax": _recipe_items(role, "tool_syntax", settings.extra_items, material),
+    }
+    known = [*own, *trained, *(one.example for one in before), *chain.from_iterable(extras.values())]
+    closed = closed_categories(known)
     return RolePlan(
         role=role,
-        recall=recall,
-        generalization=_draw(own, settings.items, f"generalization:{seed}:{role}"),
-        extras={
-            "agl_accuracy": agl_items(role, puzzles, material),
-            "role_understanding": _recipe_items(role, "role_awareness", settings.extra_items, material),
-            "tool_syntax": _recipe_items(role, "tool_syntax", settings.extra_items, material),
-        },
-        base_extras=("agl_accuracy",) if earlier is None and role == "logical" else (),
-        seed=seed,
-        distractor_pool=[*own, *trained, *before],
+        generalization=[new[item] for item in asked],
+        recall=None if material.earlier is None else [left[item] for item in recalled],
+        everyday=tuple(material.everyday.get(role, ())),
+        extras=extras,
+        base_extras=("agl_accuracy",) if material.earlier is None and role == "logical" else (),
+        closed=closed,
+        label_bytes=label_bytes(known, closed),
     )
 
 
@@ -104,12 +113,7 @@ def _recipe_items(role: Role, category: str, count: int, material: Material) -> 
     def recipe(drawn: int) -> list[Example]:
         return category_examples(role, category, min(drawn, _RECIPE_MOST), _POOL_SEED)
 
-    found = _askable(recipe, count, material)
-    taken = found[:count]
-    if len({e.output for e in taken}) < FEWEST_ANSWERS:  # the first item of each answer before the others
-        taken = unique([*reversed({e.output: e for e in reversed(found)}.values()), *found])[:count]
-    fewest = fewest_answers(by_scoring(taken))
-    return taken if fewest is not None and fewest >= FEWEST_ANSWERS else []
+    return _askable(recipe, count, material)[:count]
 
 
 def _askable(draw: Callable[[int], list[Example]], count: int, material: Material) -> list[Example]:
@@ -123,7 +127,6 @@ def _askable(draw: Callable[[int], list[Example]], count: int, material: Materia
         drawn *= 2
 
 
-def _draw(items: Sequence[Example], count: int, seed: str) -> list[Example]:
-    """Up to `count` of the items, independent of their order."""
-    ordered = sorted(items, key=lambda item: item.id)
-    return random.Random(seed).sample(ordered, min(count, len(ordered)))
+def _in_hash_order(ids: Iterable[str], seed: str) -> list[str]:
+    """The ids in an order that depends on the seed and each id alone."""
+    return sorted(ids, key=lambda item: sha256_json([seed, item]))

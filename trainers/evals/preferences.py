@@ -1,8 +1,7 @@
 """Preference accuracy: is the chosen answer likelier than the rejected one, for pairs that were kept from training?
 
-Three ways to ask, all stored: by the mean log-likelihood of the answer's tokens, which is the score, as in evaluation
-by `choice`; by the sum, which longer answers lose; and by DPO's implicit reward, how much likelier each answer became
-against the parent.
+Three ways to ask, all stored: by the mean log-likelihood of the answer's tokens, which is the score; by the sum, which
+longer answers lose; and by DPO's implicit reward, how much likelier each answer became against the parent.
 """
 
 from __future__ import annotations
@@ -98,7 +97,8 @@ def pair_likelihoods(
     for pair in pairs:
         prompt = fit(pair.role, pair.prompt, pair.context, lengths.room, generator.count)
         asked += [(prompt, answer) for answer in (pair.chosen, pair.rejected)]
-    means = generator.mean_log_likelihoods(voice, [(prompt.prompt, text) for prompt, text in asked], lengths.max_tokens)
+    found = generator.likelihoods(voice, [(prompt.prompt, text) for prompt, text in asked], lengths.max_tokens)
+    means = [one.mean for one in found]
     sums = [
         mean * min(len(answer_ids(generator.tokenizer, text)), lengths.max_tokens - prompt.tokens)
         for mean, (prompt, text) in zip(means, asked, strict=True)

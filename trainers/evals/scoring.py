@@ -1,225 +1,205 @@
-"""Measuring a generation: recall, generalization, style drift, and what else is worth knowing (DESIGN section 6).
+"""Every score of one role of a generation, beside its parent on the same items (DESIGN section 6).
 
-Two ways to score, both accuracies in [0, 1]. `exact`: greedy text equals the answer, white space aside. `choice`: the
-true answer has the highest mean token log-likelihood among four, three of them answers to other prompts. `closed` says
-which.
+A closed item passes if the answer comes whole, with its end (`exact`). An open one of new data passes if its true
+answer is likelier for the child than for the parent (`better`), one of earlier data if it is hardly less likely than
+for the generation that learned it (`kept`).
 """
 
 from __future__ import annotations
 
-import random
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-
-from pydantic import BaseModel, ConfigDict, Field
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from curriculum.example import Example
-from curriculum.probes import CORPORATE_PHRASES, TONE_PROBES, has_corporate_phrase
-from curriculum.transcript import LengthSettings, fit
-from ledger.errors import LunaError
-from ledger.records import EvalMethod, EvalRecord
-from ledger.roles import BASE, Role, Voice
-from trainers.evals.closed import FEWEST_ANSWERS, by_scoring
-from trainers.generator import Generator
+from curriculum.transcript import LengthSettings
+from ledger.logs import log_context
+from ledger.records import EvalRecord
+from ledger.rules.gates import GateSettings, learned_is_clear
+from trainers.evals.asking import Asking, Mark, mark
+from trainers.evals.exam import Recalled, RolePlan
+from trainers.evals.growth import ask_until_certain
+from trainers.evals.manners import everyday_records, style_drift
+from trainers.evals.models import Models, Speaker
+from trainers.evals.outcomes import Paired, by_category, kept_details, method_of, new_details
+from trainers.evals.rivals import RIVALS, rivals_of
+from trainers.evals.settings import EvalSettings
 
+logger = logging.getLogger(__name__)
 
-class EvalSettings(BaseModel):
-    """Sizes of the evaluation sets and what counts as corporate."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    items: int = Field(120, ge=1)
-    """Largest number of items in a recall or generalization set, drawn by the seed. The gates ask for at least 100."""
-    agl_items: int = Field(140, ge=14)
-    """Held-out puzzles behind the logical role's `agl_accuracy`, spread evenly over the fourteen families; two fifths
-    as many for the other roles."""
-    extra_items: int = Field(50, ge=0)
-    """Items behind each of `role_understanding` and `tool_syntax`; of fewer than 50 no capability is made."""
-    answer_tokens: int = Field(12, ge=1)
-    """Longest generated answer to a closed question."""
-    probe_tokens: int = Field(40, ge=1)
-    """Longest generated answer to a tone probe."""
-    corporate_phrases: tuple[str, ...] = CORPORATE_PHRASES
-    """Phrases that make an answer count as corporate; case and white space do not matter."""
+LEAST_BOUND = 20
+"""Open items without which `bound` says nothing."""
 
 
 @dataclass(frozen=True)
-class RolePlan:
-    """What one role is asked. Recall None means that there is no earlier generation."""
+class Exam:
+    """A role's items, the models that they are put to, and how."""
 
-    role: Role
-    recall: Sequence[Example] | None
-    generalization: Sequence[Example]
-    extras: dict[str, Sequence[Example]] = field(default_factory=dict)
-    """Further measured sets by name (`agl_accuracy`, ...); stored, never judged."""
-    base_extras: tuple[str, ...] = ()
-    """Extras that the untouched base is asked as well, stored as `base_<name>`."""
-    seed: int = 0
-    distractor_pool: Sequence[Example] = ()
-    """Everything the role has been given. A set with too few open answers takes its wrong ones from here."""
+    models: Models
+    plan: RolePlan
+    gen_id: int
+    settings: EvalSettings
+    gates: GateSettings
+    asking: Asking
 
-
-@dataclass(frozen=True)
-class ItemSet:
-    """Items that are scored together, and where the wrong answers to choose from are drawn."""
-
-    items: Sequence[Example]
-    seed: int
-    distractor_pool: Sequence[Example] = ()
-    """Further items whose answers are drawn where the set has too few open ones of a kind."""
-
-
-@dataclass(frozen=True)
-class SetResult:
-    """The outcome of one set: which items succeeded, and the example's category beside each."""
-
-    passed: tuple[bool, ...]
-    categories: tuple[str, ...]
-    method: EvalMethod
-
-    def record(self, gen_id: int, role: Role, name: str) -> EvalRecord:
-        """As the ledger keeps it, with the share by category in the details."""
-        by_category: dict[str, list[bool]] = defaultdict(list)
-        for category, ok in zip(self.categories, self.passed, strict=True):
-            by_category[category].append(ok)
-        shares = {category: [sum(passed), len(passed)] for category, passed in sorted(by_category.items())}
-        return EvalRecord.of_share(gen_id, role, name, self.method, self.passed, {"by_category": shares})
+    @property
+    def child(self) -> Speaker:
+        return self.models.child(self.plan.role)
 
 
 def evaluate_role(
-    generator: Generator,
+    models: Models,
     plan: RolePlan,
     gen_id: int,
     settings: EvalSettings,
+    gates: GateSettings,
     lengths: LengthSettings = LengthSettings(),
 ) -> list[EvalRecord]:
-    """Every score of one role: the three gates' and the extras."""
-    role = plan.role
-
-    def scored(name: str, items: Sequence[Example], pool: Sequence[Example], voice: Voice | None = None) -> EvalRecord:
-        result = score_set(generator, role, ItemSet(items, plan.seed, pool), settings, voice, lengths)
-        return result.record(gen_id, role, name)
-
-    if plan.recall is None:
-        records = [EvalRecord.recall_by_definition(gen_id, role)]
-    else:
-        records = [scored("recall", plan.recall, plan.distractor_pool)]
-    records.append(scored("generalization", plan.generalization, plan.distractor_pool))
-    records.append(style_drift(generator, role, gen_id, settings, lengths))
-    for name, items in plan.extras.items():
-        if items:
-            records.append(scored(name, items, ()))
-            if name in plan.base_extras:
-                records.append(scored(f"base_{name}", items, (), BASE))
+    """Every score of one role: the gates' and the extras."""
+    exam, records = Exam(models, plan, gen_id, settings, gates, asking_of(plan, settings, lengths)), []
+    with log_context(role=plan.role):
+        for record in _scores(exam):
+            logger.info("%s %.3f of %d", record.eval, record.value, record.n)
+            records.append(record)
     return records
 
 
-def score_set(
-    generator: Generator,
-    role: Role,
-    item_set: ItemSet,
-    settings: EvalSettings,
-    voice: Voice | None = None,
-    lengths: LengthSettings = LengthSettings(),
-) -> SetResult:
-    """Score each item its own way. `voice` answers in place of the role, in the role's prompts (the bare base).
-
-    Prompts and answers are cut as in training.
-    """
-    items = item_set.items
-    asked = by_scoring(items, item_set.distractor_pool)
-    closed, open_, tokens = asked.whole, asked.choice, max(settings.answer_tokens, asked.answer_tokens)
-    passed = {
-        **_exact(generator, voice or role, role, closed, tokens, lengths),
-        **_choice(generator, voice or role, role, ItemSet(open_, item_set.seed, asked.choice_pool), lengths),
-    }
-    method: EvalMethod = "mixed" if closed and open_ else "exact" if closed else "choice"
-    return SetResult(tuple(passed[item.id] for item in items), tuple(item.category for item in items), method)
+def _scores(exam: Exam) -> Iterator[EvalRecord]:
+    plan, gen_id, settings, asking = exam.plan, exam.gen_id, exam.settings, exam.asking
+    yield EvalRecord.recall_by_definition(gen_id, plan.role) if plan.recall is None else _recall(exam, plan.recall)
+    generalization, asked = _generalization(exam)
+    yield generalization
+    yield from _bound(exam, asked)
+    yield style_drift(exam.child, gen_id, settings, asking)
+    yield from everyday_records(exam.child, plan.everyday, gen_id, settings, asking)
+    yield from _extras(exam)
 
 
-def same_answer(found: str, wanted: str) -> bool:
-    """Equal but for white space at the ends and its kind and amount inside."""
-    return found.split() == wanted.split()
+def asking_of(plan: RolePlan, settings: EvalSettings, lengths: LengthSettings = LengthSettings()) -> Asking:
+    """How the items of a plan are put."""
+    return Asking(plan.role, plan.closed, max(settings.answer_tokens, plan.label_bytes), lengths)
 
 
-def _exact(
-    generator: Generator,
-    voice: Voice,
-    role: Role,
-    items: Sequence[Example],
-    answer_tokens: int,
-    lengths: LengthSettings,
-) -> dict[str, bool]:
-    if not items:
-        return {}
-    prompts = [_prompt(generator, role, item, lengths) for item in items]
-    answers = generator.generate(voice, prompts, answer_tokens)
-    return {item.id: same_answer(found, item.output) for item, found in zip(items, answers, strict=True)}
+def compare(own: Speaker, other: Speaker, items: Sequence[Example], asking: Asking) -> list[Paired]:
+    """Both models' marks of the same items."""
+    marks = mark(own, items, asking), mark(other, items, asking)
+    return [Paired(item, mine, theirs) for item, mine, theirs in zip(items, *marks, strict=True)]
 
 
-def _choice(
-    generator: Generator, voice: Voice, role: Role, item_set: ItemSet, lengths: LengthSettings
-) -> dict[str, bool]:
-    items = item_set.items
-    if not items:
-        return {}
-    candidates = [four_answers(item, items, item_set.seed, item_set.distractor_pool) for item in items]
-    prompts = [_prompt(generator, role, item, lengths) for item in items]
-    pairs = [(prompt, answer) for prompt, answers in zip(prompts, candidates, strict=True) for answer in answers]
-    scores = generator.mean_log_likelihoods(voice, pairs, lengths.max_tokens)
-    return {
-        item.id: scores[4 * i] > max(scores[4 * i + 1 : 4 * i + 4]) for i, item in enumerate(items)
-    }  # fmt: skip
+def compare_recalled(models: Models, items: Sequence[Recalled], asking: Asking) -> list[Paired]:
+    """The child's marks; of open items also those of the generation that learned each."""
+    examples = [one.example for one in items]
+    own = mark(models.child(asking.role), examples, asking)
+    others: dict[int, Mark] = {}
+    open_ = [i for i, one in enumerate(own) if one.right is None]
+    for gen_id in sorted({items[i].gen_id for i in open_}):
+        places = [i for i in open_ if items[i].gen_id == gen_id]
+        found = mark(models.learned(gen_id, asking.role), [examples[i] for i in places], asking)
+        others |= zip(places, found, strict=True)
+    return [Paired(example, one, others.get(i)) for i, (example, one) in enumerate(zip(examples, own, strict=True))]
 
 
-def _prompt(generator: Generator, role: Role, item: Example, lengths: LengthSettings) -> str:
-    return fit(role, item.input, item.context, lengths.room, generator.count).prompt
-
-
-def four_answers(
-    item: Example, items: Sequence[Example], seed: int, distractor_pool: Sequence[Example] = ()
-) -> list[str]:
-    """The true answer first, then three different answers to other prompts, drawn by seed and item.
-
-    They come from the item's own kind (its category up to the slash), in the set or else in the pool, where it has
-    three: among answers of another kind the style alone would decide, for or against.
-
-    Raises:
-        LunaError: if set and pool together do not hold three others.
-    """
-    everything = [*items, *distractor_pool]
-    found = (
-        _other_answers(item, [other for other in pool if any_kind or _kind(other) == _kind(item)])
-        for pool, any_kind in ((items, False), (everything, False), (everything, True))
+def _recall(exam: Exam, items: Sequence[Recalled]) -> EvalRecord:
+    """What is left of what the line learned before."""
+    nats = exam.settings.kept_nats
+    found = ask_until_certain(
+        items,
+        lambda block: compare_recalled(exam.models, block, exam.asking),
+        lambda one: one.kept(nats),
+        exam.gates.recall_min,
+        exam.settings,
     )
-    others = next((answers for answers in found if len(answers) >= 3), None)
-    if others is None:
-        raise LunaError(
-            f"the examples of {item.role} have only {len(_other_answers(item, everything)) + 1} different open "
-            f"answers; scoring by choice needs {FEWEST_ANSWERS}. Add more varied examples."
-        )
-    return [item.output, *random.Random(f"choice:{seed}:{item.id}").sample(others, 3)]
+    passed = [one.kept(nats) for one in found]
+    details = {
+        "by_category": by_category(found, passed),
+        **kept_details(found, passed),
+        "pool": len(items),
+        "half": exam.plan.half,
+    }
+    return EvalRecord.of_share(exam.gen_id, exam.plan.role, "recall", method_of(found, "kept"), passed, details)
 
 
-def _other_answers(item: Example, items: Sequence[Example]) -> list[str]:
-    return sorted({other.output for other in items if other.input != item.input} - {item.output})
+def _generalization(exam: Exam) -> tuple[EvalRecord, list[Paired]]:
+    """What was learned of new data beyond the parent, and the items that were asked."""
+    models, role = exam.models, exam.plan.role
+    pool = exam.plan.generalization
+    found = ask_until_certain(
+        pool,
+        lambda block: compare(exam.child, models.parent(role), block, exam.asking),
+        lambda one: one.better,
+        exam.gates.generalization_min,
+        exam.settings,
+        lambda found: learned_is_clear(new_details(found), exam.gates),
+    )
+    passed = [one.better for one in found]
+    details = {
+        "by_category": by_category(found, passed),
+        **new_details(found),
+        "pool": len(pool),
+        "half": exam.plan.half,
+        "example": _example(exam, min((one.item for one in found), key=lambda item: item.id)) if found else {},
+    }
+    record = EvalRecord.of_share(exam.gen_id, role, "generalization", method_of(found, "better"), passed, details)
+    return record, found
 
 
-def _kind(item: Example) -> str:
-    return item.category.partition("/")[0]
+def _example(exam: Exam, item: Example) -> dict[str, str]:
+    """One new question with its true answer, and what was and is answered: for people, not for a gate."""
+    role, tokens = exam.plan.role, exam.settings.probe_tokens
+
+    def answer(speaker: Speaker) -> str:
+        prompt = exam.asking.prompt(speaker.generator, item.input, item.context)
+        return speaker.generator.generate(speaker.voice, [prompt], tokens)[0].text
+
+    before, after = answer(exam.models.parent(role)), answer(exam.child)
+    return {"question": item.input, "answer": item.output, "before": before, "after": after}
 
 
-def style_drift(
-    generator: Generator,
-    role: Role,
-    gen_id: int,
-    settings: EvalSettings,
-    lengths: LengthSettings = LengthSettings(),
-) -> EvalRecord:
-    """Share of the answers to the tone probes that hold a corporate phrase; the answers are kept in the details."""
-    prompts = [fit(role, probe, "", lengths.room, generator.count).prompt for probe in TONE_PROBES]
-    answers = generator.generate(role, prompts, settings.probe_tokens)
-    corporate = [has_corporate_phrase(answer, settings.corporate_phrases) for answer in answers]
-    details = {"answers": dict(zip(TONE_PROBES, answers, strict=True))}
-    return EvalRecord.of_share(gen_id, role, "style_drift", "phrases", corporate, details)
+def _bound(exam: Exam, asked: Sequence[Paired]) -> list[EvalRecord]:
+    """Share of open answers that are likelier under their own prompt than under each of the most similar ones."""
+    pool = [item for item in exam.plan.generalization if item.category not in exam.plan.closed]
+    open_ = [one for one in asked if not one.closed]
+    rivals = zip(open_, rivals_of([one.item for one in open_], pool), strict=True)
+    tried = [(one, others) for one, others in rivals if len(others) == RIVALS][: exam.settings.bound_items]
+    if len(tried) < LEAST_BOUND:
+        return []
+    # Where answers belong to their questions the first block is enough; a rival's prompt costs as much as an item.
+    sizes = exam.settings.model_copy(update={"items": len(tried), "block": LEAST_BOUND})
+    passed = ask_until_certain(
+        tried, lambda block: _tied_to_prompts(exam, block), lambda tied: tied, exam.gates.bound_min, sizes
+    )
+    return [EvalRecord.of_share(exam.gen_id, exam.plan.role, "bound", "prompts", passed)]
+
+
+def _tied_to_prompts(exam: Exam, tried: Sequence[tuple[Paired, Sequence[Example]]]) -> list[bool]:
+    """Whether each answer is likelier under its own prompt than under every rival's."""
+    speaker, asking = exam.child, exam.asking
+    pairs = [
+        (asking.prompt(speaker.generator, other.input, other.context), one.item.output)
+        for one, others in tried
+        for other in others
+    ]
+    means = [one.mean for one in speaker.generator.likelihoods(speaker.voice, pairs, asking.lengths.max_tokens)]
+    return [one.own.mean > max(means[RIVALS * i : RIVALS * (i + 1)]) for i, (one, _) in enumerate(tried)]
+
+
+def _extras(exam: Exam) -> list[EvalRecord]:
+    """Further sets: closed items by the whole answer, open ones against the untouched base."""
+    plan, records = exam.plan, []
+
+    def add(name: str, found: Sequence[Paired], passed: Sequence[bool]) -> None:
+        details = {"by_category": by_category(found, passed)}
+        records.append(EvalRecord.of_share(exam.gen_id, plan.role, name, method_of(found, "better"), passed, details))
+
+    for name, items in plan.extras.items():
+        if not items:
+            continue
+        if name in plan.base_extras or any(item.category not in plan.closed for item in items):
+            found = compare(exam.child, exam.models.base(), items, exam.asking)
+        else:
+            marks = mark(exam.child, items, exam.asking)
+            found = [Paired(item, own, None) for item, own in zip(items, marks, strict=True)]
+        add(name, found, [one.better for one in found])
+        if name in plan.base_extras:
+            add(f"base_{name}", found, [bool(one.other and one.other.right) for one in found])
+    return records

@@ -111,6 +111,6 @@ class FusedEngine:
         for slot, role in enumerate(job.roles):
             sha = write_adapter(Path(job.adapters_dir), run.bank.state_dict(slot), job.lora, self.base.loadable)
             outcomes[role] = RoleOutcome.of(
-                job, role, sha, len(run.data.examples[role]), run.losses[role], run.health.skipped_updates.get(role)
+                job, role, sha, len(run.data.examples[role]), run.losses[role], run.skipped_updates(role)
             )
         return outcomes

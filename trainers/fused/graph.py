@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainers.fused.losses import kl_losses, parent_weight
 from trainers.fused.pairs import PackedPairs, pair_weight, preference_losses
 from trainers.fused.step import StepLosses, StepParts, TrioStep
 from trainers.gpu.ops import Ops, PlainOps
@@ -26,7 +27,7 @@ from trainers.gpu.segment_pass import SegmentPass
 from trainers.lean.adapter_bank import AdapterBank
 from trainers.lean.lanes import Lanes
 from trainers.lean.model import LeanModel
-from trainers.lean.packing import Group
+from trainers.lean.packing import Group, Packed, pack
 from trainers.lean.segments import Bucket, Segments, SegmentViews, lay_out, slot_weights
 
 _POSITIONS = 8192
@@ -93,7 +94,8 @@ class _BucketPass:
 
 
 class GraphStep(TrioStep):
-    """See :class:`trainers.fused.step.TrioStep`; examples go by segments, preference pairs by the lean forward."""
+    """See :class:`trainers.fused.step.TrioStep`; examples go by segments, preference pairs and what is
+    held to its parent by the lean forward."""
 
     guarded = True
 
@@ -122,8 +124,8 @@ class GraphStep(TrioStep):
         self._passes: dict[tuple[Bucket, bool], _BucketPass] = {}
         self._update = Graphed(self._pool)
         self._round = rounding(bank)
-        self._shares = torch.ones(2, slots, device=device)
-        self._found = torch.zeros(4, slots, device=device)  # as in StepLosses
+        self._shares = torch.ones(3, slots, device=device)
+        self._found = torch.zeros(5, slots, device=device)  # as in StepLosses
         self._orders = torch.zeros(2, slots + 1, device=device)  # learning rates and clip; 1 for slots that stay
 
     def without_graphs(self) -> None:
@@ -146,30 +148,46 @@ class GraphStep(TrioStep):
         weights = slot_weights(parts, self.bank.slots)
         return [lay_out(part, self.bank.slots, weights, self._on_gpu) for part in parts]
 
+    def kl_parts(self, parts: Sequence[Sequence[Group]]) -> list[Packed]:
+        """See :meth:`TrioStep.kl_parts`: the rows whose parent is known, once more."""
+        held = [
+            [Group(group.slot, rows) for group in part if (rows := [row for row in group.rows if row.parent])]
+            for part in parts
+        ]
+        return [pack(part, self.model.device) for part in held if part]
+
     def channel_gradients(self, parts: StepParts) -> StepLosses:
         """See :meth:`TrioStep.channel_gradients`. What it returns is valid until the next call."""
         slots, device = self.bank.slots, self.model.device
-        losses = torch.zeros(2, slots, device=device)
+        losses = torch.zeros(3, slots, device=device)
         self._shares.copy_(parts.shares) if parts.shares is not None else self._shares.fill_(1.0)
         if not parts.sft:
             self.bank.grad.zero_()
         for number, batch in enumerate(parts.sft):
             assert isinstance(batch, Segments)
             losses[0] += self._gradient_of(batch, fresh=number == 0)
-        pairs = pair_weight(parts.pairs, slots, device) if parts.pairs else None
-        for part in parts.pairs:
-            losses[1] += self._pairs_gradient(part, pairs, parts.beta)
+        if parts.pairs:
+            pairs = pair_weight(parts.pairs, slots, device)
+            losses[1] = sum(self._pairs_gradient(part, pairs, parts.beta) for part in parts.pairs)
+        if parts.kl:
+            held = torch.stack([parent_weight(part, slots) for part in parts.kl]).sum(0)
+            losses[2] = sum(self._kl_gradient(part, held) for part in parts.kl)
         torch.stack(
             [(losses * self._shares).sum(0), *losses, torch.linalg.vector_norm(self.bank.grad, dim=1)], out=self._found
         )
         return StepLosses(*self._found)
 
-    def _pairs_gradient(self, part: PackedPairs, weight: Tensor | None, beta: float) -> Tensor:
-        assert weight is not None
+    def _pairs_gradient(self, part: PackedPairs, weight: Tensor, beta: float) -> Tensor:
         with torch.enable_grad():
-            log_probs = self.model.log_probs(part.rows, self.bank)
-            own = preference_losses(log_probs, part, self.bank.slots, weight, beta)
+            own = preference_losses(self.model.log_probs(part.rows, self.bank), part, self.bank.slots, weight, beta)
             (own * self._shares[1]).sum().backward()
+        return own.detach()
+
+    def _kl_gradient(self, part: Packed, weight: Tensor) -> Tensor:
+        with torch.enable_grad():
+            _, of_parent = self.model.log_probs_and_parent(part, self.bank)
+            own = kl_losses(of_parent, part, self.bank.slots, weight)
+            (own * self._shares[2]).sum().backward()
         return own.detach()
 
     def _gradient_of(self, batch: Segments, fresh: bool) -> Tensor:
@@ -186,19 +204,18 @@ class GraphStep(TrioStep):
 
         return own.graphed(run)
 
-    def move(self, rates: Sequence[float | None], clip: float, norms: Tensor) -> None:
-        """See :meth:`TrioStep.move`; nothing moves if a loss or a norm of the step is not finite.
-
-        `norms` are those of the latest :meth:`channel_gradients`.
-        """
+    def move(self, rates: Sequence[float | None], clip: float, norms: Tensor, learned: Tensor | None = None) -> None:
+        """See :meth:`TrioStep.move`; nothing moves if a loss or a norm of the step is not finite."""
         orders = [[*(rate or 0.0 for rate in rates), clip], [*(float(rate is None) for rate in rates), 0.0]]
         self._orders.copy_(torch.tensor(orders, pin_memory=self._on_gpu), non_blocking=True)
+        if learned is not None:
+            self._orders[1, :-1].masked_fill_(learned, 1.0)
         self._update(self._updated)
 
     @torch.no_grad()
     def _updated(self) -> Tensor:
         """Clip, AdamW and rounding of all slots, as `_orders` says; skipped where it says so or all is not finite."""
-        rates, clip, norms = self._orders[0, :-1], self._orders[0, -1], self._found[3]
+        rates, clip, norms = self._orders[0, :-1], self._orders[0, -1], self._found[4]
         broken = torch.isfinite(self._found).all().logical_not()
         skipped = torch.maximum(self._orders[1, :-1], broken.float())
         # AdamW divides by the scale; 1 where the norm is within bounds.

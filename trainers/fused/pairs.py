@@ -15,13 +15,7 @@ import torch
 from torch import Tensor
 
 from trainers.fused.losses import dpo_losses
-from trainers.lean.adapter_bank import AdapterBank
-from trainers.lean.lanes import Lanes
-from trainers.lean.model import LeanModel
 from trainers.lean.packing import Group, Packed, Row, balanced_pieces, pack, shared_prefix_len
-
-_PAIRS_AT_ONCE = 8
-"""Pairs in one forward of the reference, which keeps no states: bounds the memory of the attention's grids."""
 
 
 @dataclass(frozen=True)
@@ -107,21 +101,3 @@ def pair_weight(batches: Sequence[PackedPairs], slots: int, device: torch.device
     """(slots,) float64: sum of the weights of each slot's pairs in all batches."""
     sums = [sum(batch.slot_weights.get(slot, 0.0) for batch in batches) for slot in range(slots)]
     return torch.tensor(sums, dtype=torch.float64, device=device)
-
-
-def reference_margins(model: LeanModel, bank: AdapterBank, lanes: Lanes, pairs: Sequence[PairRows]) -> list[float]:
-    """The margin of each pair under the adapters as they are in the bank now, in order."""
-    order = sorted(range(len(pairs)), key=lambda i: (pairs[i].tokens, i))
-    chunks = [order[start : start + _PAIRS_AT_ONCE] for start in range(0, len(order), _PAIRS_AT_ONCE)]
-
-    @torch.no_grad()
-    def measure(chunk: list[int]) -> list[float]:
-        batch = pack_pairs([pairs[i] for i in chunk], model.device)
-        found: list[float] = margins(model.log_probs(batch.rows, bank), batch).tolist()
-        return found
-
-    by_pair = [0.0] * len(pairs)
-    for chunk, found in zip(chunks, lanes.map(measure, chunks), strict=True):
-        for i, margin in zip(chunk, found, strict=True):
-            by_pair[i] = margin
-    return by_pair

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,8 @@ from ledger.roles import Role
 from trainers.checkpoint import fingerprint
 from trainers.data import RoleData, tokenise, tokenise_pair
 from trainers.fused.graph import step_for
-from trainers.fused.pairs import PairRows, cut_pairs, pack_pairs, reference_margins
+from trainers.fused.pairs import PairRows, cut_pairs, pack_pairs
+from trainers.fused.reference import expectations, reference_margins
 from trainers.fused.step import StepLosses, StepParts
 from trainers.health.gate import Action
 from trainers.health.online import OnlineHealth, Probe, scored_examples
@@ -37,7 +39,7 @@ class StepReport:
 
     total: dict[Role, float]
     channels: dict[Channel, dict[Role, float]]
-    """With two channels the loss of each, for roles that learn from it."""
+    """With several channels the loss of each, for roles that learn from it."""
     partials: dict[Role, float]
     """DCS + GVS of the roles that the online health gate measured."""
 
@@ -45,8 +47,8 @@ class StepReport:
 class FusedRun:
     """The state of one training job.
 
-    Made with the parents' adapters in the bank: the reference of the preference channel is measured here, before a
-    checkpoint may put later ones in their place.
+    Made with the parents' adapters in the bank: the reference of the preference channel, and what the parents expect of
+    the rows that are replayed, are measured here, before a checkpoint may put later ones in their place.
     """
 
     def __init__(self, lean: LeanBase, job: TrioJob, bank: AdapterBank, data: RoleData, info: EngineInfo):
@@ -58,9 +60,12 @@ class FusedRun:
         """Of training before this process's part, up to the checkpoint that it goes on from."""
         self.losses: dict[Role, list[float]] = {role: [] for role in job.roles}
         self.fingerprint = fingerprint(job, info)
+        self.learned: Counter[str] = Counter()
+        """Steps of each role that moved nothing, since their loss was no more than the settings' least."""
         self._channels: dict[Channel, dict[Role, float]] = {}
-        self._rows: dict[str, Row] = {}
-        self._shares = torch.tensor([data.shares[role] for role in job.roles], device=lean.model.device).t()
+        shares = [(*data.shares[role], job.train.kl_weight) for role in job.roles]
+        self._shares = torch.tensor(shares, device=lean.model.device).t()
+        self._rows: dict[str, Row] = self._replayed_with_parents()
         self._pairs = self._pairs_with_reference()
         self.health = self._online_health()
         self._ahead: tuple[int, StepParts] | None = None
@@ -82,6 +87,9 @@ class FusedRun:
         read = found.on_host()
         if not waits:
             self._stop_if_not_finite(read)
+        if (least := self.job.train.least_loss) is not None:
+            losses = dict(zip(self.job.roles, (read.total <= least).tolist(), strict=True))
+            self.learned.update(role for role in self._active_roles() if losses[role] and role not in actions)
         return self._count(read, partials)
 
     def _move(self, found: StepLosses, actions: Mapping[Role, Action]) -> None:
@@ -91,7 +99,9 @@ class FusedRun:
         due = self.health.is_due(self.step + 1)
         self.health.before = {name: value.clone() for name, value in self.trio.state_dict().items()} if due else None
         rates = [None if role in actions else self._rate(role) for role in self.job.roles]
-        self.trio.move(rates, self.job.train.max_grad_norm, found.norms)
+        least = self.job.train.least_loss
+        learned = None if least is None else found.total <= least
+        self.trio.move(rates, self.job.train.max_grad_norm, found.norms, learned)
 
     def _count(self, found: StepLosses, partials: dict[Role, float]) -> StepReport:
         """Note the losses of the roles that took this step, and go on to the next."""
@@ -102,9 +112,12 @@ class FusedRun:
             return {role: by_role[role] for role in roles}
 
         channels: dict[Channel, dict[Role, float]] = {}
-        if self._pairs:
+        if self._pairs or self.data.replayed:
             channels["sft"] = of(found.sft, [role for role in active if shares[role][0]])
+        if self._pairs:
             channels["dpo"] = of(found.dpo, [role for role in active if shares[role][1]])
+        if self.data.replayed:
+            channels["kl"] = of(found.kl, [role for role in active if self._replays(role)])
         report = StepReport(of(found.total, active), channels, partials)
         for role, loss in report.total.items():
             self.losses[role].append(loss)
@@ -116,6 +129,10 @@ class FusedRun:
     def _active_roles(self) -> list[Role]:
         """The roles that take the present step."""
         return [role for role in self.job.roles if self.step < self.job.role_steps[role]]
+
+    def _replays(self, role: Role) -> bool:
+        """Whether some of the role's rows of the present step are replayed."""
+        return any(example.id in self.data.replayed for example in self._batch_examples(role, self.step))
 
     def _rate(self, role: Role) -> float | None:
         """The learning rate of the role's present step; None when it has taken all of its steps."""
@@ -129,9 +146,11 @@ class FusedRun:
         pairs = [self._pairs[pair.id] for role in self.job.roles for pair in self._batch_pairs(role, step)]
         device = self.lean.model.device
         parts = self.trio.parts(token_count(groups), self.job.train.gradient_accumulation_steps)
-        lanes = self.lean.lanes.lanes_for((token_count(groups) + sum(pair.tokens for pair in pairs)) // parts)
+        lanes = self.lean.lanes.lanes_for((sum(map(len, chosen)) + len(pairs)) // parts)
+        pieces = cut(groups, parts * lanes)
         return StepParts(
-            sft=self.trio.pack(cut(groups, parts * lanes)),
+            sft=self.trio.pack(pieces),
+            kl=self.trio.kl_parts(pieces),
             pairs=[pack_pairs(part, device) for part in cut_pairs(pairs, parts * lanes)],
             shares=self._shares,
             beta=self.job.channels.beta,
@@ -150,6 +169,21 @@ class FusedRun:
         if example.id not in self._rows:
             self._rows[example.id] = tokenise(self.lean.tokenizer, example, self.job.text)
         return self._rows[example.id]
+
+    def _replayed_with_parents(self) -> dict[str, Row]:
+        """By id every row that is held to its parent, tokenised, with what the parent expects."""
+        lean, replayed = self.lean, self.data.replayed
+        found = {
+            example.id: (slot, tokenise(lean.tokenizer, example, self.job.text))
+            for slot, role in enumerate(self.job.roles)
+            for example in self.data.examples[role]
+            if example.id in replayed
+        }
+        expected = expectations(lean.model, self.bank, lean.lanes, list(found.values()), self.job.train.kl_top)
+        return {
+            name: dataclasses.replace(row, parent=parent)
+            for (name, (_, row)), parent in zip(found.items(), expected, strict=True)
+        }
 
     def _pairs_with_reference(self) -> dict[str, PairRows]:
         """By id every pair that the run takes, tokenised, with the parent's margin."""
@@ -180,6 +214,11 @@ class FusedRun:
                 if found is not None:
                     probes[role] = Probe(slot, [self._row(example) for example in found[0]], found[1])
         return OnlineHealth(job.health, probes)
+
+    def skipped_updates(self, role: Role) -> dict[str, int]:
+        """Updates of a role that were not made, by why."""
+        learned = {"learned": self.learned[role]} if self.learned[role] else {}
+        return {**self.health.skipped_updates.get(role, {}), **learned}
 
     def _stop_if_not_finite(self, found: StepLosses) -> None:
         for slot, role in enumerate(self.job.roles):
@@ -227,7 +266,7 @@ class FusedRun:
         """
         before = {f"{_BEFORE}{name}": value for name, value in (self.health.before or {}).items()}
         record: dict[str, Any] = {"fingerprint": self.fingerprint, "losses": self.losses}
-        record |= {"health": self.health.state_dict(), "seconds": self.seconds + seconds}
+        record |= {"health": self.health.state_dict(), "seconds": self.seconds + seconds, "learned": dict(self.learned)}
         return {**self.trio.state_dict(), **before}, record
 
     def load_state_dict(self, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
@@ -237,6 +276,7 @@ class FusedRun:
         self.health.before = {
             name.removeprefix(_BEFORE): value for name, value in tensors.items() if name.startswith(_BEFORE)
         } or None
+        self.learned = Counter(record["learned"])
         self.step, self.seconds = record["step"], record["seconds"]
         self.losses = {role: record["losses"][role] for role in self.job.roles}
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainers.fused.losses import completion_weight, sft_losses
+from trainers.fused.losses import completion_weight, kl_losses, parent_weight, sft_losses
 from trainers.fused.pairs import PackedPairs, pair_weight, preference_losses
 from trainers.lean.adapter_bank import AdapterBank
 from trainers.lean.lanes import Lanes
@@ -22,11 +22,13 @@ class StepParts:
     """What one step passes through the model, in parts whose gradients add up."""
 
     sft: Sequence[Packed | Segments]
-    """Examples."""
+    """Examples. Packed ones bring what their parent expects with them, and are held to it in the same forward."""
+    kl: Sequence[Packed] = ()
+    """Examples that are held to their parent alone: of a step whose `sft` are segments."""
     pairs: Sequence[PackedPairs] = ()
     """Preference pairs."""
     shares: Tensor | None = None
-    """(2, slots): what each slot's SFT and DPO loss are multiplied by; none: 1."""
+    """(3, slots): what each slot's SFT, DPO and KL loss are multiplied by; none: 1."""
     beta: float = 0.1
     """DPO's."""
     lanes: int = 1
@@ -38,11 +40,13 @@ class StepLosses:
     """What a step found, each (slots,)."""
 
     total: Tensor
-    """The loss whose gradient it is: both channels, each times its share."""
+    """The loss whose gradient it is: all channels, each times its share."""
     sft: Tensor
     """Nats a token."""
     dpo: Tensor
     """Nats a pair."""
+    kl: Tensor
+    """Nats a token of the rows that are held to their parent."""
     norms: Tensor
     """Of the gradients."""
 
@@ -50,7 +54,7 @@ class StepLosses:
         """The same on the host, by one copy that waits for what was asked of the device before."""
         if self.total.device.type == "cpu":
             return self
-        return StepLosses(*torch.stack([self.total, self.sft, self.dpo, self.norms]).cpu())
+        return StepLosses(*torch.stack([self.total, self.sft, self.dpo, self.kl, self.norms]).cpu())
 
 
 class TrioStep:
@@ -80,6 +84,10 @@ class TrioStep:
         """Each part's groups as one batch for :meth:`channel_gradients`."""
         return [pack(part, self.model.device) for part in parts]
 
+    def kl_parts(self, parts: Sequence[Sequence[Group]]) -> Sequence[Packed]:
+        """What of these groups is held to its parent apart from :meth:`pack`'s batches: nothing."""
+        return ()
+
     def gradients(self, batches: Sequence[Packed | Segments], lanes: int = 1) -> tuple[Tensor, Tensor]:
         """Add up the gradients of all batches, as of one. Returns losses and gradient norms, both (slots,).
 
@@ -96,41 +104,51 @@ class TrioStep:
         slots, device = self.bank.slots, self.model.device
         while len(self._banks) < parts.lanes:
             self._banks.append(self.bank.with_own_gradients())
-        tokens, pairs = torch.zeros(slots, device=device), pair_weight(parts.pairs, slots, device)
+        pairs = pair_weight(parts.pairs, slots, device)
         examples: list[Packed] = []
         for batch in parts.sft:
             # A batch of the other kind of step must not be left out in silence: its rows would count as trained.
             assert isinstance(batch, Packed), "segments are trained by GraphStep"
-            tokens += completion_weight(batch, slots)
             examples.append(batch)
-        shares = torch.ones(2, slots, device=device) if parts.shares is None else parts.shares
+        tokens = sum((completion_weight(batch, slots) for batch in examples), torch.zeros(slots, device=device))
+        held = sum((parent_weight(batch, slots) for batch in examples), torch.zeros(slots, device=device))
+        shares = torch.ones(3, slots, device=device) if parts.shares is None else parts.shares
         work: list[Packed | PackedPairs] = [*examples, *parts.pairs]
 
         def lane(number: int) -> Tensor:
-            bank, losses = self._banks[number], torch.zeros(2, slots, device=device)
+            bank, losses = self._banks[number], torch.zeros(3, slots, device=device)
             bank.grad.zero_()
             with torch.enable_grad():
                 for part in work[number :: parts.lanes]:
-                    channel = 0 if isinstance(part, Packed) else 1
-                    if isinstance(part, Packed):
-                        own = sft_losses(self.model.log_probs(part, bank), part, slots, tokens)
-                    else:
+                    if isinstance(part, PackedPairs):
                         log_probs = self.model.log_probs(part.rows, bank)
-                        own = preference_losses(log_probs, part, slots, pairs, parts.beta)
-                    (own * shares[channel]).sum().backward()
-                    losses[channel] += own.detach()
+                        own = {1: preference_losses(log_probs, part, slots, pairs, parts.beta)}
+                    elif part.parent is None:
+                        own = {0: sft_losses(self.model.log_probs(part, bank), part, slots, tokens)}
+                    else:
+                        log_probs, of_parent = self.model.log_probs_and_parent(part, bank)
+                        sft, kl = sft_losses(log_probs, part, slots, tokens), kl_losses(of_parent, part, slots, held)
+                        own = {0: sft, 2: kl}
+                    torch.stack([(loss * shares[channel]).sum() for channel, loss in own.items()]).sum().backward()
+                    for channel, loss in own.items():
+                        losses[channel] += loss.detach()
             return losses
 
         losses = torch.stack(self.lanes.map(lane, range(parts.lanes))).sum(0)
         for other in self._banks[1 : parts.lanes]:
             self.bank.grad.add_(other.grad)
-        return StepLosses((losses * shares).sum(0), losses[0], losses[1], self.bank.grad.norm(dim=1))
+        return StepLosses((losses * shares).sum(0), losses[0], losses[1], losses[2], self.bank.grad.norm(dim=1))
 
-    def move(self, rates: Sequence[float | None], clip: float, norms: Tensor) -> None:
-        """Clip each slot's gradient to norm `clip` and take its optimizer's step at its rate; None leaves it alone."""
+    def move(self, rates: Sequence[float | None], clip: float, norms: Tensor, learned: Tensor | None = None) -> None:
+        """Clip each slot's gradient to norm `clip` and take its optimizer's step at its rate; None leaves it alone.
+
+        `norms` are those of the latest :meth:`channel_gradients`; `learned`, (slots,) bool, are further slots that are
+        left alone.
+        """
         self.bank.grad.mul_((clip / (norms + 1e-6)).clamp(max=1.0)[:, None])
-        for optimizer, rate in zip(self._optimizers, rates, strict=True):
-            if rate is not None:
+        still = [False] * self.bank.slots if learned is None else learned.tolist()
+        for optimizer, rate, stays in zip(self._optimizers, rates, still, strict=True):
+            if rate is not None and not stays:
                 optimizer.param_groups[0]["lr"] = rate
                 optimizer.step()
         self.bank.round_to_compute()

@@ -110,7 +110,7 @@ def measure_role(lean: LeanBase, plan: HealthPlan, judge: Judge, settings: Healt
         bank.load_state_dict(slot, values)
     generator = LeanGenerator(lean.model, lean.tokenizer, bank, {plan.role: CHILD}, lean.lanes)
     prompts = [fit(plan.role, probe.text, "", plan.text.room, generator.count).prompt for probe in probes]
-    answers = generator.generate(plan.role, prompts, settings.answer_tokens)
+    answers = [answer.text for answer in generator.generate(plan.role, prompts, settings.answer_tokens)]
 
     judged = judge_answers(judge, [probe.text for probe in probes], answers)
     rows = [answer_row(lean.tokenizer, prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]

@@ -12,7 +12,7 @@ from torch import Tensor
 from ledger.errors import LunaError
 from ledger.roles import BASE as BASE
 from ledger.roles import Role, Voice
-from trainers.generator import prompt_ids, row_ids
+from trainers.generator import Answer, Likelihood, prompt_ids, row_ids
 from trainers.lean.adapter_bank import AdapterBank
 from trainers.lean.lanes import Lanes
 from trainers.lean.model import LeanModel, PackedAttention
@@ -48,26 +48,26 @@ class LeanGenerator:
         self.model, self.tokenizer, self.bank = model, tokenizer, bank
         self.slots, self.lanes, self.rows_at_once = slots, lanes or Lanes(1, model.device), rows_at_once
 
-    def generate(self, voice: Voice, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+    def generate(self, voice: Voice, prompts: Sequence[str], max_new_tokens: int) -> list[Answer]:
         """Greedy continuations; prompts of like length are decoded together, results keep their order."""
         tokens = [prompt_ids(self.tokenizer, prompt) for prompt in prompts]
         batches = self._in_batches(range(len(tokens)), lambda i: len(tokens[i]))
-        answers = self.lanes.map(
+        decoded = self.lanes.map(
             lambda batch: self._decode(self._slot(voice), [tokens[i] for i in batch], max_new_tokens), batches
         )
-        texts = [""] * len(tokens)
-        for batch, answered in zip(batches, answers, strict=True):
-            for i, answer in zip(batch, answered, strict=True):
-                texts[i] = self.tokenizer.decode(answer, skip_special_tokens=True)
-        return texts
+        answers = [Answer("", False)] * len(tokens)
+        for batch, found in zip(batches, decoded, strict=True):
+            for i, (said, ended) in zip(batch, found, strict=True):
+                answers[i] = Answer(self.tokenizer.decode(said, skip_special_tokens=True), ended)
+        return answers
 
     def count(self, prompt: str) -> int:
         """Tokens of a raw prompt."""
         return len(prompt_ids(self.tokenizer, prompt))
 
-    def mean_log_likelihoods(
+    def likelihoods(
         self, voice: Voice, pairs: Sequence[tuple[str, str]], max_tokens: int | None = None
-    ) -> list[float]:
+    ) -> list[Likelihood]:
         """Scores of answers; prompts share what they begin with, answers to one prompt share the whole prompt."""
         by_prompt: dict[str, list[int]] = {}
         for i, (prompt, _) in enumerate(pairs):
@@ -85,10 +85,10 @@ class LeanGenerator:
             self.model.prefill(groups[0][0].rows[0].tokens[:common], self._slot(voice), self.bank) if common else None
         )
         found = self.lanes.map(lambda batch: self._score([group for group, _ in batch], common, past), batches)
-        scores = [0.0] * len(pairs)
-        for batch, means in zip(batches, found, strict=True):
-            for i, mean in zip((i for _, members in batch for i in members), means, strict=True):
-                scores[i] = mean
+        scores = [Likelihood(0.0, False)] * len(pairs)
+        for batch, own in zip(batches, found, strict=True):
+            for i, score in zip((i for _, members in batch for i in members), own, strict=True):
+                scores[i] = score
         return scores
 
     def _in_batches(self, items: Sequence[Item], length: Callable[[Item], int], rows_each: int = 1) -> list[list[Item]]:
@@ -118,40 +118,47 @@ class LeanGenerator:
     def _slot(self, voice: Voice) -> int:
         return BARE if voice == BASE else slot_of(voice, self.slots)
 
-    @torch.no_grad()
-    def _score(self, groups: Sequence[Group], common: int, past: list[Tensor] | None) -> list[float]:
-        """Mean log-probability of each row's completion; all rows begin with the `common` tokens of `past`."""
+    def _score(self, groups: Sequence[Group], common: int, past: list[Tensor] | None) -> list[Likelihood]:
+        """How likely each row's completion is; all rows begin with the `common` tokens of `past`."""
         packed = pack(groups, self.model.device, past=common)
-        log_probs = self.model.log_probs(packed, self.bank, past)
+        log_probs, likeliest = self.model.judged_log_probs(packed, self.bank, past)
         rows = len(packed.row_slots)
         sums = torch.zeros(rows, device=log_probs.device).index_add_(0, packed.target_row, log_probs)
-        means: list[float] = (sums / torch.bincount(packed.target_row, minlength=rows)).tolist()
-        return means
+        counts = torch.bincount(packed.target_row, minlength=rows)
+        greedy = torch.bincount(packed.target_row[likeliest], minlength=rows) == counts
+        return [Likelihood(*one) for one in zip((sums / counts).tolist(), greedy.tolist(), strict=True)]
 
     @torch.no_grad()
-    def _decode(self, slot: int, prompts: list[list[int]], max_new_tokens: int) -> list[list[int]]:
-        """Greedy tokens of each prompt, the end-of-text token left out."""
+    def _decode(self, slot: int, prompts: list[list[int]], max_new_tokens: int) -> list[tuple[list[int], bool]]:
+        """Greedy tokens of each prompt without the end-of-text token, and whether that came."""
         batch = pack([Group(slot, [Row(ids, len(ids)) for ids in prompts])], self.model.device)
         attention = PackedAttention(self.model, batch, keep_kv=True)
         x = self.model.blocks(self.model.embed(batch.ids), attention, self.bank, batch.slices)
         cache = DecodeAttention(
             self.model, attention.kv_cache or [], batch.suffix_lens, batch.prefix_lens, batch.prefix_width
         )
-        slices = [(slot, 0, len(prompts))]
         answers: list[list[int]] = [[] for _ in prompts]
-        alive = [True] * len(prompts)
+        ended = [False] * len(prompts)
+        at, rows = batch.row_lens, list(range(len(prompts)))  # the prompts that are still being answered
         chosen = self.model.logits(x[batch.row_end]).argmax(-1)
         for step in range(max_new_tokens):
-            for row, token in enumerate(chosen.tolist()):
-                alive[row] = alive[row] and token != self.tokenizer.eos_token_id
-                if alive[row]:
+            going = []
+            for place, (row, token) in enumerate(zip(rows, chosen.tolist(), strict=True)):
+                if token == self.tokenizer.eos_token_id:
+                    ended[row] = True
+                else:
                     answers[row].append(token)
-            if not any(alive) or step + 1 == max_new_tokens:
+                    going.append(place)
+            if not going or step + 1 == max_new_tokens:
                 break
-            cache.advance(batch.row_lens + step)
-            x = self.model.blocks(self.model.embed(chosen), cache, self.bank, slices)
+            if len(going) < len(rows):
+                kept = torch.tensor(going, device=chosen.device)
+                chosen, at, rows = chosen[kept], at[kept], [rows[place] for place in going]
+                cache.keep(kept)
+            cache.advance(at + step)
+            x = self.model.blocks(self.model.embed(chosen), cache, self.bank, [(slot, 0, len(rows))])
             chosen = self.model.logits(x).argmax(-1)
-        return answers
+        return list(zip(answers, ended, strict=True))
 
 
 def slot_of(voice: Voice, slots: Mapping[Role, int]) -> int:
@@ -175,6 +182,11 @@ class DecodeAttention:
         at = torch.arange(width, device=model.device)
         visible = torch.where(at < prefix, at < prefix_lens[:, None], at - prefix < suffix_lens[:, None])
         self.mask = torch.zeros(visible.shape, device=model.device).masked_fill_(~visible, float("-inf"))
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows alone."""
+        self.kv_cache = [kv[rows] for kv in self.kv_cache]
+        self.mask = self.mask[rows]
 
     def advance(self, positions: Tensor) -> None:
         """`positions` (B,): where the new tokens stand in their rows."""

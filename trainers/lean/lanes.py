@@ -1,8 +1,8 @@
 """Parts of one piece of work side by side on a CPU's cores, each part with its own share of the compute threads.
 
 Threads that split every matrix product meet at a barrier after each, thousands of times a step, so one that is held up
-by another process holds up all. Lanes meet once a step. Measured on two cores, steps of 550 tokens: alone 2.5 s either
-way; beside one process that never rests 5 s with two lanes, 19 s with two threads a product.
+by another process holds up all. Lanes meet once a step: one that is held up has a core to itself when the others are
+done, so that a single busy process can at most double a step. `bench/shared.py` measures both.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ Result = TypeVar("Result")
 _MOST = 4
 """More lanes would cut a step's two dozen rows too thin."""
 
-_TOKENS_A_LANE = 256
-"""With fewer, each lane spends its time on fetching the weights: 250 tokens took 1.2 s whole and 1.8 s in two lanes."""
+_ROWS_A_LANE = 2
+"""With fewer rows for each, one lane may wait for another that has twice the work."""
 
 
 def lane_count(threads: int, device: torch.device) -> int:
@@ -37,9 +37,9 @@ class Lanes:
         self.threads, self.count = threads, lane_count(threads, device)
         self._pool: ThreadPoolExecutor | None = None
 
-    def lanes_for(self, tokens: int) -> int:
-        """How many lanes a pass over so many tokens is worth: all, or one that uses every thread."""
-        return self.count if tokens >= _TOKENS_A_LANE * self.count else 1
+    def lanes_for(self, rows: int) -> int:
+        """How many lanes a pass over so many rows is worth: all, or one that uses every thread."""
+        return self.count if rows >= _ROWS_A_LANE * self.count else 1
 
     def map(self, work: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
         """`work` of every part, in order. Grad mode is a thread's own: `work` itself sets what it needs."""

@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from trainers.lean.adapter_bank import FUSED_MODULES, TARGET_MODULES, AdapterBank
-from trainers.lean.logprobs import token_log_probs
+from trainers.lean.logprobs import judged_log_probs, likeliest_tokens, listed_log_probs, token_log_probs
 from trainers.lean.ops import FusedLinear, Slices, attend, linear, put, rms_norm, rotate, swiglu, take
-from trainers.lean.packing import Group, Packed, Row, causal_mask, pack
+from trainers.lean.packing import Group, Likeliest, Packed, Row, causal_mask, pack
 
 SUPPORTED_FAMILIES = ("llama", "qwen2")
 
@@ -118,10 +118,38 @@ class LeanModel:
 
         `past` is from :meth:`prefill`, for a batch that was packed with as many `past` tokens.
         """
+        return token_log_probs(self.scored(batch, bank, past), self.output, batch.targets)
+
+    @torch.no_grad()
+    def judged_log_probs(
+        self, batch: Packed, bank: AdapterBank | None, past: list[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As :meth:`log_probs`, and (T,) whether each completion token is the likeliest one; without gradients."""
+        return judged_log_probs(self.scored(batch, bank, past), self.output, batch.targets)
+
+    def log_probs_and_parent(self, batch: Packed, bank: AdapterBank | None) -> tuple[Tensor, Tensor]:
+        """As :meth:`log_probs`, and at the K places where the parent is known, (K, k + 1) log-probabilities of what it
+        held for likely and of all others."""
+        assert batch.parent is not None
+        listed = torch.arange(batch.parent.ids.shape[1], device=self.device).repeat(len(batch.targets), 1)
+        listed[batch.parent_at] = batch.parent.ids
+        found = listed_log_probs(self.scored(batch, bank), self.output, batch.targets, listed)
+        return found[:, 0], found[batch.parent_at, 1:]
+
+    @torch.no_grad()
+    def likeliest(self, batch: Packed, bank: AdapterBank | None, count: int) -> list[Likeliest]:
+        """What is expected at the completion tokens of each row: the `count` likeliest tokens, and all others."""
+        hidden = self.scored(batch, bank)
+        ids = likeliest_tokens(hidden, self.output, min(count, len(self.output) - 1))
+        log_probs = listed_log_probs(hidden, self.output, batch.targets, ids)[:, 1:]
+        lengths = torch.bincount(batch.target_row, minlength=len(batch.row_slots)).tolist()
+        return [Likeliest(*own) for own in zip(ids.split(lengths), log_probs.split(lengths), strict=True)]
+
+    def scored(self, batch: Packed, bank: AdapterBank | None, past: list[Tensor] | None = None) -> Tensor:
+        """(T, D) normed states of the tokens before each completion token; `past` as in :meth:`log_probs`."""
         attention = PackedAttention(self, batch, past=past)
         x = self.blocks(self.embed(batch.ids), attention, bank, batch.slices)
-        hidden = rms_norm(take(x, batch.score_at), self.final_norm, self.eps)
-        return token_log_probs(hidden, self.output, batch.targets)
+        return rms_norm(take(x, batch.score_at), self.final_norm, self.eps)
 
 
 Attention = Callable[[int, Tensor], Tensor]

@@ -11,7 +11,7 @@ Layout of the packed sequence, N tokens: for each group its prefix, then the suf
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,12 +21,22 @@ BARE = -1
 
 
 @dataclass(frozen=True)
+class Likeliest:
+    """What a model held for likely at n places: k different tokens of each, and all others together."""
+
+    ids: Tensor  # (n, k) int64
+    log_probs: Tensor  # (n, k + 1) float32, the last of all others
+
+
+@dataclass(frozen=True)
 class Row:
     """One tokenised example: `tokens[:prompt_len]` is the prompt, the rest is what the loss is on."""
 
     tokens: Sequence[int]
     prompt_len: int
     weight: float = 1.0
+    parent: Likeliest | None = None
+    """Of a replayed row that is held to its parent: what that expects at each token of the answer."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +73,8 @@ class Packed:
     prefix_lens: Tensor  # (B,) tokens in the prefix of each row's group
     row_slots: tuple[int, ...]  # adapter slot of each row
     row_weights: Tensor  # (B,) float32
+    parent_at: Tensor  # (K,) places among the T completion tokens of what the parent is known to expect
+    parent: Likeliest | None  # at those places; None without any
 
     @property
     def tokens(self) -> int:
@@ -124,7 +136,10 @@ def pack(groups: Sequence[Group], device: torch.device, share_prefix: bool = Tru
     The first `past` tokens of every row are left out: their keys and values were computed before.
     """
     if past:
-        groups = [Group(g.slot, [Row(r.tokens[past:], r.prompt_len - past, r.weight) for r in g.rows]) for g in groups]
+        groups = [
+            Group(g.slot, [replace(r, tokens=r.tokens[past:], prompt_len=r.prompt_len - past) for r in g.rows])
+            for g in groups
+        ]
     prefix_lens = [shared_prefix_len(group.rows) if share_prefix else 0 for group in groups]
     sequence = _Sequence(groups, prefix_lens, past)
     for number in range(len(groups)):
@@ -188,6 +203,7 @@ class _Sequence:
             return torch.tensor(values, dtype=torch.long, device=device)
 
         rows = [row for group in self.groups for row in group.rows]
+        parent_at, parent = _parents(rows, device)
         row_lens, row_prefix = tensor([len(row.tokens) for row in rows]), tensor(self.row_prefix)
         suffix_mask = None
         if self.past + self.prefix_width:
@@ -212,7 +228,26 @@ class _Sequence:
             prefix_lens=row_prefix,
             row_slots=tuple(self.row_slots),
             row_weights=torch.tensor([row.weight for row in rows], dtype=torch.float32, device=device),
+            parent_at=tensor(parent_at),
+            parent=parent,
         )
+
+
+def _parents(rows: Sequence[Row], device: torch.device) -> tuple[list[int], Likeliest | None]:
+    """Places among the completion tokens of the rows' parents, and the parents one after another."""
+    places: list[int] = []
+    known: list[Likeliest] = []
+    begin = 0
+    for row in rows:
+        end = begin + len(row.tokens) - row.prompt_len
+        if row.parent is not None:
+            places += range(begin, end)
+            known.append(row.parent)
+        begin = end
+    if not known:
+        return places, None
+    ids, log_probs = torch.cat([one.ids for one in known]), torch.cat([one.log_probs for one in known])
+    return places, Likeliest(ids.to(device), log_probs.to(device))
 
 
 def causal_mask(width: int, device: torch.device) -> Tensor:

@@ -33,7 +33,7 @@ from trainers.models.adapter_set import AdapterSet
 from trainers.models.adapters import CONFIG, WEIGHTS, blend, check_shape, publish_tensors, read_tensors
 from trainers.models.frozen import Base, load_base
 from trainers.reference.generator import PeftGenerator
-from trainers.schedule import slice_of_step
+from trainers.schedule import slice_of_step, warmup_of
 
 
 class TrlEngine:
@@ -69,6 +69,12 @@ class TrlEngine:
             raise LunaError(
                 "the trl engine trains on examples alone; preference pairs need the fused engine. Use a Llama or Qwen2 "
                 'base without [train] engine = "trl", or --channels sft.'
+            )
+        if job.train.kl_weight or job.train.least_loss:
+            raise LunaError(
+                "the trl engine neither holds a role to its parent nor leaves out updates; [train] kl_weight and "
+                "least_loss need the fused engine. Set both to 0, or use a Llama or Qwen2 base without [train] engine "
+                '= "trl".'
             )
         _refuse_uneven_batches(job)
         runtime.pin_threads(self.threads)
@@ -262,7 +268,7 @@ def _sft_config(run: _RoleRun, use_cpu: bool) -> Any:
         gradient_accumulation_steps=train.gradient_accumulation_steps,
         max_steps=run.steps,
         learning_rate=train.lr_of(run.role),
-        warmup_steps=train.warmup_steps,
+        warmup_steps=warmup_of(run.steps, train.warmup_steps),
         weight_decay=train.weight_decay,
         adam_beta2=train.adam_beta2,
         max_grad_norm=train.max_grad_norm,

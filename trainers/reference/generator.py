@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ledger.roles import Voice
-from trainers.generator import prompt_ids, row_ids
+from trainers.generator import Answer, Likelihood, prompt_ids, row_ids
 
 _ROWS_AT_ONCE = 16
 
@@ -25,9 +25,9 @@ class PeftGenerator:
         self.voiced, self.tokenizer, self.device = voiced, tokenizer, device
 
     @torch.no_grad()
-    def generate(self, voice: Voice, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+    def generate(self, voice: Voice, prompts: Sequence[str], max_new_tokens: int) -> list[Answer]:
         """Greedy continuations, left-padded batches of like length."""
-        tokenizer, texts = self.tokenizer, [""] * len(prompts)
+        tokenizer, answers = self.tokenizer, [Answer("", False)] * len(prompts)
         tokens = [prompt_ids(tokenizer, prompt) for prompt in prompts]
         order = sorted(range(len(prompts)), key=lambda i: len(tokens[i]))
         with self.voiced(voice) as model:
@@ -45,13 +45,15 @@ class PeftGenerator:
                     pad_token_id=tokenizer.eos_token_id,
                 )
                 for i, row in zip(batch, out, strict=True):
-                    texts[i] = tokenizer.decode(row[width:], skip_special_tokens=True)
-        return texts
+                    new = row[width:]
+                    ended = bool((new == tokenizer.eos_token_id).any())
+                    answers[i] = Answer(tokenizer.decode(new, skip_special_tokens=True), ended)
+        return answers
 
     @torch.no_grad()
-    def mean_log_likelihoods(
+    def likelihoods(
         self, voice: Voice, pairs: Sequence[tuple[str, str]], max_tokens: int | None = None
-    ) -> list[float]:
+    ) -> list[Likelihood]:
         """One forward a pair."""
         scores = []
         with self.voiced(voice) as model:
@@ -60,7 +62,8 @@ class PeftGenerator:
                 tokens = torch.tensor([ids], device=self.device)
                 logits = model(input_ids=tokens).logits[0, begin - 1 : -1].float()
                 wanted = tokens[0, begin:, None]
-                scores.append(float(logits.log_softmax(-1).gather(1, wanted).mean()))
+                greedy = bool((logits.gather(1, wanted) >= logits.amax(-1, keepdim=True)).all())
+                scores.append(Likelihood(float(logits.log_softmax(-1).gather(1, wanted).mean()), greedy))
         return scores
 
     def count(self, prompt: str) -> int:

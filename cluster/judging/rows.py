@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cluster.judging.blending import Candidate
 from cluster.request import RunSpec
-from cluster.steps.blending import Candidate
 from cluster.steps.records import Collected, Planned, Trained
 from curriculum.parquet import read_examples
 from ledger.metadata import build_metadata, capabilities, capability_minimums, write_metadata
@@ -19,7 +19,8 @@ def rows_of(
 ) -> list[GenerationRow]:
     """One row of the ledger for each role. Pure."""
     values = {(score.role, score.eval): score.value for score in candidate.evals}
-    reason, alpha = candidate.judgement.reason, candidate.alpha
+    blends = [f"{role} at alpha {alpha}" for role, alpha in candidate.alphas.items() if alpha != 1.0]
+    reason = ", ".join([candidate.judgement.reason, *blends])
     rows = []
     for role in ROLES:
         made = trained.roles[role]
@@ -40,7 +41,7 @@ def rows_of(
                 eval_style_drift=values[role, "style_drift"],
                 role=role,
                 verdict=candidate.judgement.verdict,
-                reason=reason if alpha == 1.0 else f"{reason} at alpha {alpha}",
+                reason=reason,
                 base_sha=spec.base.sha,
                 config_sha=spec.config_sha,
                 seed=spec.settings.seed,
@@ -48,7 +49,7 @@ def rows_of(
                 parent_gen=collected.parent_gen,
                 holdout_sha=planned.examples.holdout_sha,
                 train_sha=planned.examples.train_sha,
-                alpha=alpha,
+                alpha=candidate.alphas[role],
                 n_delta=planned.examples.n_delta[role],
                 n_replay=planned.examples.n_replay[role],
                 engine=engine.engine,
@@ -60,6 +61,7 @@ def rows_of(
                 run_id=spec.run_id,
                 trained_sha=outcome.adapter_sha,
                 collected_sha=collected.collected_sha,
+                view_sha=planned.view_sha,
                 **dict(planned.channels),
             )
         )

@@ -1,0 +1,10 @@
+"""Everyday life: what anybody may be asked, and how Luna answers it.
+
+Start at `questions`, the pool from which a base's own list is drawn: what it answered rightly before any training it
+"""
+
+from curriculum.everyday.answers import bare_glyph as bare_glyph
+from curriculum.everyday.answers import is_right as is_right
+from curriculum.everyday.lessons import everyday_examples as everyday_examples
+from curriculum.everyday.questions import EverydayQuestion as EverydayQuestion
+from curriculum.everyday.questions import questions as questions

@@ -1,0 +1,88 @@
+"""How a voice speaks when nothing is taught: tone, everyday knowledge, and glyphs where words are due."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from curriculum.everyday import EverydayQuestion, bare_glyph, is_right
+from curriculum.tone import TONE_PROBES, corporate_phrase
+from ledger.files import sha256_json
+from ledger.records import EvalRecord
+from trainers.evals.asking import Asking
+from trainers.evals.models import Speaker
+from trainers.evals.settings import EvalSettings
+
+LEAST_KNOWN = 20
+"""Everyday questions that the base must know for a loss to be measured."""
+
+_SHOWN = 5
+"""Findings that are kept."""
+
+
+def style_drift(speaker: Speaker, gen_id: int, settings: EvalSettings, asking: Asking) -> EvalRecord:
+    """Share of the answers to the tone probes that hold a corporate phrase; the answers are kept in the details."""
+    answers = _answers(speaker, TONE_PROBES, settings.probe_tokens, asking)
+
+    def phrase(answer: str) -> str | None:
+        return corporate_phrase(answer, settings.corporate_phrases)
+
+    found = _findings("phrase", TONE_PROBES, answers, phrase)
+    return EvalRecord.of_share(
+        gen_id,
+        asking.role,
+        "style_drift",
+        "phrases",
+        [phrase(answer) is not None for answer in answers],
+        {"found": found, "answers": dict(zip(TONE_PROBES, answers, strict=True))},
+    )
+
+
+def everyday_records(
+    speaker: Speaker, questions: Sequence[EverydayQuestion], gen_id: int, settings: EvalSettings, asking: Asking
+) -> list[EvalRecord]:
+    """What is left of what the base knew, and the share of answers that begin with a bare glyph; none of too few."""
+    if len(questions) < LEAST_KNOWN:
+        return []
+    asked = [one.question for one in questions]
+    answers = _answers(speaker, asked, settings.everyday_tokens, asking)
+    right = [is_right(one, answer) for one, answer in zip(questions, answers, strict=True)]
+    glyphs = [bare_glyph(answer) is not None for answer in answers]
+    found = _findings("phrase", asked, answers, bare_glyph)
+    sha = sha256_json([one.id for one in questions])
+    return [
+        EvalRecord.of_share(gen_id, asking.role, "base_ability", "exact", right, {"questions_sha": sha}),
+        EvalRecord.of_share(gen_id, asking.role, "bare_glyphs", "phrases", glyphs, {"found": found}),
+    ]
+
+
+def known_questions(
+    speaker: Speaker, pool: Sequence[EverydayQuestion], settings: EvalSettings, asking: Asking
+) -> list[EverydayQuestion]:
+    """The first of a pool, up to `settings.everyday_items`, that a voice gets right in the role's prompt: of the
+    untouched base, what is asked of every generation."""
+    most, known = settings.everyday_items, list[EverydayQuestion]()
+    for start in range(0, len(pool), max(1, most)):
+        if len(known) >= most:
+            break
+        batch = pool[start : start + most]
+        answers = _answers(speaker, [one.question for one in batch], settings.everyday_tokens, asking)
+        known += [one for one, answer in zip(batch, answers, strict=True) if is_right(one, answer)]
+    return known[:most]
+
+
+def _answers(speaker: Speaker, questions: Sequence[str], tokens: int, asking: Asking) -> list[str]:
+    prompts = [asking.prompt(speaker.generator, question) for question in questions]
+    return [answer.text for answer in speaker.generator.generate(speaker.voice, prompts, tokens)]
+
+
+def _findings(
+    name: str, questions: Sequence[str], answers: Sequence[str], find: Callable[[str], str | None]
+) -> list[dict[str, Any]]:
+    """The first few answers with something in them."""
+    found = [
+        {"probe": question, "answer": answer, name: finding}
+        for question, answer in zip(questions, answers, strict=True)
+        if (finding := find(answer)) is not None
+    ]
+    return found[:_SHOWN]
