@@ -14,7 +14,7 @@ from curriculum.recipes import creative, dialectical, grammar, logical
 from ledger.errors import LunaError
 from ledger.roles import ROLES, Role
 
-TOTALS: Mapping[Role, int] = {"creative": 800, "logical": 3000, "dialectical": 800}
+TOTALS: Mapping[Role, int] = {"creative": 800, "logical": 6000, "dialectical": 800}
 """Examples of a recipe where no total is asked for: the logical role has fourteen families of puzzles to learn."""
 
 EVERYDAY_SHARE = 0.1

@@ -60,10 +60,14 @@ def known_questions(
     speaker: Speaker, pool: Sequence[EverydayQuestion], settings: EvalSettings, asking: Asking
 ) -> list[EverydayQuestion]:
     """The first of a pool, up to `settings.everyday_items`, that a voice gets right in the role's prompt: of the
-    untouched base, what is asked of every generation."""
+    untouched base, what is asked of every generation.
+
+    The pool begins with what is got right most often. Where a part of it gives so few that all of it would not give
+    :data:`LEAST_KNOWN`, the rest is not asked.
+    """
     most, known = settings.everyday_items, list[EverydayQuestion]()
     for start in range(0, len(pool), max(1, most)):
-        if len(known) >= most:
+        if len(known) >= most or len(known) * len(pool) < LEAST_KNOWN * start:
             break
         batch = pool[start : start + most]
         answers = _answers(speaker, [one.question for one in batch], settings.everyday_tokens, asking)

@@ -11,6 +11,7 @@ from curriculum.example import make_example
 from curriculum.render import render_prompt
 from curriculum.tone import TONE_PROBES
 from ledger.errors import LunaError
+from ledger.roles import BASE
 from tests.trainers.builders import CPU, LORA, make_home, sums, tiny_base
 from tests.trainers.evals.builders import (
     SETTINGS,
@@ -24,7 +25,9 @@ from tests.trainers.evals.builders import (
 )
 from trainers.config import TrainSettings
 from trainers.evals.exam import Compared, Recalled, half_of
-from trainers.evals.models import Models
+from trainers.evals.manners import known_questions
+from trainers.evals.models import Models, Speaker
+from trainers.evals.scoring import asking_of
 from trainers.evals.settings import EvalSettings
 from trainers.fused.engine import FusedEngine
 from trainers.models.adapter_set import AdapterSet
@@ -217,6 +220,16 @@ def test_what_the_base_knew_is_asked_again_and_bare_glyphs_are_told():
     )
     few = scores_of(models_of(Table(), Table()), plan_for(open_items(3), everyday=questions[:19]))
     assert not {"base_ability", "bare_glyphs"} & set(few)
+
+
+def test_a_base_that_knows_next_to_nothing_is_not_asked_the_whole_pool():
+    pool, asking = everyday(600), asking_of(plan_for(open_items(1)), SETTINGS)
+    texts = {render_prompt("creative", one.question): f"It is {one.accepted[0]}." for one in pool[1::4]}
+    knowing, lost = Table(texts), Table()
+    small = SETTINGS.model_copy(update={"everyday_items": 60})
+    assert known_questions(Speaker(knowing, BASE), pool, small, asking) == pool[1::4][:60]
+    assert known_questions(Speaker(lost, BASE), pool, small, asking) == []
+    assert len(lost.decoded) == 60 < len(knowing.decoded)
 
 
 def test_open_extras_are_compared_with_the_base_whatever_the_parent_and_closed_ones_come_whole():
