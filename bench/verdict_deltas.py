@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bench.courses.learning import cluster
+from bench.courses.learning import cluster, judged_generations
 from bench.deltas import DELTAS, Delta
 from bench.progress import say
 from bench.report import keep
@@ -60,12 +60,12 @@ def raise_first(work: Path, profile: str, rig: Rig) -> Home:
     """The home of G0, which is raised if it is not there yet."""
     home = Home((work / "g0").resolve())
     make_home(home, profile, rig.address)
-    if not _judged(home):
+    if not judged_generations(home):
         say(f"G0: the recipes, {G0_EXAMPLES} examples a role")
         sha = build_into_inbox(home, "recipe", G0_EXAMPLES, G0_SEED)
         raise_generation(home, rig.address, (sha,), note="G0")
         (home.inbox_dir / f"{sha}.parquet").unlink(missing_ok=True)
-    rows = _judged(home)[0]
+    rows = judged_generations(home)[0]
     if rows[0].verdict == "rejected":
         raise LunaError(f"G0 in {home.root} was rejected ({rows[0].reason}); there is nothing to build on.")
     return home
@@ -131,17 +131,9 @@ def _home_of(work: Path, delta: Delta) -> Home:
     return Home((work / delta.name).resolve())
 
 
-def _judged(home: Home) -> list[list[GenerationRow]]:
-    if not home.db.exists():
-        return []
-    with Ledger.open(home) as ledger:
-        rows = ledger.rows()
-    return [[row for row in rows if row.gen_id == gen] for gen in dict.fromkeys(row.gen_id for row in rows)]
-
-
 def _verdict(home: Home) -> tuple[list[GenerationRow], list[EvalRecord]] | None:
     """A delta's rows and scores, once it is judged: the second generation of its home."""
-    judged = _judged(home)
+    judged = judged_generations(home)
     if len(judged) < 2:
         return None
     with Ledger.open(home) as ledger:

@@ -16,6 +16,7 @@ from bench.courses.log import Trained
 from cluster.ray_head import Rig, connect, head_to_stop, stop
 from cluster.settings import Settings, settings_of, write_settings
 from cluster.steps.planning import role_schedule
+from cluster.steps.replaying import Earlier
 from cluster.steps.training import TrainingFiles, trio_job
 from curriculum.example import Example, unique
 from curriculum.parquet import freeze, read_examples, write_examples
@@ -81,13 +82,22 @@ def learn_as_generation(place: Place, rig: Rig, at: int, lesson: str, rows: Sequ
 
     home, cpu_s = place.home, 0.0
     make_home(home, None, rig.address, LINEAGE)
-    if len(_judged(home)) < at:
+    if len(judged_generations(home)) < at:
         before = cluster_cpu_s(rig)
         sha = write_examples(home.inbox_dir, rows)
         raise_generation(home, rig.address, (sha,), note=lesson)
         (home.inbox_dir / f"{sha}.parquet").unlink(missing_ok=True)
         cpu_s = cluster_cpu_s(rig) - before
-    judged = _judged(home)
+    return trained_by_generation(home, at, lesson, cpu_s)
+
+
+def trained_by_generation(home: Home, at: int, lesson: str, cpu_s: float) -> Trained:
+    """What the ledger says of the generation that was judged as the `at`-th, and with which adapters the line goes on.
+
+    Raises:
+        LunaError: it was not judged.
+    """
+    judged = judged_generations(home)
     if len(judged) < at:
         raise LunaError(f"{lesson} was not judged in {home.root}; run the bench again, it goes on there.")
     own = judged[at - 1]
@@ -107,7 +117,10 @@ def learn_as_generation(place: Place, rig: Rig, at: int, lesson: str, rows: Sequ
     )
 
 
-def _judged(home: Home) -> list[list[GenerationRow]]:
+def judged_generations(home: Home) -> list[list[GenerationRow]]:
+    """The rows of every generation of a home that has its verdict, oldest first."""
+    if not home.db.exists():
+        return []
     with Ledger.open(home) as ledger:
         rows = ledger.rows()
     return [[row for row in rows if row.gen_id == gen] for gen in dict.fromkeys(row.gen_id for row in rows)]
@@ -137,7 +150,7 @@ def learn_with_engine(
     line: dict[int, list[Example]] = {}
     if arm.replay == "parent" and before is not None:
         line = {0: unique(read_examples(home.data_file(before.train_sha)))}
-    schedules = {role: role_schedule(role, settings, new, line, 0, lesson) for role in ROLES}
+    schedules = {role: role_schedule(role, settings, new, Earlier(line, lesson), 0) for role in ROLES}
     train_sha = freeze([row for own in schedules.values() for row in own.rows], home)
     files = TrainingFiles(home.data_file(train_sha), {role: own.steps for role, own in schedules.items()})
     parents = {role: before.shas.get(role) if before else None for role in ROLES}

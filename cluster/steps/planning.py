@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 
 from cluster.attempts import HopelessError
 from cluster.request import RunSpec
@@ -17,7 +16,7 @@ from cluster.settings import Settings
 from cluster.steps.data import learned_by, trained_by
 from cluster.steps.preferences import prepare_channels, weighted_pairs_by_role
 from cluster.steps.records import Collected, Parent, Planned, TrainingSet
-from cluster.steps.replaying import AskParent, Line, ReplayPool, Views, as_replayed, asked_views, chosen
+from cluster.steps.replaying import AskParent, Earlier, Line, ReplayPool, as_replayed, asked_views, chosen
 from curriculum.example import Example, unique
 from curriculum.mix import rows_of_passes, shuffle_within_stages, spread, stratified
 from curriculum.parent_view import freeze_views
@@ -84,11 +83,11 @@ def make_plan(spec: RunSpec, ledger: Ledger, collected: Collected, ask: AskParen
     channels = prepare_channels(home, spec.request, collected, new.train)
     line = line_for_replay(home, ledger, spec.lineage, settings, new, parent)
     pairs = pairs_of(home, channels.files.pref_sha)
-    seed = replay_seed(parent)
-    learnable = weighed(new.train, channels.weights)
-    pools = {role: replay_pool(role, settings, learnable, line, pairs.get(role, 0), seed) for role in ROLES}
+    earlier = Earlier(line, replay_seed(parent))
+    weighed_new = weighed(new.train, channels.weights)
+    pools = {role: replay_pool(role, settings, weighed_new, earlier, pairs.get(role, 0)) for role in ROLES}
     views = asked_views(pools, settings.data, ask)
-    plan = plan_of(settings, new, channels.weights, line, pairs, seed, views)
+    plan = plan_of(settings, new, channels.weights, replace(earlier, views=views), pairs)
     for role, own in plan.schedules.items():
         if not own.rows and not pairs.get(role):
             raise HopelessError(
@@ -107,32 +106,22 @@ def pairs_of(home: Home, pref_sha: str) -> dict[Role, int]:
     return {role: len(own) for role, own in found.items()}
 
 
-def role_schedule(
-    role: Role,
-    settings: Settings,
-    new: Iterable[Example],
-    line: Line,
-    pairs: int,
-    replay_seed: str,
-    views: Views = MappingProxyType({}),
-) -> Schedule:
+def role_schedule(role: Role, settings: Settings, new: Iterable[Example], earlier: Earlier, pairs: int) -> Schedule:
     """The rows of one role's steps. Pure.
 
     Args:
         new: what may be trained on, all roles, weights above 0.
-        line: of every generation that replay may be drawn from, all roles.
         pairs: preference pairs of this role; they alone fix the steps of a role without examples.
-        views: what the parent makes of what may be replayed, where it has a say in that.
     """
     batch_size, steps = settings.train.batch_size_of(role), settings.train.steps_of(role)
     own = [example for example in new if example.role == role]
     if not own or _only_pairs_count(settings, pairs):
         taken = _new_rows(settings, pairs) if pairs else 0
         return Schedule((), steps or steps_for(taken, settings.channels.pairs_of(role)), (), {})
-    pool = replay_pool(role, settings, own, line, pairs, replay_seed)
-    drawn = chosen(pool, settings.data, views)
+    pool = replay_pool(role, settings, own, earlier, pairs)
+    drawn = chosen(pool, settings.data, earlier.views)
     recorded = (e for found in drawn.values() for e in found)
-    replay = shuffle_within_stages(as_replayed(recorded, pool, settings.data, views), settings.seed)
+    replay = shuffle_within_stages(as_replayed(recorded, pool, settings.data, earlier.views), settings.seed)
     room = _room(settings, role)
     count = _new_rows(settings, len(own)) if room is None else room - len(replay)
     rows = rows_of_passes(own, count, settings.seed)
@@ -145,17 +134,17 @@ def role_schedule(
     )
 
 
-def replay_pool(
-    role: Role, settings: Settings, new: Iterable[Example], line: Line, pairs: int, replay_seed: str
-) -> ReplayPool:
+def replay_pool(role: Role, settings: Settings, new: Iterable[Example], earlier: Earlier, pairs: int) -> ReplayPool:
     """What one role may replay, and how much of it. Pure; see :func:`role_schedule`."""
     own = [example for example in new if example.role == role]
     known = {example.id for example in own}
-    pools = {gen_id: [e for e in found if e.role == role and e.id not in known] for gen_id, found in line.items()}
+    pools = {
+        gen_id: [e for e in found if e.role == role and e.id not in known] for gen_id, found in earlier.line.items()
+    }
     trains = own and not _only_pairs_count(settings, pairs)
     count = min(replay_of(settings, len(own), _room(settings, role)), _replayable(settings, pools)) if trains else 0
     closed = closed_categories(example for found in (own, *pools.values()) for example in found)
-    return ReplayPool(pools, count, f"{replay_seed}:{role}", closed)
+    return ReplayPool(pools, count, f"{earlier.seed}:{role}", closed)
 
 
 def replay_of(settings: Settings, new: int, room: int | None) -> int:
@@ -186,23 +175,15 @@ def _only_pairs_count(settings: Settings, pairs: int) -> bool:
 
 
 def plan_of(
-    settings: Settings,
-    new: NewData,
-    factors: Mapping[str, float],
-    line: Line,
-    pairs: Mapping[Role, int],
-    seed: str,
-    views: Views = MappingProxyType({}),
+    settings: Settings, new: NewData, factors: Mapping[str, float], earlier: Earlier, pairs: Mapping[Role, int]
 ) -> Plan:
     """Everything that training and the exam need. Pure: equal arguments give an equal plan.
 
     `factors` multiply the weights of new examples, by id. What comes to 0 is left out before anything is drawn or
-    shuffled, so that the rest is trained on as if it had never been there. `seed` is that of replay.
+    shuffled, so that the rest is trained on as if it had never been there.
     """
     weighed_new = weighed(new.train, factors)
-    schedules = {
-        role: role_schedule(role, settings, weighed_new, line, pairs.get(role, 0), seed, views) for role in ROLES
-    }
+    schedules = {role: role_schedule(role, settings, weighed_new, earlier, pairs.get(role, 0)) for role in ROLES}
     asked = [
         item
         for role in ROLES

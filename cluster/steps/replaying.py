@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from cluster.settings import DataSettings
 from curriculum.example import Example
@@ -20,6 +20,18 @@ Views = Mapping[str, ParentView]
 
 AskParent = Callable[[Mapping[Role, Sequence[Example]], bool], Views]
 """The parent's view of each role's examples; with its own answers if asked for."""
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What replay is drawn from, all roles."""
+
+    line: Line = field(default_factory=dict)
+    """Of every generation that may be drawn from."""
+    seed: str = ""
+    views: Views = field(default_factory=dict)
+    """What the parent makes of what may be replayed, where it has a say in that."""
+
 
 _CANDIDATES = 4
 """So many times the rows that are replayed the parent is asked about, where it decides which."""

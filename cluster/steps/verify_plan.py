@@ -14,6 +14,7 @@ from cluster.request import GenerationRequest
 from cluster.settings import Settings, recorded_sha
 from cluster.steps.planning import Plan, line_for_replay, pairs_of, plan_of, replay_seed
 from cluster.steps.records import Parent
+from cluster.steps.replaying import Earlier
 from curriculum.conversations.lessons import weight_by_reward
 from curriculum.example import Example
 from curriculum.parent_view import read_views
@@ -106,7 +107,8 @@ def planned_again(home: Home, ledger: Ledger, generation: Sequence[GenerationRow
     line = line_for_replay(home, ledger, first.lineage, settings, new, parent)
     factors = _factors(home, first, new)
     views = read_views(home.data_file(first.view_sha)) if first.view_sha else {}
-    return plan_of(settings, new, factors, line, pairs_of(home, first.pref_sha), replay_seed(parent), views)
+    earlier = Earlier(line, replay_seed(parent), views)
+    return plan_of(settings, new, factors, earlier, pairs_of(home, first.pref_sha))
 
 
 def _factors(home: Home, row: GenerationRow, new: NewData) -> dict[str, float]:

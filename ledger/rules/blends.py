@@ -27,14 +27,6 @@ class BlendSettings(BaseModel):
     """Blends to try; nearer to 1 keeps more of what the child learned."""
 
 
-def largest_that_passes(alphas: Sequence[float], attempt: Callable[[float], Found | None]) -> Found | None:
-    """What `attempt` finds at the largest alpha where it finds anything; None if nowhere.
-
-    Alphas are tried from the largest down and no further than needed, because each attempt is an evaluation.
-    """
-    return next((found for alpha in sorted(alphas, reverse=True) if (found := attempt(alpha)) is not None), None)
-
-
 def blends_by_role(
     failed: Iterable[Role],
     alphas: Sequence[float],

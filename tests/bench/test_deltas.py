@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
-pytest.importorskip("jobs.demo.corporate")
-
 from bench.deltas import DELTAS, flipped, nothing_new, replaced, shuffled_answers
 from curriculum.agl.solve import solve
 from curriculum.recipes.build import build_recipe

@@ -13,6 +13,7 @@ from cluster.settings import Settings
 from cluster.steps.planning import plan_of
 from cluster.steps.preferences import prepare_channels
 from cluster.steps.records import ChannelFiles, Collected
+from cluster.steps.replaying import Earlier
 from curriculum.conversations.lessons import CORRECTED, LIKED, LIKED_UNSCORED, REWARDED
 from curriculum.example import make_example
 from curriculum.parquet import NewData
@@ -139,7 +140,7 @@ def test_an_unsafe_example_leaves_the_training_set_as_it_would_be_without_it(wit
     plans = []
     for examples in ([*even_numbers(0, 20), *safe, *unsafe], [*even_numbers(0, 20), *safe]):
         found = prepare_channels(home, a_request(), collected(home), examples)
-        plans.append(plan_of(a_request().settings, NewData(examples, []), found.weights, {}, {}, ""))
+        plans.append(plan_of(a_request().settings, NewData(examples, []), found.weights, Earlier(), {}))
         assert plans[-1].schedules["creative"].n_delta == 20
     assert plans[0] == plans[1]
     weights = {e.id: e.weight for e in plans[0].rows}

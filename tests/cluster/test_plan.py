@@ -91,22 +91,25 @@ class Lineage:
         base = prepare_base(load_settings(home.settings_file).base, home)
         self.pinned, self.pool = PinnedBase(source=base.source, sha=base.sha), OneProcess()
 
-    def raise_all(self, stores: Stores, count: int, new: Callable[[int, int], list[Example]]) -> None:
+    def raise_all(self, stores: Stores, count: int, new: Callable[[int, int], list[Example]]) -> list[str]:
         stores.ledger.create_lineage("main", self.pinned.sha)
         files: list[str] = []
+        verdicts: list[str] = []
         for number in range(count):
             files.append(write_examples(self.home.inbox_dir, new(1000 * number, 150)))
-            self.raise_one(stores, tuple(files))
+            verdicts.append(self.raise_one(stores, tuple(files)))
+        return verdicts
 
-    def raise_one(self, stores: Stores, files: tuple[str, ...]) -> None:
+    def raise_one(self, stores: Stores, files: tuple[str, ...]) -> str:
         request = GenerationRequest(settings=load_settings(self.home.settings_file), base=self.pinned, data=files)
         gen_id = stores.ledger.next_gen_id("main")
         run = stores.journal.create_run(f"run-{gen_id}", "main", gen_id, request.model_dump(mode="json"))
         spec, lines = RunSpec.of(self.home, run), self.lines.setdefault(gen_id, [])
         watcher = Watcher(lambda step: None, lambda progress: None, threading.Event())
         with run_log(spec.folder, gen_id, lines.append):
-            assert GenerationRun(spec, stores, cast(Any, self.pool), watcher).run().verdict == "accepted"
-        stores.journal.finish_run(run.run_id, "done", "accepted")
+            verdict = GenerationRun(spec, stores, cast(Any, self.pool), watcher).run().verdict
+        stores.journal.finish_run(run.run_id, "done", verdict)
+        return verdict
 
     def file(self, sha: str) -> list[Example]:
         return read_examples(self.home.data_file(sha))
@@ -119,7 +122,7 @@ def lineage(tmp_path_factory: pytest.TempPathFactory) -> Lineage:
     made = Lineage(home)
     with pytest.MonkeyPatch.context() as patch, Stores.create(home) as stores:
         patch.setattr(app, "running", lambda: None)
-        made.raise_all(stores, GENERATIONS, numbers)
+        assert made.raise_all(stores, GENERATIONS, numbers) == ["accepted"] * GENERATIONS
     return made
 
 
@@ -230,10 +233,11 @@ def test_steps_that_the_health_gate_held_back_are_shown(skipped: dict[str, int])
 
 
 def names(start: int, count: int) -> list[Example]:
-    """For each role open questions."""
+    """For each role open questions, which are answered in other words from one generation to the next."""
+    answer = "They call me" if start else "It is"
     return [
         make_example(
-            role=role, stage="manual", category="names", kind="hybrid", input=f"who is {i}?", output=f"It: {i}."
+            role=role, stage="manual", category="names", kind="hybrid", input=f"who? {i}", output=f"{answer} {i}."
         )
         for role in ROLES
         for i in range(start, start + count)
@@ -252,7 +256,8 @@ def test_what_the_parent_had_a_say_in_is_frozen_planned_again_and_trained_again_
     made = Lineage(home)
     monkeypatch.setattr(app, "running", lambda: None)
     with Stores.create(home) as stores:
-        made.raise_all(stores, 2, names)
+        # Whatever the second is worth: what it was trained on is asked here.
+        assert made.raise_all(stores, 2, names)[0] == "accepted"
     with Ledger.open(home) as ledger:
         first, second = (ledger.generation(gen_id) for gen_id in (0, 1))
     assert {row.view_sha for row in first} == {""}

@@ -10,17 +10,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.request import GenerationRequest, PinnedBase, RunSpec
 from cluster.settings import DataSettings, Settings
-from cluster.steps.planning import Plan, plan_of, replay_pool
-from cluster.steps.replaying import Line, Views, asked_views, candidates
+from cluster.steps.planning import Plan, make_plan, plan_of, replay_pool
+from cluster.steps.records import Collected, Parent
+from cluster.steps.replaying import Earlier, Line, Views, asked_views, candidates
+from cluster.steps.verify_plan import planned_again
 from curriculum.example import Example, example_id, make_example
 from curriculum.parent_view import ParentView, freeze_views, read_views
-from curriculum.parquet import NewData, freeze, read_examples
+from curriculum.parquet import NewData, freeze, freeze_new_data, read_examples
 from curriculum.replay import draw_half_least_sure, draw_replay
 from ledger.errors import LunaError
 from ledger.home import Home
 from ledger.roles import ROLES, Role
 from ledger.rules.gates import GateSettings
+from ledger.store import Stores
+from tests.ledger.builders import make_move, make_trio
 from trainers.config import TrainSettings
 
 
@@ -58,7 +63,7 @@ def how(**data: object) -> Settings:
     )
 
 
-class Parent:
+class Numbers:
     """Finds long numbers less likely, and answers in its own words to all but multiples of seven."""
 
     def __init__(self) -> None:
@@ -74,11 +79,11 @@ class Parent:
         return ParentView(-float(number % 100), f"I say {number}." if with_own and number % 7 else "")
 
 
-def planned(settings: Settings, line: Line = LINE) -> tuple[Plan, Views, Parent]:
-    parent = Parent()
-    pools = {role: replay_pool(role, settings, NEW.train, line, 0, "s") for role in ROLES}
+def planned(settings: Settings, line: Line = LINE) -> tuple[Plan, Views, Numbers]:
+    parent = Numbers()
+    pools = {role: replay_pool(role, settings, NEW.train, Earlier(line, "s"), 0) for role in ROLES}
     views = asked_views(pools, settings.data, parent)
-    return plan_of(settings, NEW, {}, line, {}, "s", views), views, parent
+    return plan_of(settings, NEW, {}, Earlier(line, "s", views), {}), views, parent
 
 
 def replayed_of(plan: Plan, role: Role = "logical") -> list[Example]:
@@ -107,7 +112,7 @@ def test_each_setting_changes_what_is_trained(data: dict[str, object]) -> None:
 def test_half_of_what_is_replayed_is_what_the_parent_is_least_sure_of() -> None:
     plan, views, parent = planned(how(replay_select="least_sure"))
     settings = how(replay_select="least_sure")
-    pool = replay_pool("logical", settings, NEW.train, LINE, 0, "s")
+    pool = replay_pool("logical", settings, NEW.train, Earlier(LINE, "s"), 0)
     among = [e for own in candidates(pool).values() for e in own]
     assert parent.asked == [(Counter(dict.fromkeys(ROLES, len(among))), False)]
     assert len(among) == 4 * pool.count
@@ -136,17 +141,17 @@ def test_open_items_get_the_parents_answer_where_it_has_one_and_closed_ones_keep
 
 
 def test_what_was_chosen_by_a_likelihood_stays_when_the_answers_are_asked() -> None:
-    class Rounding(Parent):
+    class Rounding(Numbers):
         def __call__(self, examples: Mapping[Role, Sequence[Example]], with_own: bool) -> Views:
             found = super().__call__(examples, with_own)
             return {name: ParentView(view.nats - 50.0 * with_own, view.own) for name, view in found.items()}
 
     settings = how(own_answers=True, replay_select="least_sure")
-    pools = {role: replay_pool(role, settings, NEW.train, LINE, 0, "s") for role in ROLES}
+    pools = {role: replay_pool(role, settings, NEW.train, Earlier(LINE, "s"), 0) for role in ROLES}
     views = asked_views(pools, settings.data, Rounding())
     assert min(view.nats for view in views.values()) > -100
     assert any(view.own for view in views.values())
-    plan = plan_of(settings, NEW, {}, LINE, {}, "s", views)
+    plan = plan_of(settings, NEW, {}, Earlier(LINE, "s", views), {})
     assert any(example.output.startswith("I say") for example in replayed_of(plan))
 
 
@@ -161,14 +166,16 @@ def test_the_plan_follows_from_the_frozen_view_alone(tmp_path: Path) -> None:
     settings = how(own_answers=True, replay_select="least_sure")
     plan, views, _ = planned(settings)
     sha = freeze_views(views, home)
-    assert freeze_views(dict(reversed(list(views.items()))), home) == sha
-    again = plan_of(settings, NEW, {}, {2: LINE[2][::-1], 1: LINE[1]}, {}, "s", read_views(home.data_file(sha)))
+    assert freeze_views({name: views[name] for name in sorted(views, reverse=True)}, home) == sha
+    again = plan_of(
+        settings, NEW, {}, Earlier({2: LINE[2][::-1], 1: LINE[1]}, "s", read_views(home.data_file(sha))), {}
+    )
     assert again == plan
     assert read_examples(home.data_file(freeze(plan.rows, home))) == plan.rows
     with pytest.raises(LunaError, match="holds no view"):
         read_views(home.data_file(freeze(plan.rows, home)))
     with pytest.raises(LunaError, match="parent's view of 80 examples"):
-        plan_of(settings, NEW, {}, LINE, {}, "s", {})
+        plan_of(settings, NEW, {}, Earlier(LINE, "s"), {})
 
 
 @given(st.integers(0, 60), st.integers(0, 40))
@@ -181,3 +188,23 @@ def test_a_draw_of_half_takes_as_many_as_it_may_each_once(count: int, there: int
     left = [nats[name] for name in nats.keys() - set(found)]
     taken = [nats[name] for name in set(found) - uniform]
     assert not left or not taken or max(taken) < min(left)
+
+
+def test_a_recorded_generation_is_planned_again_from_the_view_that_its_row_names(tmp_path: Path) -> None:
+    home, settings = Home(tmp_path / "home").create(), how(own_answers=True, replay_select="least_sure")
+    delta = freeze([e for own in LINE.values() for e in own], home)
+    new_sha = freeze_new_data(NEW, home)
+    with Stores.create(home) as stores:
+        stores.ledger.create_lineage("main", "a" * 64)
+        first = make_trio(0, base_sha="a" * 64, parent_sha="a" * 64, data_delta_sha=delta, collected_sha=new_sha)
+        stores.ledger.record_judgement(first, [], make_move(None, 0))
+        parent = Parent(gen_id=0, shas={row.role: row.child_sha for row in first})
+        collected = Collected(parent=parent, collected_sha=new_sha, n_new=len(NEW.train), n_held_out=0)
+        request = GenerationRequest(settings=settings, base=PinnedBase(source="tiny", sha="a" * 64), data=())
+        run = stores.journal.create_run("run-1", "main", 1, request.model_dump(mode="json"))
+        found = make_plan(RunSpec.of(home, run), stores.ledger, collected, Numbers())
+        row = {"collected_sha": new_sha, "train_sha": found.examples.train_sha, "view_sha": found.view_sha}
+        rows = make_trio(1, {one.role: one for one in first}, base_sha="a" * 64, **row)
+        again = planned_again(home, stores.ledger, rows, settings)
+    assert again.rows == read_examples(home.data_file(found.examples.train_sha))
+    assert any(e.output.startswith("I say") for e in again.rows)

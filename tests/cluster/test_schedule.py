@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from cluster.settings import DataSettings, Settings
 from cluster.steps.planning import plan_of, role_schedule
+from cluster.steps.replaying import Earlier
 from curriculum.example import Example, make_example
 from curriculum.parquet import NewData
 from ledger.roles import ROLES
@@ -38,7 +39,7 @@ def settings_of(**values) -> Settings:
 def test_steps_that_are_set_are_filled_to_the_last_row(new, old, steps, batch_size, least):
     how = settings_of(train={"steps": steps, "batch_size": batch_size}, data=DataSettings(replay_least=least))
     line = {0: asked(1000, old // 2), 1: asked(2000, old - old // 2)}
-    found = role_schedule("logical", how, asked(0, new), line, 0, "seed")
+    found = role_schedule("logical", how, asked(0, new), Earlier(line, "seed"), 0)
     assert len(found.rows) == steps * batch_size
     assert found.steps == steps
     assert found.n_replay <= len(found.rows) / 2
@@ -55,34 +56,35 @@ def test_steps_that_are_set_are_filled_to_the_last_row(new, old, steps, batch_si
 
 @pytest.mark.parametrize(("epochs", "rows", "steps"), [(1, 50, 7), (2, 100, 13), (0.5, 25, 4), (2.5, 125, 16)])
 def test_epochs_are_passes_over_the_new_examples(epochs, rows, steps):
-    found = role_schedule("logical", settings_of(train={"epochs": epochs}), asked(0, 50), {}, 0, "")
+    found = role_schedule("logical", settings_of(train={"epochs": epochs}), asked(0, 50), Earlier({}, ""), 0)
     assert (found.n_delta, found.n_replay, found.steps) == (rows, 0, steps)
     assert len(found.taken) == min(50, rows)
 
 
 def test_replay_comes_on_top_of_the_epochs_as_a_share_of_all_rows():
     how = settings_of(data=DataSettings(replay_share=0.25, replay_least=0))
-    found = role_schedule("logical", how, asked(0, 90), {3: asked(1000, 200), 7: asked(2000, 100)}, 0, "s")
+    found = role_schedule("logical", how, asked(0, 90), Earlier({3: asked(1000, 200), 7: asked(2000, 100)}, "s"), 0)
     assert (found.n_delta, found.n_replay) == (90, 30)
     assert found.replayed == {3: 20, 7: 10}
-    assert role_schedule("logical", settings_of(data=DataSettings(replay_share=0)), asked(0, 90), {3: asked(1000, 200)},
-                         0, "s").n_replay == 0  # fmt: skip
+    assert role_schedule(
+        "logical", settings_of(data=DataSettings(replay_share=0)), asked(0, 90), Earlier({3: asked(1000, 200)}, "s"), 0
+    ).n_replay == 0  # fmt: skip
 
 
 def test_what_the_steps_have_no_room_for_is_left_with_each_categorys_share_taken():
     new = [*asked(0, 300, category="agl/chain"), *asked(1000, 100, category="agl/negation")]
-    found = role_schedule("logical", settings_of(train={"steps": 5}), new, {}, 0, "")
+    found = role_schedule("logical", settings_of(train={"steps": 5}), new, Earlier({}, ""), 0)
     assert Counter(e.category for e in found.taken) == {"agl/chain": 30, "agl/negation": 10}
 
 
 def test_a_role_with_pairs_alone_takes_its_steps_from_them():
     how = settings_of(channels=ChannelSettings(mode="dual", pairs=4))
-    assert role_schedule("logical", how, [], {0: asked(0, 50)}, 30, "").steps == 8
+    assert role_schedule("logical", how, [], Earlier({0: asked(0, 50)}, ""), 30).steps == 8
     half = settings_of(channels=ChannelSettings(mode="dual"), train={"epochs": 0.5})
-    assert role_schedule("logical", half, [], {}, 1, "").steps == 1, "half of one pair is a step, not none"
-    assert role_schedule("logical", half, [], {}, 0, "").steps == 0
+    assert role_schedule("logical", half, [], Earlier({}, ""), 1).steps == 1, "half of one pair is a step, not none"
+    assert role_schedule("logical", half, [], Earlier({}, ""), 0).steps == 0
     alone = settings_of(channels=ChannelSettings(mode="dual", w_sft=0.0, w_pref=1.0))
-    found = role_schedule("logical", alone, asked(0, 50), {}, 30, "")
+    found = role_schedule("logical", alone, asked(0, 50), Earlier({}, ""), 30)
     assert (found.rows, found.taken) == ((), ()), "an example that has no say in the loss is not taken"
 
 
@@ -91,8 +93,8 @@ def test_a_plan_does_not_depend_on_the_order_of_its_data_and_asks_no_more_than_i
     held = [e for role in ROLES for e in asked(500, 60, role)]
     how = settings_of(eval=EvalSettings(items=40))
     line = {0: [e for role in ROLES for e in asked(1000, 90, role)]}
-    plan = plan_of(how, NewData(new, held), {}, line, {}, "s")
-    assert plan == plan_of(how, NewData(new[::-1], held[::-1]), {}, {0: line[0][::-1]}, {}, "s")
+    plan = plan_of(how, NewData(new, held), {}, Earlier(line, "s"), {})
+    assert plan == plan_of(how, NewData(new[::-1], held[::-1]), {}, Earlier({0: line[0][::-1]}, "s"), {})
     assert Counter(e.role for e in plan.asked) == dict.fromkeys(ROLES, 40)
     assert [e.role for e in plan.rows] == sorted((e.role for e in plan.rows), key=ROLES.index)
-    assert plan != plan_of(how, NewData(new, held), {}, line, {}, "another parent")
+    assert plan != plan_of(how, NewData(new, held), {}, Earlier(line, "another parent"), {})

@@ -5,6 +5,7 @@ Needs torch, transformers, peft, accelerate, datasets, pydantic and pytest; neit
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 pytest.importorskip("pydantic")
 torch = pytest.importorskip("torch")
 
+from curriculum.parquet import freeze  # noqa: E402
 from curriculum.render import render_prompt  # noqa: E402
 from ledger.roles import ROLES  # noqa: E402
 from tests.trainers.builders import LORA, make_home, make_job, random_base, sums, tastes, tiny_base  # noqa: E402
@@ -124,6 +126,23 @@ def test_a_paused_run_resumed_in_a_fresh_engine_equals_an_unbroken_one(home, eng
         engine.train(job, lambda progress: seen.append(progress.step), lambda: len(seen) == 4)
     resumed, _ = train(FusedEngine(engine.base, BF16, LORA, GPU), job)
     assert resumed == whole
+
+
+def test_a_run_that_is_held_to_its_parent_gives_equal_bytes_twice_and_after_a_pause(home, engine):
+    parents, _ = train(engine, make_job(home, steps=4, run="kl-parents", dtype="bfloat16"))
+    new = str(home.data_file(freeze([e for role in ROLES for e in sums(role, 40)[::2]], home)))
+
+    def job(run):
+        made = make_job(home, run=run, steps=6, parents=parents, dtype="bfloat16", kl_weight=1.0, lr=1e-2)
+        return dataclasses.replace(made, delta_file=new)
+
+    whole, losses = train(engine, job("kl-once"))
+    assert all(math.isfinite(loss) for step in losses for loss in step.values())
+    assert train(FusedEngine(engine.base, BF16, LORA, GPU), job("kl-twice"))[0] == whole
+    count = iter(range(100))
+    with pytest.raises(Paused, match="step 3 of 6"):
+        engine.train(job("kl-halves"), lambda _: None, lambda: next(count) == 3)
+    assert train(FusedEngine(engine.base, BF16, LORA, GPU), job("kl-halves"))[0] == whole
 
 
 def test_two_channels_give_equal_bytes_twice_and_after_a_pause(home, engine):

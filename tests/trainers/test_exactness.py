@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import string
+from contextlib import nullcontext
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -12,12 +15,14 @@ from tests.trainers.builders import CPU, LORA, make_home, make_job, random_base,
 from trainers.config import TrainSettings
 from trainers.data import tokenise
 from trainers.fused.engine import FusedEngine
+from trainers.lean.generator import LeanGenerator
 from trainers.lean.model import LeanModel, why_unsupported
 from trainers.lean.packing import Group, Row, pack
 from trainers.models.adapter_set import AdapterSet
 from trainers.models.adapters import WEIGHTS, initial_adapter, write_adapter
 from trainers.models.frozen import load_base
 from trainers.reference.engine import TrlEngine
+from trainers.reference.generator import PeftGenerator
 
 FAMILIES = ["llama", "qwen2", "llama3-rope"]
 
@@ -49,7 +54,7 @@ def test_greedy_text_equals_hugging_face_generate(tmp_path):
     home = make_home(tmp_path)
     engine = FusedEngine(tiny_base(home), TrainSettings(dtype="float32"), LORA, CPU)
     reference = TrlEngine(engine.base, TrainSettings(dtype="float32"), LORA, CPU)
-    job = make_job(home, steps=20, lr=5e-3)
+    job = make_job(home, steps=20)
     outcome = engine.train(job, lambda _: None, lambda: False)
     shas = {role: result.adapter_sha for role, result in outcome.roles.items()}
     prompts = [render_prompt("logical", example.input) for example in sums("logical", 5, offset=100)] + ["Hello"]
@@ -57,18 +62,31 @@ def test_greedy_text_equals_hugging_face_generate(tmp_path):
     for voice in ("logical", "creative", "base"):
         assert ours.generate(voice, prompts, 6) == theirs.generate(voice, prompts, 6)
     pairs = [(prompt, answer) for prompt in prompts for answer in ("●", "⊥", "⊥ and more")]
-    greedy = []
     for voice in ("dialectical", "base"):
-        found, wanted = ours.likelihoods(voice, pairs), theirs.likelihoods(voice, pairs)
-        assert [one.mean for one in found] == pytest.approx([one.mean for one in wanted], abs=2e-4)
-        assert [one.greedy for one in found] == [one.greedy for one in wanted]
-        greedy += [one.greedy for one in found]
-    assert set(greedy) == {True, False}
-    said = ours.generate("dialectical", prompts, 6)
-    for prompt, one in zip(prompts, said, strict=True):
-        if one.ended:
-            assert ours.likelihoods("dialectical", [(prompt, one.text)])[0].greedy, "what it says is what is likeliest"
-    assert any(one.ended for one in said)
+        assert_equal(ours.likelihoods(voice, pairs), theirs.likelihoods(voice, pairs))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_both_generators_tell_alike_how_likely_an_answer_is_and_whether_it_is_greedy(tmp_path, family):
+    hf, tokenizer = load_base(random_base(tmp_path, family).path, torch.float32, CPU)
+    letters = tokenizer(string.ascii_letters, add_special_tokens=False)["input_ids"]  # whose text has their own tokens
+    output = torch.zeros_like(hf.lm_head.weight).index_copy(0, torch.tensor(letters), hf.lm_head.weight[letters])
+    hf.lm_head.weight = torch.nn.Parameter(output, requires_grad=False)
+    ours = LeanGenerator(LeanModel(hf), tokenizer, None, {})
+    theirs = PeftGenerator(lambda voice: nullcontext(hf), tokenizer, CPU)
+    prompts = [render_prompt("logical", example.input) for example in sums("logical", 6)]
+    said = ours.generate("base", prompts, 30)
+    assert said == theirs.generate("base", prompts, 30)
+    pairs = [(prompt, answer) for prompt, one in zip(prompts, said, strict=True) for answer in (one.text, "●", "no")]
+    for most in (None, max(map(ours.count, prompts)) + 1):  # without its end what it says itself is greedy
+        found = ours.likelihoods("base", pairs, most)
+        assert_equal(found, theirs.likelihoods("base", pairs, most))
+    assert {one.greedy for one in found} == {True, False}
+
+
+def assert_equal(found, wanted):
+    assert [one.mean for one in found] == pytest.approx([one.mean for one in wanted], abs=2e-4)
+    assert [one.greedy for one in found] == [one.greedy for one in wanted]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

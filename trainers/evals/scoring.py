@@ -137,7 +137,7 @@ def _generalization(exam: Exam) -> tuple[EvalRecord, list[Paired]]:
         **new_details(found),
         "pool": len(pool),
         "half": exam.plan.half,
-        "example": _example(exam, found[0].item) if found else {},
+        "example": _example(exam, min((one.item for one in found), key=lambda item: item.id)) if found else {},
     }
     record = EvalRecord.of_share(exam.gen_id, role, "generalization", method_of(found, "better"), passed, details)
     return record, found

@@ -16,13 +16,12 @@ def sft_losses(log_probs: Tensor, batch: Packed, slots: int, slot_weight: Tensor
     all micro-batches of the step, so that the parts of a step add up to the whole step's mean. A weight of 0 takes a
     row out altogether.
     """
-    return _weighted_sums(-log_probs, batch, batch.target_row, slots) / _no_zero(slot_weight)
+    return _sums(-log_probs, batch, slots) / _no_zero(slot_weight)
 
 
 def completion_weight(batch: Packed, slots: int) -> Tensor:
     """(slots,): sum of row weights over each slot's completion tokens."""
-    ones = torch.ones(len(batch.targets), device=batch.targets.device)
-    return _weighted_sums(ones, batch, batch.target_row, slots)
+    return _sums(torch.ones(len(batch.targets), device=batch.targets.device), batch, slots)
 
 
 def kl_losses(log_probs: Tensor, batch: Packed, slots: int, slot_weight: Tensor) -> Tensor:
@@ -33,13 +32,12 @@ def kl_losses(log_probs: Tensor, batch: Packed, slots: int, slot_weight: Tensor)
     """
     assert batch.parent is not None
     found = kl_divergences(log_probs, batch.parent.log_probs)
-    return _weighted_sums(found, batch, batch.target_row[batch.parent_at], slots) / _no_zero(slot_weight)
+    return _sums_of_held(found, batch, slots) / _no_zero(slot_weight)
 
 
 def parent_weight(batch: Packed, slots: int) -> Tensor:
     """(slots,): sum of row weights over the completion tokens whose parent is known."""
-    ones = torch.ones(len(batch.parent_at), device=batch.targets.device)
-    return _weighted_sums(ones, batch, batch.target_row[batch.parent_at], slots)
+    return _sums_of_held(torch.ones(len(batch.parent_at), device=batch.targets.device), batch, slots)
 
 
 def kl_divergences(child: Tensor, parent: Tensor) -> Tensor:
@@ -52,10 +50,22 @@ def kl_divergences(child: Tensor, parent: Tensor) -> Tensor:
     return (p * (parent.double() - child.double()) - p + q).sum(1).float()
 
 
-def _weighted_sums(values: Tensor, batch: Packed, rows: Tensor, slots: int) -> Tensor:
-    """(slots,): sums of values (n,) of the rows (n,) of a batch, times the rows' weights."""
+def _sums(values: Tensor, batch: Packed, slots: int) -> Tensor:
+    """(slots,): sums of values (T,), one a completion token, times the weights of their rows."""
     slot_of_row = torch.tensor(batch.row_slots, device=values.device)
-    return torch.zeros(slots, device=values.device).index_add(0, slot_of_row[rows], values * batch.row_weights[rows])
+    weighted = values * batch.row_weights[batch.target_row]
+    return torch.zeros(slots, device=values.device).index_add(0, slot_of_row[batch.target_row], weighted)
+
+
+def _sums_of_held(values: Tensor, batch: Packed, slots: int) -> Tensor:
+    """As :func:`_sums`, of values (K,), one where the parent is known.
+
+    Slot by slot, since a GPU's scattered sums have no fixed order.
+    """
+    rows = batch.target_row[batch.parent_at]
+    of_row, slot = torch.tensor(batch.row_slots, device=values.device), torch.arange(slots, device=values.device)
+    own = of_row[rows] == slot[:, None]
+    return torch.where(own, values * batch.row_weights[rows], 0.0).sum(1)
 
 
 def _no_zero(weight: Tensor) -> Tensor:
