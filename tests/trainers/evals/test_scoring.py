@@ -11,7 +11,6 @@ from curriculum.example import make_example
 from curriculum.render import render_prompt
 from curriculum.tone import TONE_PROBES
 from ledger.errors import LunaError
-from ledger.roles import BASE
 from tests.trainers.builders import CPU, LORA, make_home, sums, tiny_base
 from tests.trainers.evals.builders import (
     SETTINGS,
@@ -227,8 +226,8 @@ def test_a_base_that_knows_next_to_nothing_is_not_asked_the_whole_pool():
     texts = {render_prompt("creative", one.question): f"It is {one.accepted[0]}." for one in pool[1::4]}
     knowing, lost = Table(texts), Table()
     small = SETTINGS.model_copy(update={"everyday_items": 60})
-    assert known_questions(Speaker(knowing, BASE), pool, small, asking) == pool[1::4][:60]
-    assert known_questions(Speaker(lost, BASE), pool, small, asking) == []
+    assert known_questions(Speaker(knowing, "creative"), pool, small, asking) == pool[1::4][:60]
+    assert known_questions(Speaker(lost, "creative"), pool, small, asking) == []
     assert len(lost.decoded) == 60 < len(knowing.decoded)
 
 
