@@ -21,3 +21,11 @@ def test_style_that_an_earlier_version_asked_of_fewer_probes_is_held_to_the_boun
         each["roles"][0]["evals"][0] for each in lineage_state(Home(tmp_path), GateSettings(), None)["generations"]
     ]
     assert [one["passed"] for one in shown] == [True, False]
+
+
+def test_a_loss_of_base_ability_that_is_only_told_is_not_shown_as_failed(tmp_path: Path) -> None:
+    with make_ledger(tmp_path) as ledger:
+        add_generation(ledger, 0, None, [make_eval(role, "base_ability", 0.5) for role in ROLES])
+    for asked, passed in ((True, False), (False, None)):
+        state = lineage_state(Home(tmp_path), GateSettings(base_ability=asked), None)
+        assert state["generations"][0]["roles"][0]["evals"][0]["passed"] is passed
