@@ -113,6 +113,7 @@ class Examiner:
             percent=settings.data.holdout_percent,
             sides_of=lambda keys: self._ledger.sides_of(keys, self.spec.lineage),
             everyday=everyday_of(self.spec, self.session),
+            least_recall=settings.gates.min_items,
         )
         return [plan_role(role, material, settings.eval, settings.seed) for role in ROLES]
 
