@@ -137,7 +137,7 @@ class TrainerSession:
         return [record for place in arguments for record in answers[place]]
 
     def everyday(self, pool: Sequence[EverydayQuestion]) -> dict[Role, list[EverydayQuestion]]:
-        """For each role what the untouched base gets right in its prompt, the first 120 of the pool."""
+        """For each role what the untouched base gets right in its prompt, the first of the pool."""
         arguments = {place: (place.roles, pool, self._settings) for place in self.placements}
         answers = self._ask("everyday", arguments)
         return {role: own for place in self.placements for role, own in answers[place].items()}

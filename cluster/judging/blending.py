@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from cluster.judging.measuring import Examiner
 from cluster.request import RunSpec
@@ -104,9 +106,12 @@ def _confirmed_blends(
     def blend(role: Role, alpha: float) -> AdapterSet:
         folder = spec.folder / "blends" / f"{role}-{alpha}"
         sha = examiner.session.blend(examiner.parents.of([role]), child.of([role]), alpha, folder).shas[role]
-        if not spec.home.adapter_dir(sha).exists():  # else it is the parent's own, or another's: not ours to remove
+        published, ours = spec.home.adapter_dir(sha), folder / "ours"
+        if not published.exists():  # else it is the parent's own, or another's: not ours to remove
+            ours.touch()  # a judgement that is taken again after a kill finds it published
+        if ours.exists():
             tried.add(sha)
-        publish_dir(folder / sha, spec.home.adapter_dir(sha))
+        publish_dir(folder / sha, published)
         return spec.published({**child.shas, role: sha})
 
     def ask(role: Role, alpha: float, half: Half) -> Blend:
@@ -133,4 +138,12 @@ def _confirmed_blends(
     finally:
         retire_candidate(spec.home, spec.gen_id)
         for sha in tried - {one.sha for one in (found or {}).values()}:
-            shutil.rmtree(spec.home.adapter_dir(sha), ignore_errors=True)
+            _remove(spec.home.adapter_dir(sha), spec.folder / "blends" / sha)
+
+
+def _remove(adapter: Path, aside: Path) -> None:
+    """Take it from its place at once: half of an adapter that a kill left there would pass for the whole of it."""
+    shutil.rmtree(aside, ignore_errors=True)
+    with suppress(OSError):
+        adapter.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)

@@ -71,7 +71,7 @@ class Examiner:
         compared = Compared(child, self.parents if self.parents.shas else None, self.learned)
         if engine == TRAINER:
             return self.session.evaluate(plans, compared, spec.gen_id)
-        return evaluate_served(spec, plans, compared, self._collected.parent_gen)
+        return evaluate_served(spec, engine, plans, compared, self._collected.parent_gen)
 
     def preferences(self, adapters: AdapterSet, roles: Collection[Role] = ROLES) -> list[EvalRecord]:
         """Preference accuracy on the held-out pairs that have a weight; measured, never judged."""
@@ -113,6 +113,7 @@ class Examiner:
             percent=settings.data.holdout_percent,
             sides_of=lambda keys: self._ledger.sides_of(keys, self.spec.lineage),
             everyday=everyday_of(self.spec, self.session),
+            least_recall=settings.gates.min_items,
         )
         return [plan_role(role, material, settings.eval, settings.seed) for role in ROLES]
 

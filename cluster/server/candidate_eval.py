@@ -76,18 +76,18 @@ def engine_of(spec: RunSpec) -> str | None:
 
 
 def evaluate_served(
-    spec: RunSpec, plans: Sequence[RolePlan], compared: Compared, parent_gen: int | None
+    spec: RunSpec, engine: str, plans: Sequence[RolePlan], compared: Compared, parent_gen: int | None
 ) -> list[EvalRecord]:
     """Serve all that are compared under their own numbers, one when it is asked, and measure them there.
 
     The records say through which engine (`details.through`).
 
     Raises:
-        ServerFailedError: no server of this lineage is up, or it could not do it.
+        ServerFailedError: no server of this lineage with this engine is up, or it could not do it.
     """
     settings, gen_id = spec.settings, spec.gen_id
-    if (engine := engine_of(spec)) is None:
-        raise ServerFailedError(f"the server that measured G{gen_id} is there no longer.")
+    if engine_of(spec) != engine:
+        raise ServerFailedError(f"the server ({engine}) that measured G{gen_id} is there no longer.")
     numbers = [(gen_id, compared.child), *compared.learned.items()]
     if parent_gen is not None and compared.parent is not None:
         numbers.insert(0, (parent_gen, compared.parent))

@@ -62,6 +62,9 @@ def filling(
 LEAST_EVERYDAY = 60
 """Everyday lessons of a role at least, however little else there is."""
 
+MOST_EVERYDAY = 3_000
+"""And at most, however much: there are hardly twice as many."""
+
 
 def everyday_filling(ledger: Ledger, lineage: str, settings: Settings, new: Sequence[Example]) -> list[Example]:
     """Everyday lessons for a lineage's first generation, for each role whose new examples hold none of them.
@@ -74,7 +77,7 @@ def everyday_filling(ledger: Ledger, lineage: str, settings: Settings, new: Sequ
     rows = Counter(example.role for example in new if example.role in lacking)
     # As many as make the share of all with them.
     counts = {
-        role: max(LEAST_EVERYDAY, round(rows[role] * EVERYDAY_SHARE / (1 - EVERYDAY_SHARE)))
+        role: min(max(LEAST_EVERYDAY, round(rows[role] * EVERYDAY_SHARE / (1 - EVERYDAY_SHARE))), MOST_EVERYDAY)
         for role in ROLES
         if role in lacking
     }

@@ -85,7 +85,10 @@ def _read_record(home: Home, gen_id: int) -> _Record:
             parents = {row.role: row.child_sha for row in stores.ledger.generation(rows[0].parent_gen)}
     request = _recorded_request(rows[0], {run_id: run.request for run_id, run in runs.items()})
     _check_file(home.data_file(rows[0].train_sha), rows[0].train_sha, "training set")
-    for sha, what in ((rows[0].pref_sha, "set of preference pairs"), (rows[0].rewards_sha, "set of reward scores")):
+    read = {"set of preference pairs": rows[0].pref_sha, "set of reward scores": rows[0].rewards_sha}
+    if request.settings.train.kl_weight:  # what is not new is held to the parent
+        read["set of new examples"] = rows[0].data_delta_sha
+    for what, sha in read.items():
         if sha:
             _check_file(home.data_file(sha), sha, what)
     return _Record(rows, parents, request)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ledger.database import chain
@@ -23,19 +23,27 @@ HEADER: tuple[str, ...] = ("GEN_ID", *FIELDS[1:], "row_sha")
 """The columns of DESIGN section 4 in their order and spelling, then Luna's own, ``row_sha`` last."""
 
 
-def csv_lines(rows: Iterable[tuple[GenerationRow, str]]) -> Iterator[str]:
+def columns_of(header: str) -> tuple[str, ...]:
+    """The columns of a file with this header, if it is this or an earlier version's, which had fewer; else today's."""
+    names = tuple(str(header).strip().split(","))
+    is_ours = len(names) > HEADER.index("run_id") and names == (*HEADER[: len(names) - 1], HEADER[-1])
+    return names if is_ours else HEADER
+
+
+def csv_lines(rows: Iterable[tuple[GenerationRow, str]], columns: Sequence[str] = HEADER) -> Iterator[str]:
     """The file line by line, header first, for rows and their ``row_sha`` in the order given.
 
     Floats are written so that reading them gives the same float back; what was not measured is empty.
     """
-    yield _line(HEADER)
+    yield _line(columns)
+    fields = FIELDS[: len(columns) - 1]
     for row, row_sha in rows:
-        yield _line([*(_cell(getattr(row, field)) for field in FIELDS), row_sha])
+        yield _line([*(_cell(getattr(row, field)) for field in fields), row_sha])
 
 
-def csv_text(rows: Iterable[tuple[GenerationRow, str]]) -> str:
+def csv_text(rows: Iterable[tuple[GenerationRow, str]], columns: Sequence[str] = HEADER) -> str:
     """The whole file."""
-    return "".join(csv_lines(rows))
+    return "".join(csv_lines(rows, columns))
 
 
 def expected(connection: sqlite3.Connection) -> tuple[str, int] | None:

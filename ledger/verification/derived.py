@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ledger.database import chain
-from ledger.database.csv_export import csv_lines, expected
+from ledger.database.csv_export import columns_of, csv_lines, expected
 from ledger.database.queries import parse
 from ledger.records import GenerationRow
 from ledger.taken import TakenNote
@@ -87,8 +87,11 @@ def derived_problems(
     line = {(number, gen_id) for number, head in heads.items() for gen_id in _ancestry(parents, number, head)}
     yield from _compared("line", names, dict.fromkeys(line, "in it"), dict.fromkeys(tables.line, "in it"))
     yield from _taken_problems(notes, numbers, names, tables)
-    bytes_ = sum(len(line.encode()) for line in csv_lines((row, entry.row_sha) for row, entry in rows))
-    if tables.csv is not None and tables.csv[1] != bytes_:
+    if tables.csv is None:
+        return
+    columns = columns_of(tables.csv[0])
+    bytes_ = sum(len(line.encode()) for line in csv_lines(((row, entry.row_sha) for row, entry in rows), columns))
+    if tables.csv[1] != bytes_:
         hint = "the next command that writes the ledger corrects it"
         yield Problem("length of the CSV wrong", "csv_state", f"{bytes_} bytes", f"{tables.csv[1]} bytes", hint)
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from ledger.database import chain
 from ledger.database.connection import raw_reader
-from ledger.database.csv_export import csv_text
+from ledger.database.csv_export import HEADER, columns_of, csv_text
 from ledger.database.migrations import refuse_newer, schema_version
 from ledger.database.queries import parse
 from ledger.errors import LunaError
@@ -71,7 +71,7 @@ def verify(home: Home) -> list[Problem]:
         *([] if broken else derived_problems(entries, content.rows, tables)),
         *link_problems(content),
         # Before the files, whose hashing takes long: a coordinator at work may rewrite the CSV meanwhile.
-        *csv_problems(home, content.rows, damaged),
+        *csv_problems(home, content.rows, damaged, columns_of(tables.csv[0]) if tables.csv else HEADER),
         *base_problems(home, content.lineages),
         *adapter_problems(home, rows),
         *data_problems(home, rows),
@@ -166,8 +166,13 @@ def link_problems(content: LedgerContent) -> Iterator[Problem]:
             yield Problem("head misplaced", entry.where, "an accepted generation", f"G{move.to_gen}", RESTORE_DB)
 
 
-def csv_problems(home: Home, rows: Sequence[tuple[GenerationRow, chain.Entry]], damaged: set[int]) -> Iterator[Problem]:
-    """The CSV says what the chain says. Lines of damaged rows are left out: the row itself has been named."""
+def csv_problems(
+    home: Home, rows: Sequence[tuple[GenerationRow, chain.Entry]], damaged: set[int], columns: Sequence[str]
+) -> Iterator[Problem]:
+    """The CSV says what the chain says. Lines of damaged rows are left out: the row itself has been named.
+
+    `columns` are those that the file must have: until a newer Luna writes the ledger, the version's that wrote it.
+    """
     where = str(home.csv.relative_to(home.root))
     hint = "it is derived: delete it, and the next command that writes the ledger (`luna init` is one) writes it anew"
     try:
@@ -175,7 +180,7 @@ def csv_problems(home: Home, rows: Sequence[tuple[GenerationRow, chain.Entry]], 
     except OSError:
         yield Problem("CSV missing", where, f"{len(rows)} rows", "no file", hint)
         return
-    derived_text = csv_text((row, entry.row_sha) for row, entry in rows)
+    derived_text = csv_text(((row, entry.row_sha) for row, entry in rows), columns)
     derived, found = _cells(derived_text), _cells(text)
     if derived == found and text != derived_text:
         yield Problem("CSV differs", where, "the bytes derived", "other line ends or quotes", hint)

@@ -133,8 +133,12 @@ def _score(score: EvalRecord, gates: GateSettings) -> dict[str, Any]:
 def _judged(score: EvalRecord, gates: GateSettings) -> tuple[float | None, bool | None]:
     """(the gate's bound, whether the score passes it); None twice where no gate asks for the score."""
     gate: Gate | None = next((gate for gate in GATES if gate == score.eval), None)
+    if gate == "base_ability" and not gates.base_ability:  # told, and judged by no gate
+        return None, None
     if gate is not None:
         gates = halved(gates) if score.details.get("half") else gates  # a blend's
+        if gate == "style_drift":  # earlier versions had fewer probes
+            gates = gates.model_copy(update={"style_probes_min": min(gates.style_probes_min, score.n)})
         return gate_bound(gate, gates), score.n == 0 or gate_problem(gate, {gate: score}, gates) is None
     health = score.details.get("settings", {})
     if score.eval == RHI and health.get("gate"):  # its bound is recorded with it

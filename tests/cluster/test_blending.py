@@ -133,10 +133,23 @@ def test_a_blend_that_equals_an_adapter_of_the_home_does_not_take_it_away(
     assert Home(tmp_path).adapter_dir(sha("b")).is_dir()
 
 
+def test_blends_of_a_judgement_that_was_killed_are_not_left_behind(
+    judge_with: Callable[..., Candidate], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once published they looked like another's when the judgement was taken again."""
+    adapters, remove = Home(tmp_path).adapters_dir, blending._remove
+    monkeypatch.setattr(blending, "_remove", lambda adapter, aside: None)  # a kill comes before
+    judge_with(Session(lambda role, alpha, half: 70))
+    assert len(list(adapters.iterdir())) == 3
+    monkeypatch.setattr(blending, "_remove", remove)
+    judge_with(Session(lambda role, alpha, half: 70))
+    assert list(adapters.iterdir()) == []
+
+
 def test_a_blend_is_asked_of_the_engine_that_the_child_was_asked_of(judge_with: Callable[..., Candidate]) -> None:
     session = Session(lambda role, alpha, half: 70 if alpha == 1.0 else 98)
 
-    def served(spec: RunSpec, plans: Any, compared: Compared, parent_gen: int) -> Any:
+    def served(spec: RunSpec, engine: str, plans: Any, compared: Compared, parent_gen: int) -> Any:
         assert set(compared.child.shas) == set(ROLES), "a server serves whole generations"
         return session.ask("vllm", plans, compared)
 
@@ -149,7 +162,7 @@ def test_when_the_server_fails_at_a_blend_the_whole_judgement_is_taken_again(
 ) -> None:
     session = Session(lambda role, alpha, half: 70 if alpha == 1.0 else 98)
 
-    def served(spec: RunSpec, plans: Any, compared: Compared, parent_gen: int) -> Any:
+    def served(spec: RunSpec, engine: str, plans: Any, compared: Compared, parent_gen: int) -> Any:
         if plans[0].half is not None:
             raise ServerFailedError("the server could not measure G1: gone.")
         return session.ask("vllm", plans, compared)

@@ -10,7 +10,7 @@ import pytest
 from cluster.request import GenerationRequest, PinnedBase, RunSpec
 from cluster.settings import DataSettings, Settings
 from cluster.steps import data
-from cluster.steps.filling import everyday_filling
+from cluster.steps.filling import MOST_EVERYDAY, everyday_filling
 from cluster.steps.lessons import new_lessons
 from cluster.steps.planning import make_plan
 from curriculum.everyday.lessons import is_everyday
@@ -132,6 +132,13 @@ def test_a_first_generation_without_everyday_lessons_gets_some_and_says_why(stor
     assert "the base's own abilities stay" in told
     assert found == everyday_filling(stores.ledger, "main", Settings(), own), "collecting twice collects the same"
     assert everyday_filling(stores.ledger, "main", Settings(), [*own, *found]) == [], "there are some now"
+
+
+def test_a_first_generation_of_very_much_gets_as_many_everyday_lessons_as_there_are(stores):
+    """A tenth of a hundred thousand is more than can be made, and ended the run."""
+    own = [e for e in even_numbers(0, 1) if e.role == "logical"] * 100_000
+    found = everyday_filling(stores.ledger, "main", Settings(), own)
+    assert Counter(e.role for e in found)["logical"] == MOST_EVERYDAY
 
 
 def test_where_nothing_is_new_nothing_is_filled(home, stores):

@@ -48,9 +48,19 @@ def test_the_base_is_asked_once_until_the_pool_changes(tmp_path: Path, monkeypat
     assert session.times == 2
 
 
-def test_a_damaged_list_is_made_again_and_none_is_made_where_none_is_asked(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damaged", ["{", "[]", "7", "{}", "no role", "no list", "unknown question"])
+def test_a_damaged_list_is_made_again(tmp_path: Path, damaged: str) -> None:
     spec, session = a_spec(tmp_path), Session()
-    (spec.base.path / FILE).write_text("{")
-    assert len(everyday_of(spec, session)) == len(ROLES)  # type: ignore[arg-type]
-    assert everyday_of(a_spec(tmp_path, items=0), session) == {}  # type: ignore[arg-type]
-    assert session.times == 1
+    whole = everyday_of(spec, session)  # type: ignore[arg-type]
+    file = spec.base.path / FILE
+    content = json.loads(file.read_text())
+    right = {"no role": {}, "no list": None, "unknown question": {**content["right"], "logical": ["0" * 16]}}
+    file.write_text(json.dumps({**content, "right": right[damaged]}) if damaged in right else damaged)
+    assert everyday_of(spec, session) == whole  # type: ignore[arg-type]
+    assert session.times == 2
+    assert everyday_of(spec, session) == whole  # type: ignore[arg-type]
+    assert session.times == 2, "the file is whole again"
+
+
+def test_none_is_made_where_none_is_asked(tmp_path: Path) -> None:
+    assert everyday_of(a_spec(tmp_path, items=0), Session()) == {}  # type: ignore[arg-type]

@@ -277,6 +277,9 @@ def test_what_the_parent_had_a_say_in_is_frozen_planned_again_and_trained_again_
     home.data_file(sha).write_bytes(home.data_file(first[0].train_sha).read_bytes())
     assert "parent's view changed" in {problem.what for problem in verify(home)}
     assert "schedule cannot be checked" in {problem.what for problem in plan_problems(home)}
+    home.data_file(second[0].data_delta_sha).write_bytes(home.data_file(first[0].data_delta_sha).read_bytes())
+    with pytest.raises(LunaError, match=r"the set of new examples .* was changed"):  # by which the replayed are told
+        reproduce(home, 1)
 
 
 def without_one(rows: list[Example]) -> list[Example]:

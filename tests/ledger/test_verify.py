@@ -342,6 +342,27 @@ def test_the_csv_begins_with_the_columns_of_the_design():
     assert HEADER[-1] == "row_sha"
 
 
+def test_a_home_that_an_earlier_version_wrote_last_is_whole_and_its_csv_gets_the_new_column_from_a_writer(home):
+    """An upgrade alone made `luna ledger verify` find every line of the CSV wrong."""
+    cut = [",".join([*line.split(",")[:-2], line.split(",")[-1]]) for line in home.csv.read_text().splitlines()]
+    home.csv.write_text("\n".join(cut) + "\n")
+    tamper(home, f"UPDATE csv_state SET header = '{cut[0]}\n', bytes = {home.csv.stat().st_size}")
+    assert verify(home) == []
+    home.csv.write_text(home.csv.read_text().replace("accepted", "rejected", 1))
+    only(verify(home), "CSV differs", "G0")
+    Ledger.open(home, writer=True).close()
+    assert verify(home) == []
+    assert home.csv.read_text().splitlines()[0] == ",".join(HEADER)
+
+
+def test_a_header_that_no_version_had_is_not_taken_for_an_earlier_one(home):
+    lines = home.csv.read_text().splitlines()
+    home.csv.write_text("".join(line.split(",", 1)[1] + "\n" for line in lines))
+    header = lines[0].split(",", 1)[1]
+    tamper(home, f"UPDATE csv_state SET header = '{header}\n', bytes = {home.csv.stat().st_size}")
+    assert {problem.what for problem in verify(home)} == {"CSV differs", "length of the CSV wrong"}
+
+
 @given(st.floats(0, 1), st.text(st.characters(codec="utf-8", exclude_categories=["Cc"])))
 def test_the_csv_gives_back_what_was_written(share, reason):
     row = make_row(eval_recall=share, eval_style_drift=None, reason=reason)

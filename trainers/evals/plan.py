@@ -46,6 +46,9 @@ class Material:
     """The preference pairs among it."""
     everyday: Mapping[Role, Sequence[EverydayQuestion]] = field(default_factory=dict)
     """The everyday questions that the untouched base gets right in each role's prompt."""
+    least_recall: int = 0
+    """Where fewer earlier examples than this have a question of their own, some that share one with what was trained
+    are asked as well: replay leaves so many others, and counts them by their answers."""
     percent: int = HOLDOUT_PERCENT
     sides_of: Callable[[Collection[int]], Known] = lambda keys: {}
     """Where keys stand since earlier generations: `Ledger.sides_of`."""
@@ -68,7 +71,11 @@ def plan_role(role: Role, material: Material, settings: EvalSettings, seed: int)
     earlier = material.earlier or {}
     before = [Recalled(e, gen_id) for gen_id, items in earlier.items() for e in items if e.role == role]
     seen = {(item.context, item.input) for item in trained}  # whatever the answer: a replayed one may be the parent's
-    left = {one.example.id: one for one in before if (one.example.context, one.example.input) not in seen}
+    ids = {item.id for item in trained}
+    others = {one.example.id: one for one in before if one.example.id not in ids}
+    left = {name: one for name, one in others.items() if (one.example.context, one.example.input) not in seen}
+    spare = _in_hash_order(others.keys() - left.keys(), f"recall:{seed}:{role}")
+    left |= {name: others[name] for name in spare[: max(0, material.least_recall - len(left))]}
     new = {item.id: item for item in own}
     asked, recalled = (
         _in_hash_order(ids, f"{name}:{seed}:{role}")[: settings.items]

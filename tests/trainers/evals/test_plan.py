@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curriculum.agl.puzzles import distinct_puzzles, puzzle_examples
+from curriculum.example import make_example
 from curriculum.preferences.pairs import make_preference
 from curriculum.split import held_out, keys_of
 from ledger.metadata import CAPABILITY_ITEMS
@@ -77,6 +78,24 @@ def test_recall_leaves_out_what_was_just_replayed_and_knows_who_learned_the_rest
     assert plan.base_extras == ()
     first = plan_role("logical", Material(puzzles, None, trained_now=puzzles), SETTINGS, 1)
     assert (first.recall, first.base_extras) == (None, ("agl_accuracy",))
+
+
+def test_of_few_earlier_examples_those_that_share_a_question_with_what_was_replayed_are_asked_as_well():
+    """Replay leaves a hundred, and dialogues answer a question in several ways: the ninety others were too few."""
+    talk = open_items(60)
+    twins = [make_example(**fields_of(item) | {"output": f"{item.output} Or so."}) for item in talk[:20]]
+    earlier, replayed = {0: [*talk, *twins]}, talk[:30]
+    for least, asked in ((0, 30), (30, 30), (45, 45), (100, 50)):
+        plan = plan_role("creative", Material(talk, earlier, replayed, least_recall=least), SETTINGS, 1)
+        assert plan.recall is not None
+        found = {one.example.id for one in plan.recall}
+        assert len(found) == len(plan.recall) == asked
+        assert {item.id for item in talk[30:]} <= found
+        assert not found & {item.id for item in replayed}
+
+
+def fields_of(item):
+    return {name: getattr(item, name) for name in ("role", "stage", "category", "kind", "input", "output")}
 
 
 def test_a_category_is_closed_by_all_that_the_role_knows_of_it():
