@@ -15,7 +15,7 @@ from curriculum.example import Example
 from curriculum.transcript import LengthSettings
 from ledger.logs import log_context
 from ledger.records import EvalRecord
-from ledger.rules.gates import GateSettings, learned_is_clear
+from ledger.rules.gates import GateSettings, halved, learned_is_clear
 from trainers.evals.asking import Asking, Mark, mark
 from trainers.evals.exam import Recalled, RolePlan
 from trainers.evals.growth import ask_until_certain
@@ -41,6 +41,11 @@ class Exam:
     settings: EvalSettings
     gates: GateSettings
     asking: Asking
+
+    @property
+    def least(self) -> int:
+        """Fewest items of a set that its gate accepts."""
+        return (halved(self.gates) if self.plan.half else self.gates).min_items
 
     @property
     def child(self) -> Speaker:
@@ -108,6 +113,7 @@ def _recall(exam: Exam, items: Sequence[Recalled]) -> EvalRecord:
         lambda one: one.kept(nats),
         exam.gates.recall_min,
         exam.settings,
+        exam.least,
     )
     passed = [one.kept(nats) for one in found]
     details = {
@@ -129,6 +135,7 @@ def _generalization(exam: Exam) -> tuple[EvalRecord, list[Paired]]:
         lambda one: one.better,
         exam.gates.generalization_min,
         exam.settings,
+        exam.least,
         lambda found: learned_is_clear(new_details(found), exam.gates),
     )
     passed = [one.better for one in found]
