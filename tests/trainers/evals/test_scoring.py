@@ -11,6 +11,7 @@ from curriculum.example import make_example
 from curriculum.render import render_prompt
 from curriculum.tone import TONE_PROBES
 from ledger.errors import LunaError
+from ledger.rules.gates import GateSettings
 from tests.trainers.builders import CPU, LORA, make_home, sums, tiny_base
 from tests.trainers.evals.builders import (
     SETTINGS,
@@ -77,6 +78,23 @@ def test_equal_adapters_of_a_real_model_gain_exactly_nothing(tmp_path):
     details = scores_of(models, plan_for([*open_items(25), *sums("creative", 5)]))["generalization"].details
     assert [details["open"][name] for name in ("n", "better", "gain", "low", "high")] == [25, 0, 0.0, 0.0, 0.0]
     assert (details["closed"]["won"], details["closed"]["lost"]) == (0, 0)
+
+
+def test_an_open_answer_that_comes_word_for_word_passes_and_one_that_came_before_is_told():
+    items = open_items(10)
+    said = {prompt_of(item): item.output for item in items}
+    parent = Table(dict(list(said.items())[:6]))
+    child = Table(dict(list(said.items())[:8]), nats({item.output: -1.2 for item in items}))
+    score = scores_of(models_of(child, parent), plan_for(items))["generalization"]
+    assert score.value == 0.8, "less likely than before, and given all the same"
+    assert (score.details["open"]["better"], score.details["open"]["known"]) == (0, 6)
+
+
+def test_a_gate_that_asks_for_more_items_gets_them():
+    child = Table(mean=lambda *_: -0.5)
+    models = models_of(child, Table())
+    score = scores_of(models, plan_for(open_items(300)), gates=GateSettings(min_items=250))["generalization"]
+    assert score.n == 300
 
 
 def test_closed_items_tell_what_was_won_and_lost_against_the_parent():
