@@ -175,9 +175,11 @@ def test_bound_is_left_out_where_too_few_open_items_were_asked():
     assert scores_of(models_of(Table(), Table()), plan_for(open_items(90)))["bound"].n == 20
 
 
-def test_bound_is_asked_further_where_a_third_of_the_answers_belong_to_their_questions():
+@pytest.mark.parametrize("one_in", [2, 3])
+def test_bound_is_asked_further_where_only_some_of_the_answers_belong_to_their_questions(one_in):
+    """Ten of the first twenty come about by chance more often than a gate may let pass."""
     items = open_items(90)
-    own = {prompt_of(item): item.output for item in items[::3]}
+    own = {prompt_of(item): item.output for item in items[::one_in]}
     child = Table(mean=lambda voice, prompt, answer: -0.5 if own.get(prompt) == answer else -1.0)
     assert 40 <= scores_of(models_of(child, Table()), plan_for(items))["bound"].n <= 60
 
