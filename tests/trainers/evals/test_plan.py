@@ -80,7 +80,10 @@ def test_recall_leaves_out_what_was_just_replayed_and_knows_who_learned_the_rest
 
 
 def test_a_category_is_closed_by_all_that_the_role_knows_of_it():
-    labels = [dataclasses.replace(item, category="imported") for item in sums("creative", 30)]
+    labels = [
+        dataclasses.replace(item, category="imported", output=("spam", "ham")[n % 2])
+        for n, item in enumerate(sums("creative", 30))
+    ]
     lone = Material(holdout=[*labels[:2], *open_items(3)], earlier=None, trained_now=labels[2:])
     assert plan_role("creative", lone, SMALL, 1).closed >= {"imported"}
     assert "talk" not in plan_role("creative", lone, SMALL, 1).closed
