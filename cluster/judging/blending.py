@@ -17,7 +17,7 @@ from cluster.steps.records import TRAINER, Measured
 from ledger.files import publish_dir
 from ledger.records import EvalRecord
 from ledger.roles import ROLES, Role
-from ledger.rules.blends import blends_by_role
+from ledger.rules.blends import blends_by_role, blends_may_help
 from ledger.rules.gates import Judgement, judge
 from trainers.evals.exam import Half
 from trainers.models.adapter_set import AdapterSet
@@ -76,7 +76,7 @@ def _candidate(examiner: Examiner, child: AdapterSet, measured: Measured) -> Can
     spec, has_parent = examiner.spec, bool(examiner.parents.shas)
     judgement = judged(spec, measured.evals, has_parent)
     whole = Candidate(child, dict.fromkeys(ROLES, 1.0), measured.evals, judgement)
-    if judgement.accepted or not has_parent or not spec.settings.blends.enabled:
+    if not blends_may_help(judgement) or not has_parent or not spec.settings.blends.enabled:
         return whole
     logger.info("not accepted: %s", judgement.reason)
     found = _confirmed_blends(examiner, child, judgement.failed_roles, measured.through)

@@ -225,8 +225,8 @@ STEPS: tuple[DemoStep, ...] = (
     DemoStep(
         "G3 · a bad delta: corporate voice",
         corporate,
-        {**_FEW_EXTRAS, "blends": {"enabled": False}},
-        "should be rejected for its style; blends of parent and child are switched off here to show it plainly",
+        _FEW_EXTRAS,
+        "should be rejected for its style, of which no blend with its parent makes less than it is",
     ),
 )
 """All with the profile's rate, steps, batches and replay."""

@@ -8,12 +8,17 @@ from typing import Annotated, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from ledger.roles import Role
+from ledger.rules.gates import Gate, Judgement
 
 Found = TypeVar("Found")
 Alpha = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 ALPHAS: tuple[float, ...] = (0.75, 0.5, 0.25)
 """Blends ``parent + alpha * (child - parent)`` that are tried, largest first."""
+
+
+BAD_DATA: frozenset[Gate] = frozenset({"style_drift", "bound"})
+"""Gates that fail because of what the data says; less of it is as wrong, and only harder to see."""
 
 
 class BlendSettings(BaseModel):
@@ -25,6 +30,11 @@ class BlendSettings(BaseModel):
     """Off: a candidate that fails its gates is rejected at once."""
     alphas: tuple[Alpha, ...] = ALPHAS
     """Blends to try; nearer to 1 keeps more of what the child learned."""
+
+
+def blends_may_help(judgement: Judgement) -> bool:
+    """Whether a blend could mend what was rejected: too much forgotten or too hard a step, not bad data."""
+    return not judgement.accepted and not any(failure.gate in BAD_DATA for failure in judgement.failures)
 
 
 def blends_by_role(

@@ -224,10 +224,12 @@ def learned_problem(details: Mapping[str, Any], settings: GateSettings) -> str |
         return (
             f"too few items to tell: at least {LEAST_PART} with an open answer or {LEAST_PART} with a fixed one needed"
         )
+    known = bool(fresh) and fresh.get("known", 0) > settings.generalization_min * fresh["n"]
     told = "; ".join(text for text in (_told_of_closed(closed), _told_of_open(fresh)) if text)
     if (fresh and fresh["high"] < 0) or (closed and paired_p(closed["lost"], closed["won"]) < settings.significance):
         return f"{told}: it answers new questions worse than before"
-    gained = bool(fresh) and fresh["low"] > settings.gain_min
+    # Whoever learns its own answers again gets surer of them: likelier, and nothing new.
+    gained = bool(fresh) and not known and fresh["low"] > settings.gain_min
     won = bool(closed) and paired_p(closed["won"], closed["lost"]) < settings.significance
     mastered = bool(closed) and not fresh and closed["parent"] >= settings.closed_mastered * closed["n"]
     return None if gained or won or mastered else f"{told}: nothing new was learned"
@@ -266,7 +268,7 @@ def _told_of_open(part: Mapping[str, Any]) -> str:
         return ""
     return (
         f"the true answers of {part['n']} open new questions are likelier by {part['gain']:+.3f} nats a token "
-        f"than before ({part['low']:+.3f} to {part['high']:+.3f})"
+        f"than before ({part['low']:+.3f} to {part['high']:+.3f}), and {part.get('known', 0)} of them were given before"
     )
 
 

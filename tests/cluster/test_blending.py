@@ -21,6 +21,7 @@ from ledger.records import EvalRecord
 from ledger.roles import ROLES, Role
 from tests.cluster.builders import gate_scores
 from tests.cluster.test_steps import collected, planned, sha
+from tests.ledger.builders import make_share
 from trainers.evals.exam import Compared, Half, RolePlan
 from trainers.models.adapter_set import AdapterSet
 
@@ -34,6 +35,7 @@ class Session:
     def __init__(self, right: Callable[[Role, float, Half | None], int]) -> None:
         self.right, self.asked, self.alphas = right, list[Asked](), dict[str, float]()
         self.same_as: str | None = None
+        self.corporate: Callable[[Role, float], int] = lambda role, alpha: 0
 
     def blend(self, parents: AdapterSet, children: AdapterSet, alpha: float, into: Path) -> AdapterSet:
         (role,) = children.shas
@@ -51,7 +53,8 @@ class Session:
             half, alpha = plan.half, self.alphas.get(compared.child.shas[plan.role], 1.0)
             self.asked.append((engine, plan.role, alpha, half))
             n = 100 if half is None else 50
-            found += gate_scores(plan.role, self.right(plan.role, alpha, half) * n // 100, n=n)
+            *scores, style = gate_scores(plan.role, self.right(plan.role, alpha, half) * n // 100, n=n)
+            found += [*scores, make_share(plan.role, "style_drift", self.corporate(plan.role, alpha), style.n)]
         return found
 
 
@@ -120,6 +123,16 @@ def test_what_does_not_confirm_is_rejected_with_the_childs_own_scores(
     assert set(candidate.alphas.values()) == {1.0}
     assert value(candidate, "creative") == (0.7, 100)
     assert list(Home(tmp_path).adapters_dir.iterdir()) == [], "blends that failed are not kept"
+
+
+def test_a_voice_that_turned_corporate_is_not_blended_until_it_hardly_shows(
+    judge_with: Callable[..., Candidate],
+) -> None:
+    session = Session(lambda role, alpha, half: 98)
+    session.corporate = lambda role, alpha: round(20 * alpha) if role == "creative" else 0
+    candidate = judge_with(session)
+    assert candidate.judgement.failed_roles == ("creative",)
+    assert len(session.asked) == len(ROLES), "a quarter of it would pass"
 
 
 def test_a_blend_that_equals_an_adapter_of_the_home_does_not_take_it_away(

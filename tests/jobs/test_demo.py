@@ -10,7 +10,7 @@ from ledger.roles import ROLES
 
 def test_no_generation_of_the_demo_is_trained_otherwise_than_by_the_profile() -> None:
     """Rates and steps chosen for each generation by its verdict would show what a verdict is worth: nothing."""
-    assert all(step.overrides.keys() <= {"eval", "blends"} for step in STEPS)
+    assert all(step.overrides.keys() <= {"eval"} for step in STEPS)
 
 
 def test_every_role_brings_enough_to_each_generation_for_its_gates() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ledger.records import EvalRecord
 from ledger.roles import ROLES
-from ledger.rules.blends import blends_by_role
+from ledger.rules.blends import blends_by_role, blends_may_help
 from ledger.rules.gates import GATES, Gate, GateSettings, Judgement, judge, learned_is_clear
 from tests.ledger.builders import CLOSED, OPEN, make_share, passing_scores
 
@@ -111,6 +111,7 @@ def test_base_ability_can_be_told_only():
         {"open": OPEN},
         {"closed": CLOSED},
         {"open": OPEN, "closed": NOTHING_WON},
+        {"open": {**OPEN, "known": 85}},
         {"open": NOTHING_GAINED, "closed": CLOSED},
         {"closed": {"n": 100, "child": 97, "parent": 97, "won": 1, "lost": 1}},  # nothing is left to learn
         {"closed": {"n": 100, "child": 97, "parent": 97, "won": 1, "lost": 1}, "open": {**OPEN, "n": 19}},
@@ -133,6 +134,12 @@ def test_learned_passes_where_either_kind_gained_or_nothing_was_left_to_learn(pa
         ({"closed": {"n": 20, "child": 7, "parent": 3, "won": 4, "lost": 0}}, "nothing new was learned"),  # p = 1/16
         ({"open": OPEN, "closed": {**CLOSED, "won": 5, "lost": 135}}, "it answers new questions worse than before"),
         ({"open": {**OPEN, "low": -0.4, "high": -0.1}, "closed": CLOSED}, "it answers new questions worse than before"),
+        # The parent's own answers: the child gets surer of them.
+        ({"open": {**OPEN, "known": 92}}, "92 of them were given before: nothing new was learned"),
+        (
+            {"open": {**OPEN, "known": 92}, "closed": {**NOTHING_WON, "child": 199, "parent": 200}},
+            "nothing new was learned",
+        ),
         ({"open": {**OPEN, "n": 19}, "closed": {**CLOSED, "n": 19}}, "19"),
         ({}, ""),
     ],
@@ -247,6 +254,29 @@ def test_better_scores_never_fail_where_worse_ones_pass(one, other):
 # -- blends ------------------------------------------------------------------------------------------------------
 
 ALPHAS = (0.25, 0.75, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "may"),
+    [
+        ({}, False),
+        ({"recall": make_share("logical", "recall", 200, 300)}, True),
+        ({"base_ability": make_share("logical", "base_ability", 90, 120)}, True),
+        ({"style_drift": make_share("logical", "style_drift", 30, 40)}, False),
+        ({"bound": make_share("logical", "bound", 15, 60)}, False),
+        (
+            {
+                "recall": make_share("logical", "recall", 200, 300),
+                "style_drift": make_share("logical", "style_drift", 8, 40),
+            },
+            False,
+        ),
+    ],
+)
+def test_blends_mend_what_was_forgotten_and_not_what_the_data_says(changes, may):
+    assert blends_may_help(judged(**changes)) is may
+
+
 roles_and_alphas = st.sets(st.tuples(st.sampled_from(ROLES), st.sampled_from(ALPHAS)))
 
 

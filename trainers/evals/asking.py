@@ -37,6 +37,8 @@ class Mark:
     """Mean log-probability of the true answer's tokens and its end, in nats."""
     right: bool | None
     """Whether it gives the answer itself, to its end; None for an open item."""
+    greedy: bool = False
+    """Whether the true answer's tokens are all its likeliest ones; enough for `right`, and told of open items too."""
 
 
 def mark(speaker: Speaker, items: Sequence[Example], asking: Asking) -> list[Mark]:
@@ -55,7 +57,7 @@ def mark(speaker: Speaker, items: Sequence[Example], asking: Asking) -> list[Mar
         answers = speaker.generator.generate(speaker.voice, [prompts[i] for i in missed], tokens)
         for i, answer in zip(missed, answers, strict=True):
             right[i] = is_answer(answer, items[i].output)
-    return [Mark(one.mean, settled) for one, settled in zip(likely, right, strict=True)]
+    return [Mark(one.mean, settled, one.greedy) for one, settled in zip(likely, right, strict=True)]
 
 
 def is_answer(found: Answer, wanted: str) -> bool:

@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterable, Sequence
 
 from curriculum.example import Example, scoring_of
 
-_MOST_LABELS = 3
-"""A category whose items share at most so many short answers is closed."""
+_FEWEST_LABELS, _MOST_LABELS = 2, 3
+"""A category whose items share so many short answers is closed; one answer to everything asks nothing."""
 
 _LABEL_BYTES = 48
 """Longest answer that counts as a label such as `spam` or `very satisfied`."""
@@ -18,7 +18,7 @@ _FEWEST_USES = 2
 
 
 def closed_categories(items: Iterable[Example]) -> frozenset[str]:
-    """Categories with closed answers: those that are known so, and those whose items share at most three labels.
+    """Categories with closed answers: those that are known so, and those whose items share two or three labels.
 
     Args:
         items: everything that a role knows of them; few items say little about a category.
@@ -38,7 +38,7 @@ def label_bytes(items: Iterable[Example], closed: Collection[str]) -> int:
 def _are_labels(items: Sequence[Example]) -> bool:
     answers, questions = {item.output for item in items}, {(item.context, item.input) for item in items}
     return (
-        len(answers) <= _MOST_LABELS
+        _FEWEST_LABELS <= len(answers) <= _MOST_LABELS
         and len(questions) >= _FEWEST_USES * len(answers)
         and all(len(answer.encode()) <= _LABEL_BYTES for answer in answers)
     )

@@ -18,18 +18,22 @@ def ask_until_certain(
     passed: Callable[[Marked], bool],
     bound: float,
     settings: EvalSettings,
+    least: int = 1,
     clear: Callable[[Sequence[Marked]], bool] = lambda found: True,
 ) -> list[Marked]:
     """What `ask` found of the first items, a block at a time.
 
     Stops when the share that `passed` is certainly below `bound`, or certainly above it and what was found is `clear`
-    otherwise too; when `settings.items` are asked; or at the last item.
+    otherwise too, but not before `least` are asked, with fewer of which no gate is passed; when `settings.items` are
+    asked; or at the last item.
     """
     found: list[Marked] = []
     most = min(len(items), settings.items)
     while len(found) < most:
         found += ask(items[len(found) : min(len(found) + settings.block, most)])
         share = sum(map(passed, found))
+        if len(found) < least:
+            continue
         if is_certain(share, len(found), bound) and (share <= bound * len(found) or clear(found)):
             break
     return found

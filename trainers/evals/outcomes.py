@@ -33,8 +33,9 @@ class Paired:
 
     @property
     def better(self) -> bool:
-        """Whether new data is learned: a closed answer comes, an open one became likelier."""
-        return self.own.right if self.own.right is not None else self.gain > 0
+        """Whether new data is learned: a closed answer comes; an open one became likelier, or comes as well, as it can
+        hardly become likelier then."""
+        return self.own.right if self.own.right is not None else self.gain > 0 or self.own.greedy
 
     def kept(self, nats: float) -> bool:
         """Whether earlier data is kept: a closed answer comes, an open one lost at most so many nats a token."""
@@ -57,9 +58,11 @@ def by_category(found: Sequence[Paired], passed: Sequence[bool]) -> dict[str, li
 
 
 def new_details(found: Sequence[Paired]) -> dict[str, Any]:
-    """What child and parent make of the closed and of the open items of new data; one item has no interval."""
+    """What child and parent make of the closed and of the open items of new data; one item has no interval. `known` are
+    the open ones that the parent answers so already, word for word."""
     closed = [(bool(one.own.right), bool(one.other and one.other.right)) for one in found if one.closed]
-    gains = [one.gain for one in found if not one.closed]
+    open_ = [one for one in found if not one.closed]
+    gains = [one.gain for one in open_]
     mean, low, high = mean_interval(gains) if len(gains) > 1 else (sum(gains), None, None)
     return {
         "closed": {
@@ -71,6 +74,7 @@ def new_details(found: Sequence[Paired]) -> dict[str, Any]:
         },
         "open": {
             "n": len(gains),
+            "known": sum(one.other is not None and one.other.greedy for one in open_),
             "better": sum(gain > 0 for gain in gains),
             "gain": mean,
             "low": low,

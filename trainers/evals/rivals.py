@@ -19,14 +19,16 @@ _SATURATION, _LENGTH = 1.2, 0.75
 def rivals_of(items: Sequence[Example], pool: Sequence[Example]) -> list[list[Example]]:
     """For each item the three of the pool with the most similar other prompts and other answers; fewer in a small pool.
 
-    Similarity is BM25 over the words of context and question. Each rival has a prompt of its own.
+    Those of its own category come first, as an answer fits no question of another kind, even where answers were
+    shuffled within each category. Similarity is BM25 over the words of context and question. Each rival has a prompt of
+    its own.
     """
     unlike = sorted({_prompt(other): other for other in sorted(pool, key=_by_id)}.values(), key=_by_id)
     score = _Bm25([_words(other) for other in unlike])
     found = []
     for item in items:
         scores = score.of(_words(item))
-        order = sorted(range(len(unlike)), key=lambda i: (-scores.get(i, 0.0), i))
+        order = sorted(range(len(unlike)), key=lambda i: (unlike[i].category != item.category, -scores.get(i, 0.0), i))
         others = (unlike[i] for i in order)
         fit = (other for other in others if _prompt(other) != _prompt(item) and other.output != item.output)
         found.append([other for other, _ in zip(fit, range(RIVALS), strict=False)])

@@ -26,6 +26,11 @@ def test_two_answer_data_is_closed_and_its_longer_label_has_room():
     assert label_bytes(items, {"imported"}) == len("very much so, yes")
 
 
+def test_the_same_answer_to_everything_is_no_closed_set():
+    """It would come right every time, and whether it fits its question would never be asked."""
+    assert closed_categories(answered(["yes"])) == frozenset()
+
+
 def test_labels_stay_closed_beside_open_answers_and_puzzles():
     items = [*answered(["yes", "no"]), *open_items(30), *sums("logical", 3)]
     assert closed_categories(items) == {"imported", "agl/comparison"}

@@ -27,10 +27,15 @@ def test_a_clear_set_is_asked_one_block_and_an_unclear_one_all_that_may_be():
 
 def test_what_passes_is_asked_on_until_it_is_clear_otherwise_too():
     def asked(right):
-        return ask_until_certain(right, list, bool, 0.85, SETTINGS, lambda found: len(found) >= 300)
+        return ask_until_certain(right, list, bool, 0.85, SETTINGS, 1, lambda found: len(found) >= 300)
 
     assert len(asked([True] * 500)) == 300
     assert len(asked([False] * 500)) == 100, "what fails anyway is clear enough"
+
+
+def test_no_set_ends_with_fewer_items_than_its_gate_asks_for():
+    assert len(ask_until_certain([True] * 500, list, bool, 0.85, SETTINGS, 250)) == 300
+    assert len(ask_until_certain([False] * 200, list, bool, 0.85, SETTINGS, 250)) == 200
 
 
 @given(st.lists(st.booleans(), max_size=300), st.integers(1, 60), st.integers(1, 250), st.floats(0.05, 0.95))

@@ -99,7 +99,10 @@ def fields_of(item):
 
 
 def test_a_category_is_closed_by_all_that_the_role_knows_of_it():
-    labels = [dataclasses.replace(item, category="imported") for item in sums("creative", 30)]
+    labels = [
+        dataclasses.replace(item, category="imported", output=("spam", "ham")[n % 2])
+        for n, item in enumerate(sums("creative", 30))
+    ]
     lone = Material(holdout=[*labels[:2], *open_items(3)], earlier=None, trained_now=labels[2:])
     assert plan_role("creative", lone, SMALL, 1).closed >= {"imported"}
     assert "talk" not in plan_role("creative", lone, SMALL, 1).closed

@@ -27,6 +27,22 @@ def test_the_most_similar_prompts_are_rivals():
     assert set(rivals_of([item], [*far, *near, item])[0]) == set(near)
 
 
+def test_a_question_of_its_own_category_is_a_nearer_rival_than_a_more_similar_one_of_another():
+    """Else answers that were shuffled within their categories still fit their own prompts best, by their kind."""
+
+    def of(category, question):
+        return make_example(
+            role="creative", stage="conversations", category=category, kind="hybrid", input=question, output=question,
+            source="t",
+        )  # fmt: skip
+
+    item = of("talk", "What of the grey sea?")
+    own = [of("talk", f"How are you on day {n}?") for n in range(3)]
+    others = [of("what_if", f"What of the grey sea {word}?") for word in WORDS]
+    assert rivals_of([item], [*others, *own, item])[0] == sorted(own, key=lambda one: one.id)
+    assert [one.category for one in rivals_of([item], [*others, *own[:2], item])[0]] == ["talk", "talk", "what_if"]
+
+
 def test_equal_prompts_and_equal_answers_are_no_rivals():
     item = asked("What now?", "Rest.")
     pool = [

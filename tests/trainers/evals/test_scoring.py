@@ -11,6 +11,7 @@ from curriculum.example import make_example
 from curriculum.render import render_prompt
 from curriculum.tone import TONE_PROBES
 from ledger.errors import LunaError
+from ledger.rules.gates import GateSettings
 from tests.trainers.builders import CPU, LORA, make_home, sums, tiny_base
 from tests.trainers.evals.builders import (
     SETTINGS,
@@ -79,6 +80,23 @@ def test_equal_adapters_of_a_real_model_gain_exactly_nothing(tmp_path):
     details = scores_of(models, plan_for([*open_items(25), *sums("creative", 5)]))["generalization"].details
     assert [details["open"][name] for name in ("n", "better", "gain", "low", "high")] == [25, 0, 0.0, 0.0, 0.0]
     assert (details["closed"]["won"], details["closed"]["lost"]) == (0, 0)
+
+
+def test_an_open_answer_that_comes_word_for_word_passes_and_one_that_came_before_is_told():
+    items = open_items(10)
+    said = {prompt_of(item): item.output for item in items}
+    parent = Table(dict(list(said.items())[:6]))
+    child = Table(dict(list(said.items())[:8]), nats({item.output: -1.2 for item in items}))
+    score = scores_of(models_of(child, parent), plan_for(items))["generalization"]
+    assert score.value == 0.8, "less likely than before, and given all the same"
+    assert (score.details["open"]["better"], score.details["open"]["known"]) == (0, 6)
+
+
+def test_a_gate_that_asks_for_more_items_gets_them():
+    child = Table(mean=lambda *_: -0.5)
+    models = models_of(child, Table())
+    score = scores_of(models, plan_for(open_items(300)), gates=GateSettings(min_items=250))["generalization"]
+    assert score.n == 300
 
 
 def test_closed_items_tell_what_was_won_and_lost_against_the_parent():
@@ -159,9 +177,11 @@ def test_bound_is_left_out_where_too_few_open_items_were_asked():
     assert scores_of(models_of(Table(), Table()), plan_for(open_items(90)))["bound"].n == 20
 
 
-def test_bound_is_asked_further_where_a_third_of_the_answers_belong_to_their_questions():
+@pytest.mark.parametrize("one_in", [2, 3])
+def test_bound_is_asked_further_where_only_some_of_the_answers_belong_to_their_questions(one_in):
+    """Ten of the first twenty come about by chance more often than a gate may let pass."""
     items = open_items(90)
-    own = {prompt_of(item): item.output for item in items[::3]}
+    own = {prompt_of(item): item.output for item in items[::one_in]}
     child = Table(mean=lambda voice, prompt, answer: -0.5 if own.get(prompt) == answer else -1.0)
     assert 40 <= scores_of(models_of(child, Table()), plan_for(items))["bound"].n <= 60
 
