@@ -2,7 +2,7 @@
 
 One process measures it all in turn, so that drift of the machine hits all alike: in every round, with the busy process
 stopped and then running, a step each way. The busy process has the lowest priority. Linux may weigh that within its
-session alone (`kernel.sched_autogroup_enabled`), so that one of another session takes what an ordinary process does; it
+session alone (`kernel.sched_autogroup_enabled`), so that one of another terminal takes what an ordinary process does; it
 is measured both ways. What other processes took of the cores during a step is reported beside it.
 
     python -m bench.shared [--rounds 5] [--tokens 185 550]
@@ -27,7 +27,7 @@ from typing import Any
 from cluster.trainer_actor import ENVIRONMENT
 
 RANK, ALPHA = 16, 32
-COMPANY = {"nice": "beside `nice -n 19`", "apart": "beside `nice -n 19` of another session"}
+COMPANY = {"nice": "beside `nice -n 19`", "apart": "beside `nice -n 19` of another autogroup"}
 WAYS = {False: "threads", True: "lanes"}
 
 

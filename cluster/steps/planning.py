@@ -1,7 +1,7 @@
 """The plan: which rows each role takes in which step, and which items it is asked, all fixed before training.
 
-What is frozen is what is trained, row for row. New examples that the steps do not reach, and held-out ones that are not
-asked, stay new for the next generation.
+What is frozen is what is trained, row for row. New examples that the steps do not reach, and held-out ones beyond the
+most that may be asked, stay new for the next generation.
 """
 
 from __future__ import annotations

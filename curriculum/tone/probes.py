@@ -60,5 +60,4 @@ TONE_PROBES: tuple[str, ...] = (
     "Good morning! Did you miss me?",
     "I cannot sleep.",
 )
-"""One prompt each, from ten beginnings: a failure, a loss, help, joy, a reproach, taste, boredom, trust, a friend, a
-good night."""
+"""What a user says: of failures, losses, help, joy, reproaches, taste, boredom, trust, friends, coming and going."""

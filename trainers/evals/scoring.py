@@ -149,8 +149,9 @@ def _generalization(exam: Exam) -> tuple[EvalRecord, list[Paired]]:
         **new_details(found),
         "pool": len(pool),
         "half": exam.plan.half,
-        "example": _example(exam, min((one.item for one in found), key=lambda item: item.id)) if found else {},
     }
+    if exam.plan.half is None and found:
+        details["example"] = _example(exam, min((one.item for one in found), key=lambda item: item.id))
     record = EvalRecord.of_share(exam.gen_id, role, "generalization", method_of(found, "better"), passed, details)
     return record, found
 
