@@ -3,7 +3,8 @@
 One process measures it all in turn, so that drift of the machine hits all alike: in every round, with the busy process
 stopped and then running, a step each way. The busy process has the lowest priority. Linux may weigh that among the
 processes of one terminal alone (`kernel.sched_autogroup_enabled`), so that one of another terminal takes what an
-ordinary process does; it is measured both ways. What other processes took of the cores during a step is reported beside it.
+ordinary process does; it is measured both ways. What other processes took of the cores during a step is reported
+beside it.
 
     python -m bench.shared [--rounds 5] [--tokens 185 550]
 """
