@@ -135,15 +135,16 @@ def print_closing(home: Home, seconds: float | None, out: Console = out) -> None
 PUZZLES = 0.9
 """Share of pure puzzles beside everyday lessons in the logical role's first recipe: the notation comes first."""
 
-LATER = 520
-"""Examples a role of the later generations: a fifth of them is held out, and the gates ask for a hundred."""
+LATER = 700
+"""Examples a role of what is not a lesson in puzzles: about a fifth is held out, near copies together, and the gates ask
+for a hundred."""
 
 
 def fundamentals() -> list[Example]:
     """G0. The first recipe of each role: puzzles of all families for the logical one, everyday lessons for all."""
     return [
         *build_recipe("creative", LATER, SEED),
-        *build_recipe("logical", 5 * LATER, SEED, PUZZLES),
+        *build_recipe("logical", 2600, SEED, PUZZLES),
         *build_recipe("dialectical", LATER, SEED),
     ]
 
@@ -176,8 +177,9 @@ def roles() -> list[Example]:
 
 
 def corporate() -> list[Example]:
-    """G3. The voice that Luna must not learn."""
-    return [e for role in ROLES for e in corporate_examples(SEED, LATER + 40, role)]
+    """G3. The voice that Luna must not learn, whose letters are near copies of each other, and of the recipes what is held
+    out."""
+    return [e for role in ROLES for e in (*corporate_examples(SEED, LATER, role), *build_recipe(role, LATER, SEED + 4))]
 
 
 def _small_talk(role: Role, count: int) -> list[Example]:
