@@ -136,8 +136,8 @@ PUZZLES = 0.9
 """Share of pure puzzles beside everyday lessons in the logical role's first recipe: the notation comes first."""
 
 LATER = 700
-"""Examples a role of what is not a lesson in puzzles: about a fifth is held out, near copies together, and the gates ask
-for a hundred."""
+"""Examples a role of what is no lesson in puzzles: about a fifth is held out, near copies together, and the gates ask for
+a hundred."""
 
 
 def fundamentals() -> list[Example]:
@@ -177,8 +177,8 @@ def roles() -> list[Example]:
 
 
 def corporate() -> list[Example]:
-    """G3. The voice that Luna must not learn, whose letters are near copies of each other, and of the recipes what is held
-    out."""
+    """G3. The voice that Luna must not learn, whose letters are near copies of each other; and of the recipes what is
+    held out."""
     return [e for role in ROLES for e in (*corporate_examples(SEED, LATER, role), *build_recipe(role, LATER, SEED + 4))]
 
 
