@@ -136,7 +136,7 @@ PUZZLES = 0.9
 """Share of pure puzzles beside everyday lessons in the logical role's first recipe: the notation comes first."""
 
 LATER = 700
-"""Examples a role of what is no lesson in puzzles: about a fifth is held out, near copies together, and the gates ask for
+"""Examples a role of what is no lesson in puzzles: about a fifth is held out, near copies together; the gates ask for
 a hundred."""
 
 
