@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from ledger.rules.certainty import is_certain
-from trainers.evals.settings import EvalSettings
 
 Item = TypeVar("Item")
 Marked = TypeVar("Marked")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How a set grows, in items."""
+
+    block: int
+    most: int
+    least: int = 1
+    """With fewer no gate is passed."""
 
 
 def ask_until_certain(
@@ -17,22 +27,20 @@ def ask_until_certain(
     ask: Callable[[Sequence[Item]], Sequence[Marked]],
     passed: Callable[[Marked], bool],
     bound: float,
-    settings: EvalSettings,
-    least: int = 1,
+    sizes: Sizes,
     clear: Callable[[Sequence[Marked]], bool] = lambda found: True,
 ) -> list[Marked]:
     """What `ask` found of the first items, a block at a time.
 
     Stops when the share that `passed` is certainly below `bound`, or certainly above it and what was found is `clear`
-    otherwise too, but not before `least` are asked, with fewer of which no gate is passed; when `settings.items` are
-    asked; or at the last item.
+    otherwise too, but not before the least are asked; when the most are asked; or at the last item.
     """
     found: list[Marked] = []
-    most = min(len(items), settings.items)
+    most = min(len(items), sizes.most)
     while len(found) < most:
-        found += ask(items[len(found) : min(len(found) + settings.block, most)])
+        found += ask(items[len(found) : min(len(found) + sizes.block, most)])
         share = sum(map(passed, found))
-        if len(found) < least:
+        if len(found) < sizes.least:
             continue
         if is_certain(share, len(found), bound) and (share <= bound * len(found) or clear(found)):
             break

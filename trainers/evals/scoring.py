@@ -19,7 +19,7 @@ from ledger.records import EvalRecord
 from ledger.rules.gates import GateSettings, halved, learned_is_clear
 from trainers.evals.asking import Asking, Mark, mark
 from trainers.evals.exam import Recalled, RolePlan
-from trainers.evals.growth import ask_until_certain
+from trainers.evals.growth import Sizes, ask_until_certain
 from trainers.evals.manners import everyday_records, style_drift
 from trainers.evals.models import Models, Speaker
 from trainers.evals.outcomes import Paired, by_category, kept_details, method_of, new_details
@@ -48,9 +48,10 @@ class Exam:
     asking: Asking
 
     @property
-    def least(self) -> int:
-        """Fewest items of a set that its gate accepts."""
-        return (halved(self.gates) if self.plan.half else self.gates).min_items
+    def sizes(self) -> Sizes:
+        """How the sets grow that a gate asks a number of items of."""
+        least = (halved(self.gates) if self.plan.half else self.gates).min_items
+        return Sizes(self.settings.block, self.settings.items, least)
 
     @property
     def child(self) -> Speaker:
@@ -117,8 +118,7 @@ def _recall(exam: Exam, items: Sequence[Recalled]) -> EvalRecord:
         lambda block: compare_recalled(exam.models, block, exam.asking),
         lambda one: one.kept(nats),
         exam.gates.recall_min,
-        exam.settings,
-        exam.least,
+        exam.sizes,
     )
     passed = [one.kept(nats) for one in found]
     details = {
@@ -139,8 +139,7 @@ def _generalization(exam: Exam) -> tuple[EvalRecord, list[Paired]]:
         lambda block: compare(exam.child, models.parent(role), block, exam.asking),
         lambda one: one.better,
         exam.gates.generalization_min,
-        exam.settings,
-        exam.least,
+        exam.sizes,
         lambda found: learned_is_clear(new_details(found), exam.gates),
     )
     passed = [one.better for one in found]
@@ -177,14 +176,13 @@ def _bound(exam: Exam, asked: Sequence[Paired]) -> list[EvalRecord]:
     if len(tried) < LEAST_BOUND:
         return []
     # Where answers belong to their questions the first block is enough; a rival's prompt costs as much as an item.
-    sizes = exam.settings.model_copy(update={"items": len(tried), "block": LEAST_BOUND})
     least = exam.gates.bound_min
     passed = ask_until_certain(
         tried,
         lambda block: _tied_to_prompts(exam, block),
         lambda tied: tied,
         least,
-        sizes,
+        Sizes(LEAST_BOUND, len(tried)),
         clear=lambda found: wilson_interval(sum(found), len(found), _Z_TIED)[0] > least,
     )
     return [EvalRecord.of_share(exam.gen_id, exam.plan.role, "bound", "prompts", passed)]

@@ -23,10 +23,10 @@ class StepParts:
 
     sft: Sequence[Packed | Segments]
     """Examples. Packed ones bring what their parent expects with them, and are held to it in the same forward."""
-    kl: Sequence[Packed] = ()
-    """Examples that are held to their parent alone: of a step whose `sft` are segments."""
     pairs: Sequence[PackedPairs] = ()
     """Preference pairs."""
+    kl: Sequence[Packed] = ()
+    """Examples that are held to their parent alone: of a step whose `sft` are segments."""
     shares: Tensor | None = None
     """(3, slots): what each slot's SFT, DPO and KL loss are multiplied by; none: 1."""
     beta: float = 0.1

@@ -7,14 +7,13 @@ from hypothesis import strategies as st
 
 from ledger.rules.certainty import is_certain
 from trainers.evals.exam import half_of
-from trainers.evals.growth import ask_until_certain
-from trainers.evals.settings import EvalSettings
+from trainers.evals.growth import Sizes, ask_until_certain
 
-SETTINGS = EvalSettings(items=400, block=100)
+SIZES = Sizes(block=100, most=400)
 
 
-def asked_of(right, bound=0.85, settings=SETTINGS):
-    return ask_until_certain(right, list, bool, bound, settings)
+def asked_of(right, bound=0.85, sizes=SIZES):
+    return ask_until_certain(right, list, bool, bound, sizes)
 
 
 def test_a_clear_set_is_asked_one_block_and_an_unclear_one_all_that_may_be():
@@ -27,20 +26,20 @@ def test_a_clear_set_is_asked_one_block_and_an_unclear_one_all_that_may_be():
 
 def test_what_passes_is_asked_on_until_it_is_clear_otherwise_too():
     def asked(right):
-        return ask_until_certain(right, list, bool, 0.85, SETTINGS, 1, lambda found: len(found) >= 300)
+        return ask_until_certain(right, list, bool, 0.85, SIZES, lambda found: len(found) >= 300)
 
     assert len(asked([True] * 500)) == 300
     assert len(asked([False] * 500)) == 100, "what fails anyway is clear enough"
 
 
 def test_no_set_ends_with_fewer_items_than_its_gate_asks_for():
-    assert len(ask_until_certain([True] * 500, list, bool, 0.85, SETTINGS, 250)) == 300
-    assert len(ask_until_certain([False] * 200, list, bool, 0.85, SETTINGS, 250)) == 200
+    assert len(ask_until_certain([True] * 500, list, bool, 0.85, Sizes(100, 400, 250))) == 300
+    assert len(ask_until_certain([False] * 200, list, bool, 0.85, Sizes(100, 400, 250))) == 200
 
 
 @given(st.lists(st.booleans(), max_size=300), st.integers(1, 60), st.integers(1, 250), st.floats(0.05, 0.95))
 def test_what_is_asked_is_a_prefix_and_stops_at_the_first_certain_block(right, block, items, bound):
-    found = asked_of(right, bound, EvalSettings(items=items, block=block))
+    found = asked_of(right, bound, Sizes(block, items))
     assert found == right[: len(found)]
     assert len(found) <= min(items, len(right))
     if len(found) < min(items, len(right)):
