@@ -191,7 +191,7 @@ def test_parts_lanes_and_the_graph_path_give_the_step_of_one_pass(model, groups,
     pieces = cut(groups, 2 * lanes)
     for kind in (TrioStep, GraphStep):
         step = kind(lean, bank, Lanes(lanes, CPU))
-        parts = StepParts(step.pack(pieces), step.kl_parts(pieces), shares=SHARES, lanes=lanes)
+        parts = StepParts(step.pack(pieces), kl=step.kl_parts(pieces), shares=SHARES, lanes=lanes)
         found = step.channel_gradients(parts)
         for ours, theirs in ((found.total, wanted.total), (found.sft, wanted.sft), (found.kl, wanted.kl)):
             torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
