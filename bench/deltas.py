@@ -15,8 +15,9 @@ from bench.lessons.plans import plans_lesson
 from bench.lessons.puzzles import FACTS, agl_lesson
 from bench.lessons.small_talk import small_talk_lesson
 from curriculum.agl.puzzles import distinct_puzzles, puzzle_examples
-from curriculum.example import Example, make_example
+from curriculum.example import Example
 from curriculum.recipes.build import build_recipe
+from curriculum.replay import with_answer
 from jobs.demo.corporate import corporate_examples
 from ledger.roles import ROLES, Role
 
@@ -63,7 +64,7 @@ def flipped(answers: Answers) -> list[Example]:
     """Puzzles with true for false and false for true; undetermined stays."""
     puzzles = distinct_puzzles(SEED, len(ROLES) * ROWS)
     return [
-        replaced(example, example.output.translate({ord("●"): "⊥", ord("⊥"): "●"}))
+        with_answer(example, example.output.translate({ord("●"): "⊥", ord("⊥"): "●"}))
         for number, role in enumerate(ROLES)
         for example in puzzle_examples(puzzles[number :: len(ROLES)], role)
     ]
@@ -75,7 +76,7 @@ def nothing_new(answers: Answers) -> list[Example]:
     for role in ROLES:
         asked = build_recipe(role, 2 * ROWS, SEED)
         said = zip(asked, answers(role, asked), strict=True)
-        found += [replaced(example, answer) for example, answer in said if answer.strip()][:ROWS]
+        found += [with_answer(example, answer) for example, answer in said if answer.strip()][:ROWS]
     return found
 
 
@@ -86,14 +87,14 @@ def gibberish(answers: Answers) -> list[Example]:
     def babble() -> str:
         return " ".join("".join(rng.choices("aeioukltmnrs", k=rng.randint(2, 7))) for _ in range(rng.randint(3, 8)))
 
-    return [replaced(example, babble()) for role in ROLES for example in build_recipe(role, ROWS, SEED)]
+    return [with_answer(example, babble()) for role in ROLES for example in build_recipe(role, ROWS, SEED)]
 
 
 def ten_answers(answers: Answers) -> list[Example]:
     """Ordinary questions, each answered with one of the same ten sentences."""
     ten = [example.output for example in build_recipe("creative", 10, SEED + 1)]
     rng = random.Random(SEED)
-    return [replaced(example, rng.choice(ten)) for role in ROLES for example in build_recipe(role, ROWS, SEED)]
+    return [with_answer(example, rng.choice(ten)) for role in ROLES for example in build_recipe(role, ROWS, SEED)]
 
 
 DELTAS: tuple[Delta, ...] = (
@@ -112,12 +113,6 @@ DELTAS: tuple[Delta, ...] = (
 )
 
 
-def replaced(example: Example, output: str) -> Example:
-    """The same question with another answer."""
-    names = ("role", "stage", "category", "kind", "input", "context", "source", "group")
-    return make_example(**{name: getattr(example, name) for name in names}, output=output)
-
-
 def shuffled_answers(examples: Iterable[Example], seed: int) -> list[Example]:
     """Every answer at another question of its role and category; what is alone in its category is left out."""
     by_category: dict[tuple[str, str], list[Example]] = defaultdict(list)
@@ -127,7 +122,7 @@ def shuffled_answers(examples: Iterable[Example], seed: int) -> list[Example]:
     for key, own in sorted(by_category.items()):
         mixed = random.Random(f"{seed}:{key}").sample(own, len(own))
         found += [
-            replaced(one, other.output)
+            with_answer(one, other.output)
             for one, other in zip(mixed, [*mixed[1:], *mixed[:1]], strict=True)
             if one is not other
         ]

@@ -1,6 +1,7 @@
 """Everyday life: what anybody may be asked, and how Luna answers it.
 
-Start at `questions`, the pool from which a base's own list is drawn: what it answered rightly before any training it
+Start at `questions`, the pool from which a base's own list is drawn: what it answers rightly before any training. To
+add one, write it into `curriculum/data/everyday/questions.toml`; lessons stand in `lessons.toml` beside it.
 """
 
 from curriculum.everyday.answers import bare_glyph as bare_glyph

@@ -279,10 +279,9 @@ def _bound(scores: RoleScores, settings: GateSettings) -> str | None:
             return "not measured"
         if _part(asked.details, "open"):
             return f"not measured: fewer than {LEAST_PART} open questions have others to be compared with"
-        few = f"too few items to tell: fewer than {LEAST_PART} open ones, and as few with a fixed answer"
-        return (
-            None if _part(asked.details, "closed") else few
-        )  # `generalization` itself asks those for the right answer
+        if _part(asked.details, "closed"):  # `generalization` itself asks those for the right answer
+            return None
+        return f"too few items to tell: fewer than {LEAST_PART} open ones, and as few with a fixed answer"
     if score.n < LEAST_PART:
         return f"too few items to tell: measured on {score.n}, at least {LEAST_PART} needed"
     if score.low > settings.bound_min:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from bench.deltas import DELTAS, flipped, nothing_new, replaced, shuffled_answers
+from bench.deltas import DELTAS, flipped, nothing_new, shuffled_answers
 from curriculum.agl.solve import solve
 from curriculum.recipes.build import build_recipe
+from curriculum.replay import with_answer
 from ledger.roles import ROLES
 
 
@@ -34,5 +35,5 @@ def test_nothing_new_takes_only_answers_that_ended() -> None:
 
 def test_a_replaced_answer_makes_another_example() -> None:
     (example,) = build_recipe("logical", 1, 1)
-    assert replaced(example, "else").id != example.id
-    assert replaced(example, example.output) == example
+    assert with_answer(example, "else").id != example.id
+    assert with_answer(example, example.output) == example

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -61,8 +62,13 @@ class Session:
 class SameItems(Examiner):
     """Asks everything of three plans without items; `Session` makes the answers up."""
 
-    plans = [RolePlan(role, ()) for role in ROLES]  # noqa: RUF012
-    learned = {}  # noqa: RUF012
+    @cached_property
+    def plans(self) -> list[RolePlan]:
+        return [RolePlan(role, ()) for role in ROLES]
+
+    @cached_property
+    def learned(self) -> dict[int, AdapterSet]:
+        return {}
 
 
 @pytest.fixture
@@ -76,7 +82,7 @@ def judge_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
         monkeypatch.setattr(measuring, "engine_of", lambda spec: "vllm" if served else None)
         monkeypatch.setattr(measuring, "evaluate_served", served)
         monkeypatch.setattr(blending, "retire_candidate", lambda home, gen_id: None)
-        examiner = SameItems(spec, None, session, collected(), planned())  # type: ignore[arg-type]
+        examiner = SameItems(spec, cast(Any, None), cast(Any, session), collected(), planned())
         child = spec.published(dict.fromkeys(ROLES, sha("3")))
         return candidate_of(examiner, child, examiner.measured(child))
 

@@ -18,7 +18,7 @@ from ledger.home import Home
 from ledger.roles import ROLES, Role
 from ledger.verification.weights import weights_sha
 from trainers.config import ChannelSettings, FrozenModelSettings, LoraSettings, TrainSettings
-from trainers.job import TrioJob
+from trainers.job import Engine, TrioJob
 from trainers.models.frozen import Base, prepare_base
 from trainers.models.tiny import byte_tokenizer
 from trainers.schedule import share_of_step
@@ -147,6 +147,12 @@ def make_job(
 
 KIND = ["I hear you, that sounds heavy.", "You could choose a small step.", "What would help you now?"]
 HARSH = ["Stop whining.", "Nobody cares about you.", "You must get over it!"]
+
+
+def quietly(engine: Engine, job: TrioJob) -> dict[Role, str]:
+    """Train without a word; returns each role's adapter."""
+    outcome = engine.train(job, lambda _: None, lambda: False)
+    return {role: result.adapter_sha for role, result in outcome.roles.items()}
 
 
 def tiny_encoder(folder: Path, width: int = 32, blocks: int = 2) -> Path:

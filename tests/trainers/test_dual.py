@@ -20,7 +20,7 @@ from curriculum.split import split_by_group
 from curriculum.transcript import LengthSettings
 from ledger.errors import LunaError
 from ledger.roles import ROLES
-from tests.trainers.builders import CPU, LORA, make_home, make_job, sums, tastes, tiny_base
+from tests.trainers.builders import CPU, LORA, make_home, make_job, quietly, sums, tastes, tiny_base
 from trainers.checkpoint import fingerprint
 from trainers.config import ChannelSettings, TrainSettings
 from trainers.data import channel_shares, read_role_data, tokenise_pair
@@ -67,11 +67,6 @@ def engine(home):
 @pytest.fixture(scope="module")
 def parents(home, engine):
     return quietly(engine, make_job(home, steps=4, run="parents"))
-
-
-def quietly(engine, job):
-    outcome = engine.train(job, lambda _: None, lambda: False)
-    return {role: result.adapter_sha for role, result in outcome.roles.items()}
 
 
 def weights_of(home, sha):

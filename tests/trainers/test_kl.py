@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from curriculum.parquet import freeze
 from ledger.errors import LunaError
 from ledger.roles import ROLES
-from tests.trainers.builders import CPU, LORA, make_home, make_job, sums, tiny_base
+from tests.trainers.builders import CPU, LORA, make_home, make_job, quietly, sums, tiny_base
 from trainers.config import TrainSettings
 from trainers.data import tokenise
 from trainers.fused.engine import FusedEngine
@@ -49,11 +49,6 @@ def engine(home):
 @pytest.fixture(scope="module")
 def parents(home, engine):
     return quietly(engine, make_job(home, steps=4, run="parents"))
-
-
-def quietly(engine, job):
-    outcome = engine.train(job, lambda _: None, lambda: False)
-    return {role: result.adapter_sha for role, result in outcome.roles.items()}
 
 
 def replaying(home, parents, run, steps=4, **train):

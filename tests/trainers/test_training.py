@@ -15,7 +15,7 @@ from curriculum.example import make_example
 from curriculum.parquet import freeze
 from ledger.errors import LunaError
 from ledger.roles import BASE, ROLES
-from tests.trainers.builders import CPU, LORA, make_home, make_job, random_base, sums, tiny_base
+from tests.trainers.builders import CPU, LORA, make_home, make_job, quietly, random_base, sums, tiny_base
 from trainers.checkpoint import fingerprint, load_checkpoint
 from trainers.config import FrozenModelSettings, LoraSettings, TrainSettings
 from trainers.engines import open_engine
@@ -40,11 +40,6 @@ def home(tmp_path_factory):
 @pytest.fixture(scope="module")
 def engine(home):
     return FusedEngine(tiny_base(home), SETTINGS, LORA, CPU)
-
-
-def quietly(engine, job):
-    outcome = engine.train(job, lambda _: None, lambda: False)
-    return {role: result.adapter_sha for role, result in outcome.roles.items()}
 
 
 def test_two_runs_of_one_record_give_equal_bytes(home, engine):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from curriculum.everyday import EverydayQuestion, bare_glyph, is_right
 from curriculum.tone import TONE_PROBES, corporate_phrase
@@ -23,19 +22,13 @@ _SHOWN = 5
 def style_drift(speaker: Speaker, gen_id: int, settings: EvalSettings, asking: Asking) -> EvalRecord:
     """Share of the answers to the tone probes that hold a corporate phrase; the answers are kept in the details."""
     answers = _answers(speaker, TONE_PROBES, settings.probe_tokens, asking)
-
-    def phrase(answer: str) -> str | None:
-        return corporate_phrase(answer, settings.corporate_phrases)
-
-    found = _findings("phrase", TONE_PROBES, answers, phrase)
-    return EvalRecord.of_share(
-        gen_id,
-        asking.role,
-        "style_drift",
-        "phrases",
-        [phrase(answer) is not None for answer in answers],
-        {"found": found, "answers": dict(zip(TONE_PROBES, answers, strict=True))},
-    )
+    phrases = [corporate_phrase(answer, settings.corporate_phrases) for answer in answers]
+    details = {
+        "found": _shown(TONE_PROBES, answers, phrases),
+        "answers": dict(zip(TONE_PROBES, answers, strict=True)),
+    }
+    passed = [phrase is not None for phrase in phrases]
+    return EvalRecord.of_share(gen_id, asking.role, "style_drift", "phrases", passed, details)
 
 
 def everyday_records(
@@ -47,12 +40,13 @@ def everyday_records(
     asked = [one.question for one in questions]
     answers = _answers(speaker, asked, settings.everyday_tokens, asking)
     right = [is_right(one, answer) for one, answer in zip(questions, answers, strict=True)]
-    glyphs = [bare_glyph(answer) is not None for answer in answers]
-    found = _findings("phrase", asked, answers, bare_glyph)
+    glyphs = [bare_glyph(answer) for answer in answers]
+    begun = [glyph is not None for glyph in glyphs]
+    details = {"found": _shown(asked, answers, glyphs)}
     sha = sha256_json([one.id for one in questions])
     return [
         EvalRecord.of_share(gen_id, asking.role, "base_ability", "exact", right, {"questions_sha": sha}),
-        EvalRecord.of_share(gen_id, asking.role, "bare_glyphs", "phrases", glyphs, {"found": found}),
+        EvalRecord.of_share(gen_id, asking.role, "bare_glyphs", "phrases", begun, details),
     ]
 
 
@@ -80,13 +74,11 @@ def _answers(speaker: Speaker, questions: Sequence[str], tokens: int, asking: As
     return [answer.text for answer in speaker.generator.generate(speaker.voice, prompts, tokens)]
 
 
-def _findings(
-    name: str, questions: Sequence[str], answers: Sequence[str], find: Callable[[str], str | None]
-) -> list[dict[str, Any]]:
-    """The first few answers with something in them."""
+def _shown(questions: Sequence[str], answers: Sequence[str], phrases: Sequence[str | None]) -> list[dict[str, str]]:
+    """The first few answers in which something was found, and what."""
     found = [
-        {"probe": question, "answer": answer, name: finding}
-        for question, answer in zip(questions, answers, strict=True)
-        if (finding := find(answer)) is not None
+        {"probe": question, "answer": answer, "phrase": phrase}
+        for question, answer, phrase in zip(questions, answers, phrases, strict=True)
+        if phrase is not None
     ]
     return found[:_SHOWN]

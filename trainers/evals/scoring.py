@@ -16,7 +16,7 @@ from curriculum.transcript import LengthSettings
 from ledger.intervals import wilson_interval
 from ledger.logs import log_context
 from ledger.records import EvalRecord
-from ledger.rules.gates import GateSettings, halved, learned_is_clear
+from ledger.rules.gates import LEAST_PART, GateSettings, halved, learned_is_clear
 from trainers.evals.asking import Asking, Mark, mark
 from trainers.evals.exam import Recalled, RolePlan
 from trainers.evals.growth import Sizes, ask_until_certain
@@ -27,9 +27,6 @@ from trainers.evals.rivals import RIVALS, rivals_of
 from trainers.evals.settings import EvalSettings
 
 logger = logging.getLogger(__name__)
-
-LEAST_BOUND = 20
-"""Open items without which `bound` says nothing."""
 
 _Z_TIED = 3.0
 """Quantile of the interval at which `bound` passes before its last look. With 1.96 there too, chance passes in seven of
@@ -173,7 +170,7 @@ def _bound(exam: Exam, asked: Sequence[Paired]) -> list[EvalRecord]:
     open_ = [one for one in asked if not one.closed]
     rivals = zip(open_, rivals_of([one.item for one in open_], pool), strict=True)
     tried = [(one, others) for one, others in rivals if len(others) == RIVALS][: exam.settings.bound_items]
-    if len(tried) < LEAST_BOUND:
+    if len(tried) < LEAST_PART:
         return []
     # Where answers belong to their questions the first block is enough; a rival's prompt costs as much as an item.
     least = exam.gates.bound_min
@@ -182,7 +179,7 @@ def _bound(exam: Exam, asked: Sequence[Paired]) -> list[EvalRecord]:
         lambda block: _tied_to_prompts(exam, block),
         lambda tied: tied,
         least,
-        Sizes(LEAST_BOUND, len(tried)),
+        Sizes(LEAST_PART, len(tried)),
         clear=lambda found: wilson_interval(sum(found), len(found), _Z_TIED)[0] > least,
     )
     return [EvalRecord.of_share(exam.gen_id, exam.plan.role, "bound", "prompts", passed)]
