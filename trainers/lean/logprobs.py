@@ -38,18 +38,14 @@ def token_log_probs(hidden: Tensor, output: Tensor, targets: Tensor) -> Tensor:
 @torch.no_grad()
 def judged_log_probs(hidden: Tensor, output: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """The same without gradients, and (T,) whether the target is the likeliest token; of equal ones all are."""
-    highest = torch.full((len(hidden),), float("-inf"), device=hidden.device)
+    highest = torch.full((len(hidden), 1), float("-inf"), device=hidden.device)
     total, own = torch.zeros_like(highest), torch.zeros_like(highest)
     width = _slice_width(hidden)
     for number, weights in enumerate(output.split(width)):
         logits = F.linear(hidden, weights).float()
-        place = targets - number * width
-        inside = (place >= 0) & (place < len(weights))
-        own = torch.where(inside, logits.gather(1, place.clamp(0, len(weights) - 1)[:, None])[:, 0], own)
-        higher = torch.maximum(highest, logits.amax(-1))
-        total.mul_((highest - higher).exp_()).add_(logits.sub_(higher[:, None]).exp_().sum(-1))
-        highest = higher
-    return own - highest - total.log(), own >= highest
+        own, _ = _picked(logits, targets[:, None] - number * width, own)
+        highest, _, _ = _taken_in(logits, highest, total)
+    return (own - highest - total.log())[:, 0], (own >= highest)[:, 0]
 
 
 def listed_log_probs(hidden: Tensor, output: Tensor, targets: Tensor, listed: Tensor) -> Tensor:
@@ -83,6 +79,24 @@ def _slice_width(hidden: Tensor) -> int:
     return _SLICE_CPU if hidden.device.type == "cpu" else _SLICE
 
 
+def _picked(logits: Tensor, places: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+    """The logits at the (T, m) places of a slice, `own` where a place lies outside it; and which lie inside."""
+    inside = (places >= 0) & (places < logits.shape[1])
+    return torch.where(inside, logits.gather(1, places.clamp(0, logits.shape[1] - 1)), own), inside
+
+
+def _taken_in(logits: Tensor, highest: Tensor, total: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Take a slice's logits, which are overwritten, into the running maximum and sum, both (T, 1).
+
+    Returns:
+        The new maximum; the exponentials of the slice under it; what is multiplied to sums under the old one.
+    """
+    higher = torch.maximum(highest, logits.amax(-1, keepdim=True))
+    shares, rescale = logits.sub_(higher).exp_(), (highest - higher).exp_()
+    total.mul_(rescale).add_(shares.sum(-1, keepdim=True))
+    return higher, shares, rescale
+
+
 class _TokenLogProbs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, output: Tensor, targets: Tensor) -> Tensor:
@@ -92,13 +106,8 @@ class _TokenLogProbs(torch.autograd.Function):
         expected = torch.zeros(hidden.shape, device=hidden.device)  # sum of W weighted by exp(logit - highest)
         for number, weights in enumerate(output.split(width)):
             logits = F.linear(hidden, weights).float()
-            place = targets[:, None] - number * width
-            inside = (place >= 0) & (place < len(weights))
-            own = torch.where(inside, logits.gather(1, place.clamp(0, len(weights) - 1)), own)
-            higher = torch.maximum(highest, logits.amax(-1, keepdim=True))
-            shares, rescale = logits.sub_(higher).exp_(), (highest - higher).exp_()
-            total.mul_(rescale).add_(shares.sum(-1, keepdim=True))
-            highest = higher
+            own, _ = _picked(logits, targets[:, None] - number * width, own)
+            highest, shares, rescale = _taken_in(logits, highest, total)
             if wants_gradient:
                 expected.mul_(rescale).add_(shares.to(weights.dtype) @ weights)
         if wants_gradient:
@@ -125,14 +134,10 @@ class _ListedLogProbs(torch.autograd.Function):
         for number, weights in enumerate(output.split(width)):
             logits = F.linear(hidden, weights).float()
             places = named - number * width
-            inside = (places >= 0) & (places < len(weights))
-            own = torch.where(inside, logits.gather(1, places.clamp(0, len(weights) - 1)), own)
+            own, inside = _picked(logits, places, own)
             rows, columns = inside[:, 1:].nonzero(as_tuple=True)
             logits[rows, places[rows, columns + 1]] = float("-inf")
-            higher = torch.maximum(highest, logits.amax(-1, keepdim=True))
-            shares, rescale = logits.sub_(higher).exp_(), (highest - higher).exp_()
-            total.mul_(rescale).add_(shares.sum(-1, keepdim=True))
-            highest = higher
+            highest, shares, rescale = _taken_in(logits, highest, total)
             if wants_gradient:
                 expected.mul_(rescale).add_(shares.to(weights.dtype) @ weights)
         whole = torch.cat((own, highest + total.log()), 1)
