@@ -27,6 +27,7 @@ from cluster.server.client import follow_head, retire_candidate
 from cluster.steps.admission import check_exam
 from cluster.steps.consequences import consequences, recorded_verdict
 from cluster.steps.data import collect, taken_by
+from cluster.steps.everyday import everyday_of
 from cluster.steps.planning import make_plan
 from cluster.steps.records import Collected, Deployed, Judged, Measured, Planned, StepRecord, Trained
 from cluster.steps.training import trained_roles, trio_jobs
@@ -92,9 +93,9 @@ class GenerationRun:
 
     def plan(self, collected: Collected) -> Planned:
         """Fix and freeze the rows of every step and the items to ask; for a second channel its pairs and weights."""
-        planned = make_plan(
-            self.spec, self.ledger, collected, partial(self.session.view, self.spec.published(collected.parent_shas))
-        )
+        rehearsed = everyday_of(self.spec, self.session).rehearsed
+        ask = partial(self.session.view, self.spec.published(collected.parent_shas))
+        planned = make_plan(self.spec, self.ledger, collected, rehearsed, ask)
         examiner = Examiner(self.spec, self.ledger, self.session, collected, planned)
         check_exam(examiner.plans, examiner.learned, self.spec.settings.gates)
         return planned

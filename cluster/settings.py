@@ -71,6 +71,7 @@ _BEFORE_THERE_WAS: dict[str, Any] = {
     "train.kl_weight": 0.0,
     "train.least_loss": None,
     "data.replay_select": "uniform",
+    "data.base_share": 0.0,
     "data.own_answers": False,
 }
 """Dotted name of a setting -> what a generation did that was recorded before there was it, whatever its default."""
@@ -91,6 +92,9 @@ class DataSettings(BaseModel):
     replay_select: Literal["uniform", "least_sure"] = "uniform"
     """What is replayed: rows drawn evenly from the whole line, or half of them so and half those, of four times as
     many, whose answers the parent finds least likely."""
+    base_share: float = Field(0.4, ge=0, le=1)
+    """Share, of the rows that are replayed, in which the base repeats its own right answers to everyday questions, so
+    that it keeps what it could do; where there is nothing else to replay all of them. 0: none."""
     own_answers: bool = False
     """Replay open items with the parent's own answer in place of the recorded one; closed ones keep theirs."""
     holdout_percent: int = Field(20, ge=1, le=90)
@@ -219,7 +223,7 @@ def contradictions(settings: Settings) -> list[str]:
             "which the trl engine needs; make the one a multiple of the other"
         )
     for name, value in (("kl_weight", train.kl_weight), ("least_loss", train.least_loss)):
-        if train.engine == "trl" and value:
+        if train.engine == "trl" and value and name in train.model_fields_set:
             found.append(f'train.{name} = {value} needs the fused engine; set it to 0, or train.engine = "auto"')
     return found
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import ray
 
 from cluster.settings import Settings
-from curriculum.everyday import EverydayQuestion
+from curriculum.everyday import EverydayQuestion, Known
 from curriculum.example import Example
 from curriculum.parent_view import ParentView
 from curriculum.preferences.pairs import Preference
@@ -26,7 +26,7 @@ from trainers.config import LoraSettings, TrainSettings
 from trainers.engines import open_engine
 from trainers.evals.asking import Asking
 from trainers.evals.exam import Compared, RolePlan
-from trainers.evals.manners import known_questions
+from trainers.evals.manners import known_answers
 from trainers.evals.models import Models, Speaker
 from trainers.evals.scoring import evaluate_role
 from trainers.health.index import HealthSettings
@@ -121,14 +121,14 @@ class TrainerActor:
         return self._compute(scores)
 
     def everyday(
-        self, roles: Sequence[Role], pool: Sequence[EverydayQuestion], settings: Settings
-    ) -> dict[Role, list[EverydayQuestion]]:
-        """For each role the first questions of the pool that the untouched base gets right in its prompt."""
+        self, roles: Sequence[Role], pool: Sequence[EverydayQuestion], most: int, settings: Settings
+    ) -> dict[Role, list[Known]]:
+        """For each role what the untouched base gets right in its prompt, `most` at most, the first of the pool."""
 
-        def right() -> dict[Role, list[EverydayQuestion]]:
+        def right() -> dict[Role, list[Known]]:
             speaker = Speaker(self._engine.generator(AdapterSet(Path(), {})), BASE)
             return {
-                role: known_questions(speaker, pool, settings.eval, Asking(role, (), 0, settings.text))
+                role: known_answers(speaker, pool, most, settings.eval, Asking(role, (), 0, settings.text))
                 for role in roles
             }
 

@@ -17,7 +17,7 @@ from cluster.calls import get
 from cluster.placement import Placement, place_roles
 from cluster.settings import Settings
 from cluster.trainer_actor import LESS_MEMORY, TrainerReport, start_trainer
-from curriculum.everyday import EverydayQuestion
+from curriculum.everyday import EverydayQuestion, Known
 from curriculum.example import Example
 from curriculum.parent_view import ParentView
 from curriculum.preferences.pairs import Preference
@@ -136,9 +136,9 @@ class TrainerSession:
         answers = self._ask("evaluate", arguments)
         return [record for place in arguments for record in answers[place]]
 
-    def everyday(self, pool: Sequence[EverydayQuestion]) -> dict[Role, list[EverydayQuestion]]:
-        """For each role what the untouched base gets right in its prompt, the first of the pool."""
-        arguments = {place: (place.roles, pool, self._settings) for place in self.placements}
+    def everyday(self, pool: Sequence[EverydayQuestion], most: int) -> dict[Role, list[Known]]:
+        """For each role what the untouched base gets right in its prompt, `most` at most, the first of the pool."""
+        arguments = {place: (place.roles, pool, most, self._settings) for place in self.placements}
         answers = self._ask("everyday", arguments)
         return {role: own for place in self.placements for role, own in answers[place].items()}
 

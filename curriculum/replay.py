@@ -29,6 +29,23 @@ def replay_rows(new: int, room: int | None, share: float, least: int) -> int:
     return min(max(round(room * share), least), room // 2)
 
 
+MOST_PASSES = 4
+"""Times that what the base says itself is repeated at most: more would be learned by heart."""
+
+
+def shared_out(rows: int, line: int, base: int, base_share: float) -> tuple[int, int]:
+    """How many of the rows that are replayed come from the line, and how many from what the base says itself.
+
+    Args:
+        line: examples of earlier generations that may be replayed.
+        base: examples of the base's own words.
+        base_share: of the rows, in [0, 1]. What the one lacks the other gives; 0 takes none from the base.
+    """
+    repeatable = base * MOST_PASSES if base_share else 0
+    of_base = min(max(round(rows * base_share), rows - line), repeatable, rows)
+    return min(rows - of_base, line), of_base
+
+
 def generations_to_read(line: Sequence[int], rows: int, seed: str) -> list[int]:
     """The generations that replay is drawn from: all of a line, or as many as there are rows if it is longer."""
     return sorted(line if len(line) <= rows else random.Random(f"line:{seed}").sample(sorted(line), rows))

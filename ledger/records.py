@@ -80,7 +80,7 @@ class GenerationRow(Record):
     n_delta: int = Field(ge=0)
     """Rows of this role in the training file that came from the delta; an example met twice is two rows."""
     n_replay: int = Field(ge=0)
-    """Rows of this role in the training file that are replayed from what its line was trained on."""
+    """Rows of this role in the training file that are replayed: what its line was trained on, what the base says."""
     engine: str
     """Training engine: ``fused`` or ``trl``."""
     device: str
@@ -110,6 +110,8 @@ class GenerationRow(Record):
     training file held more rows than their steps took."""
     view_sha: Sha256 | Literal[""] = ""
     """SHA-256 of what the parent made of earlier examples, which decided on replay; empty where it had no say."""
+    rehearsed_sha: Sha256 | Literal[""] = ""
+    """SHA-256 of what the base says itself, of which some rows are repeated; empty where nothing is rehearsed."""
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:

@@ -6,10 +6,10 @@ import logging
 from collections.abc import Collection, Sequence
 from functools import cached_property
 
-from cluster.judging.everyday import everyday_of
 from cluster.request import RunSpec
 from cluster.server.candidate_eval import ServerFailedError, engine_of, evaluate_served
 from cluster.steps.data import learned_by
+from cluster.steps.everyday import everyday_of
 from cluster.steps.preferences import weighted_pairs_by_role
 from cluster.steps.records import TRAINER, Collected, Measured, Planned
 from cluster.trainer_pool import TrainerSession
@@ -112,7 +112,7 @@ class Examiner:
             trained_pairs=read_preference_set(home.data_file(pairs)) if pairs else (),
             percent=settings.data.holdout_percent,
             sides_of=lambda keys: self._ledger.sides_of(keys, self.spec.lineage),
-            everyday=everyday_of(self.spec, self.session),
+            everyday=everyday_of(self.spec, self.session).asked,
             least_recall=settings.gates.min_items,
         )
         return [plan_role(role, material, settings.eval, settings.seed) for role in ROLES]

@@ -7,7 +7,7 @@ most that may be asked, stay new for the next generation.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cluster.attempts import HopelessError
@@ -16,12 +16,13 @@ from cluster.settings import Settings
 from cluster.steps.data import learned_by, trained_by
 from cluster.steps.preferences import prepare_channels, weighted_pairs_by_role
 from cluster.steps.records import Collected, Parent, Planned, TrainingSet
-from cluster.steps.replaying import AskParent, Earlier, Line, ReplayPool, as_replayed, asked_views, chosen
+from cluster.steps.replaying import AskParent, Earlier, Line, ReplayPool, as_replayed, asked_views, chosen, rehearsal
 from curriculum.example import Example, unique
 from curriculum.mix import rows_of_passes, shuffle_within_stages, spread, stratified
 from curriculum.parent_view import freeze_views
 from curriculum.parquet import NewData, freeze, read_new_data
-from curriculum.replay import generations_to_read, replay_rows
+from curriculum.replay import generations_to_read, replay_rows, shared_out
+from curriculum.split import keys_of
 from ledger.files import sha256_json
 from ledger.home import Home
 from ledger.logs import log_context
@@ -44,10 +45,12 @@ class Schedule:
     """The different new examples among them."""
     replayed: Mapping[int, int]
     """Rows of each earlier generation."""
+    rehearsed: int
+    """Rows in which the base repeats itself."""
 
     @property
     def n_replay(self) -> int:
-        return sum(self.replayed.values())
+        return sum(self.replayed.values()) + self.rehearsed
 
     @property
     def n_delta(self) -> int:
@@ -73,17 +76,22 @@ class Plan:
         return sorted((e for own in self.schedules.values() for e in own.taken), key=lambda example: example.id)
 
 
-def make_plan(spec: RunSpec, ledger: Ledger, collected: Collected, ask: AskParent) -> Planned:
+def make_plan(
+    spec: RunSpec, ledger: Ledger, collected: Collected, rehearsed: Sequence[Example], ask: AskParent
+) -> Planned:
     """Fix and freeze the rows of every step and the items to ask; for a second channel its pairs and weights.
 
-    `ask` asks the parent about what may be replayed, where it has a say in that.
+    Args:
+        rehearsed: the base's own answers; those that belong to something held out are left out.
+        ask: asks the parent about what may be replayed, where it has a say in that.
     """
     home, settings, parent = spec.home, spec.settings, collected.parent
     new = read_new_data(home.data_file(collected.collected_sha))
     channels = prepare_channels(home, spec.request, collected, new.train)
     line = line_for_replay(home, ledger, spec.lineage, settings, new, parent)
     pairs = pairs_of(home, channels.files.pref_sha)
-    earlier = Earlier(line, replay_seed(parent))
+    own_words = _not_held_out(rehearsed, new, ledger, spec) if settings.data.base_share else []
+    earlier = Earlier(line, replay_seed(parent), own_words=own_words)
     weighed_new = weighed(new.train, channels.weights)
     pools = {role: replay_pool(role, settings, weighed_new, earlier, pairs.get(role, 0)) for role in ROLES}
     views = asked_views(pools, settings.data, ask)
@@ -96,8 +104,21 @@ def make_plan(spec: RunSpec, ledger: Ledger, collected: Collected, ask: AskParen
             )
     _log_plan(settings, new, plan)
     _warn_of_little(spec, ledger, plan, parent)
-    view_sha = freeze_views(views, home) if views else ""
-    return Planned(examples=_frozen(home, plan), channels=channels.files, view_sha=view_sha)
+    return Planned(
+        examples=_frozen(home, plan),
+        channels=channels.files,
+        view_sha=freeze_views(views, home) if views else "",
+        rehearsed_sha=freeze(own_words, home) if own_words else "",
+    )
+
+
+def _not_held_out(rehearsed: Sequence[Example], new: NewData, ledger: Ledger, spec: RunSpec) -> list[Example]:
+    """Those that share no key with anything on the other side of the split, now or earlier in the line."""
+    keys = {example.id: keys_of(example) for example in rehearsed}
+    earlier = ledger.sides_of({key for own in keys.values() for key in own}, spec.lineage)
+    held_out = {key for key, sides in earlier.items() if "holdout" in sides}
+    held_out |= {key for example in new.holdout for key in keys_of(example)}
+    return [example for example in rehearsed if held_out.isdisjoint(keys[example.id])]
 
 
 def pairs_of(home: Home, pref_sha: str) -> dict[Role, int]:
@@ -117,11 +138,13 @@ def role_schedule(role: Role, settings: Settings, new: Iterable[Example], earlie
     own = [example for example in new if example.role == role]
     if not own or _only_pairs_count(settings, pairs):
         taken = _new_rows(settings, pairs) if pairs else 0
-        return Schedule((), steps or steps_for(taken, settings.channels.pairs_of(role)), (), {})
+        return Schedule((), steps or steps_for(taken, settings.channels.pairs_of(role)), (), {}, 0)
     pool = replay_pool(role, settings, own, earlier, pairs)
     drawn = chosen(pool, settings.data, earlier.views)
     recorded = (e for found in drawn.values() for e in found)
-    replay = shuffle_within_stages(as_replayed(recorded, pool, settings.data, earlier.views), settings.seed)
+    rehearsed = rehearsal(pool)
+    replayed = [*as_replayed(recorded, pool, settings.data, earlier.views), *rehearsed]
+    replay = shuffle_within_stages(replayed, settings.seed)
     room = _room(settings, role)
     count = _new_rows(settings, len(own)) if room is None else room - len(replay)
     rows = rows_of_passes(own, count, settings.seed)
@@ -131,6 +154,7 @@ def role_schedule(role: Role, settings: Settings, new: Iterable[Example], earlie
         steps=steps_for(len(mixed), batch_size),
         taken=tuple(unique(rows)),
         replayed={gen_id: len(found) for gen_id, found in drawn.items()},
+        rehearsed=len(rehearsed),
     )
 
 
@@ -142,9 +166,11 @@ def replay_pool(role: Role, settings: Settings, new: Iterable[Example], earlier:
         gen_id: [e for e in found if e.role == role and e.id not in known] for gen_id, found in earlier.line.items()
     }
     trains = own and not _only_pairs_count(settings, pairs)
-    count = min(replay_of(settings, len(own), _room(settings, role)), _replayable(settings, pools)) if trains else 0
+    rows = replay_of(settings, len(own), _room(settings, role)) if trains else 0
+    own_words = [e for e in earlier.own_words if e.role == role and e.id not in known]
+    count, rehearsed = shared_out(rows, _replayable(settings, pools), len(own_words), settings.data.base_share)
     closed = closed_categories(example for found in (own, *pools.values()) for example in found)
-    return ReplayPool(pools, count, f"{earlier.seed}:{role}", closed)
+    return ReplayPool(pools, count, f"{earlier.seed}:{role}", closed, own_words, rehearsed)
 
 
 def replay_of(settings: Settings, new: int, room: int | None) -> int:
@@ -256,7 +282,8 @@ def _log_plan(settings: Settings, new: NewData, plan: Plan) -> None:
     asked = {example.id for example in plan.asked}
     for role, own in plan.schedules.items():
         again = f" ({len(own.taken)} examples)" if len(own.taken) < own.n_delta else ""
-        earlier = ", ".join(f"G{gen_id} {rows}" for gen_id, rows in own.replayed.items())
+        of = [f"the base's own words {own.rehearsed}"] if own.rehearsed else []
+        earlier = ", ".join([*(f"G{gen_id} {rows}" for gen_id, rows in own.replayed.items()), *of])
         left = sum(e.role == role for e in new.train) - len(own.taken)
         unasked = sum(e.role == role and e.id not in asked for e in new.holdout)
         asks = f"{own.steps} steps of {settings.train.batch_size_of(role)}"

@@ -67,7 +67,7 @@ class TrainingSet(Record):
     n_delta: dict[Role, int]
     """Rows of each role with new examples."""
     n_replay: dict[Role, int]
-    """Rows of each role with examples of earlier generations."""
+    """Rows of each role with examples of earlier generations or the base's own words."""
 
 
 class ChannelFiles(Record):
@@ -88,6 +88,8 @@ class Planned(StepRecord):
     channels: ChannelFiles
     view_sha: Sha256 | Literal[""] = ""
     """What the parent made of what could be replayed (`curriculum.parent_view`); empty where it had no say."""
+    rehearsed_sha: Sha256 | Literal[""] = ""
+    """What the base says itself and may repeat; empty where nothing is rehearsed."""
 
 
 class TrainedRole(Record):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from cluster.settings import DataSettings
 from curriculum.example import Example
+from curriculum.mix import rows_of_passes
 from curriculum.parent_view import ParentView
 from curriculum.replay import draw_half_least_sure, draw_replay, with_answer
 from ledger.errors import LunaError
@@ -31,6 +32,8 @@ class Earlier:
     seed: str = ""
     views: Views = field(default_factory=dict)
     """What the parent makes of what may be replayed, where it has a say in that."""
+    own_words: Sequence[Example] = ()
+    """What the untouched base says itself, and may be repeated."""
 
 
 _CANDIDATES = 4
@@ -46,6 +49,10 @@ class ReplayPool:
     seed: str
     closed: Collection[str]
     """Categories whose answers stay as they were recorded."""
+    own_words: Sequence[Example] = ()
+    """What the base says itself."""
+    rehearsed: int = 0
+    """Rows of that."""
 
 
 def candidates(pool: ReplayPool) -> dict[int, list[Example]]:
@@ -68,6 +75,11 @@ def chosen(pool: ReplayPool, data: DataSettings, views: Views) -> dict[int, list
             f"{unseen[0].id[:12]}; restore its frozen file from a copy."
         )
     return draw_half_least_sure(among, pool.count, {name: view.nats for name, view in views.items()}, pool.seed)
+
+
+def rehearsal(pool: ReplayPool) -> list[Example]:
+    """The rows in which the base repeats itself, some of them several times. Pure."""
+    return rows_of_passes(pool.own_words, pool.rehearsed, f"{pool.seed}:base")
 
 
 def as_replayed(rows: Iterable[Example], pool: ReplayPool, data: DataSettings, views: Views) -> list[Example]:

@@ -107,7 +107,8 @@ def planned_again(home: Home, ledger: Ledger, generation: Sequence[GenerationRow
     line = line_for_replay(home, ledger, first.lineage, settings, new, parent)
     factors = _factors(home, first, new)
     views = read_views(home.data_file(first.view_sha)) if first.view_sha else {}
-    earlier = Earlier(line, replay_seed(parent), views)
+    own_words = read_examples(home.data_file(first.rehearsed_sha)) if first.rehearsed_sha else ()
+    earlier = Earlier(line, replay_seed(parent), views, own_words)
     return plan_of(settings, new, factors, earlier, pairs_of(home, first.pref_sha))
 
 

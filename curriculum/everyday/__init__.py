@@ -9,3 +9,5 @@ from curriculum.everyday.answers import is_right as is_right
 from curriculum.everyday.lessons import everyday_examples as everyday_examples
 from curriculum.everyday.questions import EverydayQuestion as EverydayQuestion
 from curriculum.everyday.questions import questions as questions
+from curriculum.everyday.rehearsal import Known as Known
+from curriculum.everyday.rehearsal import rehearsals as rehearsals

@@ -1,6 +1,6 @@
 """`luna demo`: from nothing to a judged trio. G0 learns AGL, G1 dialogues, G2 its role; a bad G3 is turned away.
 
-    G0  AGL puzzles, most of them for the logical role, and everyday lessons
+    G0  AGL puzzles of five families for the logical role, everyday lessons for all
     G1  dialogues (the PyPI package chatterbot-corpus)
     G2  what each role is for: what-ifs, arguments, synthesis, tools, warmth
     G3  answers in a corporate voice, which the style gate must reject
@@ -21,12 +21,13 @@ from typing import Any
 
 from rich.console import Console
 
-from curriculum.agl.puzzles import LEARNED_LAST, lesson_puzzles, puzzle_examples
+from curriculum.agl.puzzles import lesson_puzzles, puzzle_examples
 from curriculum.conversations.dialogues import dialogue_examples, dialogue_topics
+from curriculum.everyday import everyday_examples
 from curriculum.example import Example
 from curriculum.parquet import write_examples
 from curriculum.proportions import allocate
-from curriculum.recipes.build import build_recipe, category_examples, category_weights
+from curriculum.recipes.build import EVERYDAY_SHARE, build_recipe, category_examples, category_weights
 from curriculum.tone import corporate_phrase
 from jobs.context import err, out
 from jobs.demo.corporate import corporate_examples
@@ -132,19 +133,22 @@ def print_closing(home: Home, seconds: float | None, out: Console = out) -> None
 
 # -- what each generation learns ------------------------------------------------------------------------------------
 
-PUZZLES = 0.9
-"""Share of pure puzzles beside everyday lessons in the logical role's first recipe: the notation comes first."""
+FAMILIES: dict[str, int] = {"modus_ponens": 1, "modus_tollens": 1, "chain": 1, "conjunction": 1, "disjunction": 1}
+"""Puzzles of the logical role's first lesson: those that a few hundred examples teach. Its recipe has all fourteen."""
 
-LATER = 700
+PUZZLES = 800
+
+LATER = 580
 """Examples a role of what is no lesson in puzzles: about a fifth is held out, near copies together; the gates ask for
 a hundred."""
 
 
 def fundamentals() -> list[Example]:
-    """G0. The first recipe of each role: puzzles of all families for the logical one, everyday lessons for all."""
+    """G0. The first recipe of two roles, and for the logical one the easiest puzzles."""
     return [
         *build_recipe("creative", LATER, SEED),
-        *build_recipe("logical", 2600, SEED, PUZZLES),
+        *puzzle_examples(lesson_puzzles(SEED, PUZZLES, FAMILIES), "logical"),
+        *everyday_examples("logical", round(EVERYDAY_SHARE * PUZZLES), SEED),
         *build_recipe("dialectical", LATER, SEED),
     ]
 
@@ -171,7 +175,7 @@ def roles() -> list[Example]:
     return [
         *_of("creative", ("poetry", "role_awareness", "agl_creative"), LATER),
         *_of("logical", ("counter_argument", "constraint", "edge_case", "critique"), hybrid),
-        *puzzle_examples(lesson_puzzles(SEED + 3, LATER - hybrid, LEARNED_LAST), "logical"),
+        *puzzle_examples(lesson_puzzles(SEED + 3, LATER - hybrid, FAMILIES), "logical"),
         *_of("dialectical", ("synthesis", "tool_syntax", "canonicity", "warmth"), LATER),
     ]
 

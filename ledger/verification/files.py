@@ -84,6 +84,7 @@ def data_problems(home: Home, rows: Iterable[GenerationRow]) -> Iterator[Problem
             "reward scores": row.rewards_sha,
             "new data": row.collected_sha,
             "parent's view": row.view_sha,
+            "base's own words": row.rehearsed_sha,
         }
         for kind, sha in optional.items():
             if sha:

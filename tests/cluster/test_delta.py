@@ -204,7 +204,7 @@ def test_a_plan_warns_of_too_little_to_recall_only_if_the_whole_line_has_too_lit
         run = stores.journal.create_run(f"run-{gen_id}", "main", gen_id, asked.model_dump(mode="json"))
         caplog.clear()
         plan = make_plan(
-            RunSpec.of(home, run), stores.ledger, data.collect(home, stores, "main", asked), nobody
+            RunSpec.of(home, run), stores.ledger, data.collect(home, stores, "main", asked), (), nobody
         ).examples
         stores.journal.finish_run(run.run_id, "done", "accepted")
         return plan, [text for text in caplog.messages if "recall of the next generation" in text]

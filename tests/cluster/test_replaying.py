@@ -48,6 +48,14 @@ def puzzles(start: int, count: int, role: str = "logical") -> list[Example]:
     ]  # fmt: skip
 
 
+OWN_WORDS = [
+    make_example(
+        role=role, stage="fundamentals", category="everyday", kind="hybrid", input=f"what is {i}?", output=f"{i} it is."
+    )
+    for role in ROLES
+    for i in range(4)
+]
+
 NEW = NewData([e for role in ROLES for e in talks(0, 30, role)], [])
 LINE: Line = {
     gen_id: [e for role in ROLES for e in (*talks(1000 * gen_id, 60, role), *puzzles(1000 * gen_id, 60, role))]
@@ -202,9 +210,11 @@ def test_a_recorded_generation_is_planned_again_from_the_view_that_its_row_names
         collected = Collected(parent=parent, collected_sha=new_sha, n_new=len(NEW.train), n_held_out=0)
         request = GenerationRequest(settings=settings, base=PinnedBase(source="tiny", sha="a" * 64), data=())
         run = stores.journal.create_run("run-1", "main", 1, request.model_dump(mode="json"))
-        found = make_plan(RunSpec.of(home, run), stores.ledger, collected, Numbers())
-        row = {"collected_sha": new_sha, "train_sha": found.examples.train_sha, "view_sha": found.view_sha}
+        found = make_plan(RunSpec.of(home, run), stores.ledger, collected, OWN_WORDS, Numbers())
+        shas = {"view_sha": found.view_sha, "rehearsed_sha": found.rehearsed_sha}
+        row = {"collected_sha": new_sha, "train_sha": found.examples.train_sha, **shas}
         rows = make_trio(1, {one.role: one for one in first}, base_sha="a" * 64, **row)
         again = planned_again(home, stores.ledger, rows, settings)
     assert again.rows == read_examples(home.data_file(found.examples.train_sha))
     assert any(e.output.startswith("I say") for e in again.rows)
+    assert {e.id for e in OWN_WORDS} <= {e.id for e in again.rows}

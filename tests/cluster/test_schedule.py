@@ -13,6 +13,7 @@ from cluster.steps.planning import plan_of, role_schedule
 from cluster.steps.replaying import Earlier
 from curriculum.example import Example, make_example
 from curriculum.parquet import NewData
+from curriculum.replay import MOST_PASSES, shared_out
 from ledger.roles import ROLES
 from ledger.rules.gates import GateSettings
 from trainers.config import ChannelSettings, TrainSettings
@@ -98,3 +99,34 @@ def test_a_plan_does_not_depend_on_the_order_of_its_data_and_asks_no_more_than_i
     assert Counter(e.role for e in plan.asked) == dict.fromkeys(ROLES, 40)
     assert [e.role for e in plan.rows] == sorted((e.role for e in plan.rows), key=ROLES.index)
     assert plan != plan_of(how, NewData(new, held), {}, Earlier(line, "another parent"), {})
+
+
+OWN_WORDS = [
+    make_example(
+        role="logical", stage="fundamentals", category="everyday", kind="hybrid", input=f"q{i}?", output=f"a{i}.",
+        source="everyday/base",
+    )
+    for i in range(30)
+]  # fmt: skip
+
+
+def test_a_first_generation_repeats_what_the_base_says_itself():
+    found = role_schedule("logical", settings_of(), asked(0, 90), Earlier(own_words=OWN_WORDS), 0)
+    assert (found.n_delta, found.rehearsed, found.n_replay) == (90, 90, 90), "replay_least, at most half of the rows"
+    assert set(found.taken) == set(asked(0, 90)), "what is repeated is not taken"
+    assert {row.id for row in found.rows} - {e.id for e in asked(0, 90)} == {e.id for e in OWN_WORDS}
+    assert role_schedule(
+        "logical", settings_of(data=DataSettings(base_share=0)), asked(0, 90), Earlier(own_words=OWN_WORDS), 0
+    ).n_replay == 0  # fmt: skip
+
+
+@given(st.integers(0, 500), st.integers(0, 500), st.integers(0, 200), st.floats(0, 1))
+def test_replayed_rows_are_shared_out_between_the_line_and_the_base(rows, line, base, share):
+    of_line, of_base = shared_out(rows, line, base, share)
+    assert 0 <= of_line <= line
+    assert 0 <= of_base <= base * MOST_PASSES
+    assert of_line + of_base <= rows
+    if share and line + base * MOST_PASSES >= rows:
+        assert of_line + of_base == rows, "what the one lacks the other gives"
+    if not share:
+        assert not of_base

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from curriculum.everyday import EverydayQuestion, bare_glyph, is_right
+from curriculum.everyday import EverydayQuestion, Known, bare_glyph, is_right
 from curriculum.tone import TONE_PROBES, corporate_phrase
 from ledger.files import sha256_json
 from ledger.records import EvalRecord
@@ -14,6 +14,9 @@ from trainers.evals.settings import EvalSettings
 
 LEAST_KNOWN = 20
 """Everyday questions that the base must know for a loss to be measured."""
+
+_AT_ONCE = 120
+"""Everyday questions that are asked before looking whether they are enough."""
 
 _SHOWN = 5
 """Findings that are kept."""
@@ -50,22 +53,22 @@ def everyday_records(
     ]
 
 
-def known_questions(
-    speaker: Speaker, pool: Sequence[EverydayQuestion], settings: EvalSettings, asking: Asking
-) -> list[EverydayQuestion]:
-    """The first of a pool, up to `settings.everyday_items`, that a voice gets right in the role's prompt: of the
-    untouched base, what is asked of every generation.
+def known_answers(
+    speaker: Speaker, pool: Sequence[EverydayQuestion], most: int, settings: EvalSettings, asking: Asking
+) -> list[Known]:
+    """The first of a pool, up to `most`, that a voice gets right in the role's prompt, with its answers: of the
+    untouched base, what is asked of every generation and what is rehearsed.
 
     The pool begins with what is got right most often. Where a part of it gives so few that all of it would not give
     :data:`LEAST_KNOWN`, the rest is not asked.
     """
-    most, known = settings.everyday_items, list[EverydayQuestion]()
-    for start in range(0, len(pool), max(1, most)):
+    known = list[Known]()
+    for start in range(0, len(pool), _AT_ONCE):
         if len(known) >= most or len(known) * len(pool) < LEAST_KNOWN * start:
             break
-        batch = pool[start : start + most]
+        batch = pool[start : start + _AT_ONCE]
         answers = _answers(speaker, [one.question for one in batch], settings.everyday_tokens, asking)
-        known += [one for one, answer in zip(batch, answers, strict=True) if is_right(one, answer)]
+        known += [Known(one, answer) for one, answer in zip(batch, answers, strict=True) if is_right(one, answer)]
     return known[:most]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,6 +35,8 @@ from trainers.models.adapters import CONFIG, WEIGHTS, blend, check_shape, publis
 from trainers.models.frozen import Base, load_base
 from trainers.reference.generator import PeftGenerator
 from trainers.schedule import slice_of_step, warmup_of
+
+logger = logging.getLogger(__name__)
 
 
 class TrlEngine:
@@ -70,12 +73,13 @@ class TrlEngine:
                 "the trl engine trains on examples alone; preference pairs need the fused engine. Use a Llama or Qwen2 "
                 'base without [train] engine = "trl", or --channels sft.'
             )
-        if job.train.kl_weight or job.train.least_loss:
+        if job.train.least_loss:
             raise LunaError(
-                "the trl engine neither holds a role to its parent nor leaves out updates; [train] kl_weight and "
-                "least_loss need the fused engine. Set both to 0, or use a Llama or Qwen2 base without [train] engine "
-                '= "trl".'
+                "the trl engine leaves out no updates; [train] least_loss needs the fused engine. Set it to 0, or use "
+                'a Llama or Qwen2 base without [train] engine = "trl".'
             )
+        if job.train.kl_weight:
+            logger.info("the trl engine does not hold roles to their parent: [train] kl_weight is left out")
         _refuse_uneven_batches(job)
         runtime.pin_threads(self.threads)
         mark, watch = fingerprint(job, self.info), _Watch(job, on_progress, should_stop)

@@ -25,7 +25,7 @@ from tests.trainers.evals.builders import (
 )
 from trainers.config import TrainSettings
 from trainers.evals.exam import Compared, Recalled, half_of
-from trainers.evals.manners import known_questions
+from trainers.evals.manners import known_answers
 from trainers.evals.models import Models, Speaker
 from trainers.evals.scoring import asking_of
 from trainers.evals.settings import EvalSettings
@@ -245,10 +245,10 @@ def test_a_base_that_knows_next_to_nothing_is_not_asked_the_whole_pool():
     pool, asking = everyday(600), asking_of(plan_for(open_items(1)), SETTINGS)
     texts = {render_prompt("creative", one.question): f"It is {one.accepted[0]}." for one in pool[1::4]}
     knowing, lost = Table(texts), Table()
-    small = SETTINGS.model_copy(update={"everyday_items": 60})
-    assert known_questions(Speaker(knowing, "creative"), pool, small, asking) == pool[1::4][:60]
-    assert known_questions(Speaker(lost, "creative"), pool, small, asking) == []
-    assert len(lost.decoded) == 60 < len(knowing.decoded)
+    found = known_answers(Speaker(knowing, "creative"), pool, 60, SETTINGS, asking)
+    assert [one.question for one in found] == pool[1::4][:60]
+    assert known_answers(Speaker(lost, "creative"), pool, 60, SETTINGS, asking) == []
+    assert len(lost.decoded) == 120 < len(knowing.decoded)
 
 
 def test_open_extras_are_compared_with_the_base_whatever_the_parent_and_closed_ones_come_whole():
