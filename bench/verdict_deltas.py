@@ -30,8 +30,7 @@ from ledger.roles import ROLES, Role
 from ledger.store import Ledger
 from trainers.models.adapter_set import AdapterSet
 
-G0_EXAMPLES, G0_SEED = 1200, 1
-"""What `luna curriculum build recipe` builds."""
+G0_SEED = 1
 ANSWER_TOKENS = 40
 """Longest answer of the parent that becomes data."""
 
@@ -61,8 +60,8 @@ def raise_first(work: Path, profile: str, rig: Rig) -> Home:
     home = Home((work / "g0").resolve())
     make_home(home, profile, rig.address)
     if not judged_generations(home):
-        say(f"G0: the recipes, {G0_EXAMPLES} examples a role")
-        sha = build_into_inbox(home, "recipe", G0_EXAMPLES, G0_SEED)
+        say("G0: what `luna curriculum build recipe` builds")
+        sha = build_into_inbox(home, "recipe", None, G0_SEED)
         raise_generation(home, rig.address, (sha,), note="G0")
         (home.inbox_dir / f"{sha}.parquet").unlink(missing_ok=True)
     rows = judged_generations(home)[0]

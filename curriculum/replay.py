@@ -29,7 +29,7 @@ def replay_rows(new: int, room: int | None, share: float, least: int) -> int:
     return min(max(round(room * share), least), room // 2)
 
 
-MOST_PASSES = 4
+MOST_PASSES = 2
 """Times that what the base says itself is repeated at most: more would be learned by heart."""
 
 

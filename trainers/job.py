@@ -188,5 +188,6 @@ class Engine(Protocol):
         ...
 
     def blended(self, parents: AdapterSet, children: AdapterSet, alpha: float, into: Path) -> AdapterSet:
-        """Write parent + alpha (child - parent) for each of the children's roles under `into`."""
+        """Write parent + alpha (child - parent) for each of the children's roles under `into`; a role without a parent
+        has the base for one."""
         ...

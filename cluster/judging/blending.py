@@ -76,17 +76,17 @@ def _candidate(examiner: Examiner, child: AdapterSet, measured: Measured) -> Can
     spec, has_parent = examiner.spec, bool(examiner.parents.shas)
     judgement = judged(spec, measured.evals, has_parent)
     whole = Candidate(child, dict.fromkeys(ROLES, 1.0), measured.evals, judgement)
-    if not blends_may_help(judgement) or not has_parent or not spec.settings.blends.enabled:
+    if not blends_may_help(judgement) or not spec.settings.blends.enabled:
         return whole
     logger.info("not accepted: %s", judgement.reason)
     found = _confirmed_blends(examiner, child, judgement.failed_roles, measured.through)
-    return whole if found is None else _blended(spec, whole, found)
+    return whole if found is None else _blended(spec, whole, found, has_parent)
 
 
-def _blended(spec: RunSpec, whole: Candidate, found: Mapping[Role, Blend]) -> Candidate:
+def _blended(spec: RunSpec, whole: Candidate, found: Mapping[Role, Blend], has_parent: bool) -> Candidate:
     """The child with blends in place of the roles that failed; all gates are passed then."""
     others = [score for score in whole.evals if score.role not in found]
-    told = [judged(spec, others, True, [role for role in ROLES if role not in found])]
+    told = [judged(spec, others, has_parent, [role for role in ROLES if role not in found])]
     told += [blend.judgement for blend in found.values()]
     return Candidate(
         adapters=spec.published({**whole.adapters.shas, **{role: blend.sha for role, blend in found.items()}}),
@@ -102,6 +102,8 @@ def _confirmed_blends(
     """A confirmed blend for each of these roles, or None. They are published, where the server finds them as well;
     what is not accepted is removed again."""
     spec, tried, found = examiner.spec, set[str](), None
+    has_parent = bool(examiner.parents.shas)
+    parent = "parent" if has_parent else "base"
 
     def blend(role: Role, alpha: float) -> AdapterSet:
         folder = spec.folder / "blends" / f"{role}-{alpha}"
@@ -117,14 +119,14 @@ def _confirmed_blends(
     def ask(role: Role, alpha: float, half: Half) -> Blend:
         adapters = blend(role, alpha)
         evals = examiner.scores(engine, adapters, [role], half)
-        judgement = judged(spec, evals, True, [role], half)
+        judgement = judged(spec, evals, has_parent, [role], half)
         if judgement.accepted:  # what nothing else keeps out has a health of its own
             evals += examiner.health(adapters, [role])
-            judgement = judged(spec, evals, True, [role], half)
+            judgement = judged(spec, evals, has_parent, [role], half)
         return Blend(adapters.shas[role], alpha, evals, judgement)
 
     def passes(role: Role, alpha: float) -> bool:
-        logger.info("%s: trying parent + %s (child - parent)", role, alpha)
+        logger.info("%s: trying %s + %s (child - %s)", role, parent, alpha, parent)
         return ask(role, alpha, "choose").judgement.accepted
 
     def confirmed(role: Role, alpha: float) -> Blend | None:

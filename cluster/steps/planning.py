@@ -166,17 +166,17 @@ def replay_pool(role: Role, settings: Settings, new: Iterable[Example], earlier:
         gen_id: [e for e in found if e.role == role and e.id not in known] for gen_id, found in earlier.line.items()
     }
     trains = own and not _only_pairs_count(settings, pairs)
-    rows = replay_of(settings, len(own), _room(settings, role)) if trains else 0
     own_words = [e for e in earlier.own_words if e.role == role and e.id not in known]
+    rows = replay_of(settings, len(own), _room(settings, role), 0 if earlier.line else len(own_words)) if trains else 0
     count, rehearsed = shared_out(rows, _replayable(settings, pools), len(own_words), settings.data.base_share)
     closed = closed_categories(example for found in (own, *pools.values()) for example in found)
     return ReplayPool(pools, count, f"{earlier.seed}:{role}", closed, own_words, rehearsed)
 
 
-def replay_of(settings: Settings, new: int, room: int | None) -> int:
-    """Rows that a role with so many new examples should replay."""
+def replay_of(settings: Settings, new: int, room: int | None, least: int = 0) -> int:
+    """Rows that a role with so many new examples should replay; `least` beside the settings' own."""
     data = settings.data
-    return replay_rows(_new_rows(settings, new), room, data.replay_share, data.replay_least)
+    return replay_rows(_new_rows(settings, new), room, data.replay_share, max(data.replay_least, least))
 
 
 def _replayable(settings: Settings, pools: Line) -> int:

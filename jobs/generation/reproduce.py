@@ -67,7 +67,7 @@ def reproduce(home: Home, gen_id: int) -> dict[Role, tuple[str, str]]:
             for row in together:
                 made = adapters / trained[row.role].adapter_sha
                 if row.alpha != 1.0:
-                    made = _blended(engine, row, record.parents[row.role], made, Path(folder) / "blends")
+                    made = _blended(engine, row, record.parents.get(row.role), made, Path(folder) / "blends")
                 found[row.role] = (row.child_sha, made.name)
                 if made.name == row.child_sha and not home.adapter_dir(made.name).exists():
                     publish_dir(made, home.adapter_dir(made.name))
@@ -135,9 +135,9 @@ def rows_of_set(
     ]
 
 
-def _blended(engine: Engine, row: GenerationRow, parent: str, child: Path, folder: Path) -> Path:
+def _blended(engine: Engine, row: GenerationRow, parent: str | None, child: Path, folder: Path) -> Path:
     """The adapter folder of parent + alpha (child - parent)."""
-    before, after = (AdapterSet(child.parent, {row.role: sha}) for sha in (parent, child.name))
+    before, after = (AdapterSet(child.parent, {row.role: sha} if sha else {}) for sha in (parent, child.name))
     return engine.blended(before, after, row.alpha, folder).path(row.role)
 
 

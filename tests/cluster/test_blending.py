@@ -78,11 +78,11 @@ def judge_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
     request = GenerationRequest(settings=settings, base=PinnedBase(source="tiny", sha=sha("a")), data=())
     spec = RunSpec(home, "main-g1-0", "main", 1, request, sha("c"))
 
-    def take(session: Session, served: Callable[..., Any] | None = None) -> Candidate:
+    def take(session: Session, served: Callable[..., Any] | None = None, with_parent: bool = True) -> Candidate:
         monkeypatch.setattr(measuring, "engine_of", lambda spec: "vllm" if served else None)
         monkeypatch.setattr(measuring, "evaluate_served", served)
         monkeypatch.setattr(blending, "retire_candidate", lambda home, gen_id: None)
-        examiner = SameItems(spec, cast(Any, None), cast(Any, session), collected(), planned())
+        examiner = SameItems(spec, cast(Any, None), cast(Any, session), collected(with_parent), planned())
         child = spec.published(dict.fromkeys(ROLES, sha("3")))
         return candidate_of(examiner, child, examiner.measured(child))
 
@@ -113,6 +113,13 @@ def test_a_blend_is_chosen_on_one_half_and_recorded_with_the_scores_of_the_other
     assert value(candidate, "logical") == (0.88, 50), "of the half that chose nothing"
     assert value(candidate, "creative") == (0.96, 100)
     assert {path.name for path in Home(tmp_path).adapters_dir.iterdir()} == {sha256_json(["logical", 0.5])}
+
+
+def test_a_first_generation_is_blended_with_the_base(judge_with: Callable[..., Candidate]) -> None:
+    session = Session(lambda role, alpha, half: 96 if role != "logical" or alpha == 0.75 else 70)
+    candidate = judge_with(session, with_parent=False)
+    assert candidate.judgement.accepted
+    assert candidate.alphas == {"creative": 1.0, "logical": 0.75, "dialectical": 1.0}
 
 
 def test_what_does_not_confirm_is_rejected_with_the_childs_own_scores(

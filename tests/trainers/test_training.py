@@ -455,6 +455,14 @@ def test_a_blend_halfway_is_the_mean_of_parent_and_child(home, engine, tmp_path)
         torch.testing.assert_close(mean[name], (a[name] + b[name]) / 2)
 
 
+def test_a_blend_of_a_first_generation_is_its_update_made_smaller(home, engine, tmp_path):
+    child = AdapterSet(home.adapters_dir, quietly(engine, make_job(home, steps=2, run="first")))
+    blend = engine.blended(AdapterSet(home.adapters_dir, {}), child, 0.25, tmp_path).path("logical")
+    whole, part = load_file(child.path("logical") / WEIGHTS), load_file(blend / WEIGHTS)
+    for name in whole:
+        torch.testing.assert_close(part[name], whole[name] * (0.25 if "lora_B" in name else 1.0))
+
+
 def test_each_role_learns_at_its_own_rate(home, engine):
     same = quietly(engine, make_job(home, steps=3, run="same", lr=2e-3))
     rates = {"creative": 2e-3, "logical": 2e-4, "dialectical": 2e-3}

@@ -43,16 +43,17 @@ class RolePlan:
     label_bytes: int = 0
     """Length of the longest answer among closed ones that are labels."""
     half: Half | None = None
-    """Which half of recall and generalization this is; None is all of it."""
+    """Which half of the items this is; None is all of them."""
 
     def on(self, half: Half | None) -> RolePlan:
-        """That half of recall and generalization alone, without extras; for None all of it."""
+        """That half of recall, generalization and everyday questions, without extras; for None all of it."""
         if half is None:
             return self
         return replace(
             self,
             generalization=[item for item in self.generalization if half_of(item.id) == half],
             recall=None if self.recall is None else [one for one in self.recall if half_of(one.example.id) == half],
+            everyday=tuple(question for question in self.everyday if half_of(question.id) == half),
             extras={},
             half=half,
         )

@@ -85,7 +85,8 @@ class FusedEngine:
         lora, shapes = self.lean.lora, self.lean.model.module_shapes
         shas: dict[Role, str] = {}
         for role in children.shas:
-            parent, child = (read_adapter(one.path(role), lora, shapes) for one in (parents, children))
+            parent = read_adapter(parents.path(role), lora, shapes) if role in parents.shas else None
+            child = read_adapter(children.path(role), lora, shapes)
             shas[role] = write_adapter(into, blend(parent, child, alpha), lora, self.base.loadable)
         return AdapterSet(into, shas)
 

@@ -168,8 +168,11 @@ def _plain(value: Any) -> Any:
     return sorted(value) if isinstance(value, set) else value
 
 
-def blend(parent: Mapping[str, Tensor], child: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
-    """parent + alpha (child - parent), tensor by tensor (DESIGN section 6)."""
+def blend(parent: Mapping[str, Tensor] | None, child: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
+    """parent + alpha (child - parent), tensor by tensor (DESIGN section 6). Without a parent, the base is: the child's
+    update is scaled."""
+    if parent is None:
+        parent = {name: torch.zeros_like(value) if ".lora_B" in name else value for name, value in child.items()}
     return {name: parent[name] + alpha * (child[name] - parent[name]) for name in child}
 
 

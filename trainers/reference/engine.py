@@ -181,7 +181,8 @@ class TrlEngine:
         """See :meth:`trainers.job.Engine.blended`."""
         shas: dict[Role, str] = {}
         for role in children.shas:
-            tensors = blend(read_tensors(parents.path(role)), read_tensors(children.path(role)), alpha)
+            parent = read_tensors(parents.path(role)) if role in parents.shas else None
+            tensors = blend(parent, read_tensors(children.path(role)), alpha)
             shas[role] = publish_tensors(into, tensors, (children.path(role) / CONFIG).read_text())
         return AdapterSet(into, shas)
 
