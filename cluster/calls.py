@@ -1,4 +1,4 @@
-"""Asking actors, with a user's errors unwrapped."""
+"""Asking actors, with a user's errors unwrapped, and asking Ray where one is."""
 
 from __future__ import annotations
 
@@ -18,3 +18,9 @@ def get(reference: Any, timeout_s: float | None = None) -> Any:
         if isinstance(error.cause, LunaError):
             raise error.cause from None
         raise
+
+
+def is_placed(actor: Any) -> bool:
+    """Whether Ray has found a node for an actor, by its own table: no public call asks for one actor alone."""
+    found = ray._private.state.actors(actor._actor_id.hex())
+    return bool(found and found["Address"]["NodeID"].strip("f"))  # all f: none yet

@@ -17,7 +17,7 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 
-from cluster.calls import get
+from cluster.calls import get, is_placed
 from cluster.ray_head import NAMESPACE
 from cluster.request import GenerationRequest
 from cluster.run_worker import RunWorker
@@ -323,6 +323,9 @@ def coordinator_for(home: Home) -> Any:
 
 def _coordinator_of(root: str) -> Any:
     actor = find_coordinator()
+    if actor is not None and _has_no_node(actor):
+        _end(actor)
+        actor = None
     if actor is not None:
         if ask(actor, "home") == root:
             ask(actor, "open")
@@ -338,8 +341,13 @@ def _coordinator_of(root: str) -> Any:
 
 
 def _create(root: str) -> Any:
-    # The ledger's SQLite file must not be opened over NFS, so on a rig that marks its head the coordinator stays there.
-    head = {"luna_head": 0.001} if "luna_head" in ray.cluster_resources() else {}
+    """Start one where the ledger's SQLite file is on a disk of its own, not behind NFS.
+
+    That is the head, where the rig marks it; else the node of the caller, who has just read the home's settings there.
+    """
+    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+    marked = "luna_head" in ray.cluster_resources()
+    where: dict[str, Any] = {"resources": {"luna_head": 0.001}} if marked else {"label_selector": here}
     remote = ray.remote(Coordinator).options(
         name=NAME,
         namespace=NAMESPACE,
@@ -348,7 +356,7 @@ def _create(root: str) -> Any:
         num_cpus=0,
         max_restarts=-1,
         max_concurrency=16,
-        resources=head,
+        **where,
     )
     return remote.remote(root)
 
@@ -361,6 +369,19 @@ def _make_room(actor: Any) -> None:
         raise
     except LunaError as error:
         raise LunaError(f"this cluster works for another home, {ask(actor, 'home')}: {error}") from error
+    _end(actor)
+
+
+def _has_no_node(actor: Any) -> bool:
+    """Whether Ray finds no node to start it again on: it was pinned to one that is gone."""
+    deadline = time.monotonic() + _GONE_S
+    while not is_placed(actor) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return not is_placed(actor)
+
+
+def _end(actor: Any) -> None:
+    """End it for good, and wait until its name is free."""
     ray.kill(actor, no_restart=True)
     deadline = time.monotonic() + _GONE_S
     while find_coordinator() is not None and time.monotonic() < deadline:

@@ -204,8 +204,7 @@ class RunJournal:
         """The newest notes on a step, of whichever beginning; None where there are none."""
         with self.db.reading() as connection:
             rows = connection.execute(
-                "SELECT payload FROM run_steps WHERE run_id = ? AND step = ? AND phase = 'before' "
-                "ORDER BY number DESC",
+                "SELECT payload FROM run_steps WHERE run_id = ? AND step = ? AND phase = 'before' ORDER BY number DESC",
                 (run_id, step),
             ).fetchall()
         found = (_payload(text).get("notes") for (text,) in rows)

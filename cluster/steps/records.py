@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Literal, Self
 
+from pydantic import Field
+
 from cluster.placement import Placement
 from ledger.journal import Step
 from ledger.records import EvalRecord, Record, Sha256, Timestamp, Verdict
@@ -97,9 +99,9 @@ class TrainingNotes(Record):
 
     placements: tuple[Placement, ...]
     """The groups that the run began with."""
-    done: dict[str, TrioOutcome] = {}
+    done: dict[str, TrioOutcome] = Field(default_factory=dict)
     """Outcomes of the groups that have finished, by their names."""
-    micro_batches: dict[str, MicroBatches] = {}
+    micro_batches: dict[str, MicroBatches] = Field(default_factory=dict)
     """What was raised where memory ran out, by the name of the group."""
 
     def with_outcome(self, group: Placement, outcome: TrioOutcome) -> Self:
