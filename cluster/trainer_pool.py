@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import threading
 from collections import Counter
@@ -168,10 +167,9 @@ class TrainerSession:
                 follow.on_progress(merge_progress(known))
 
         def cut_smaller(group: Placement, error: StepTooLarge) -> tuple[TrioJob]:
-            raised = (*jobs[group].micro_batches, (error.step, error.parts))
-            jobs[group] = dataclasses.replace(jobs[group], micro_batches=raised)
+            jobs[group] = jobs[group].cut_smaller(error)
             logger.info("%s: %s", group.name, error)
-            follow.on_micro_batches(group, raised)
+            follow.on_micro_batches(group, jobs[group].micro_batches)
             return (jobs[group],)
 
         arguments = {group: (job,) for group, job in jobs.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -63,6 +63,11 @@ class TrioJob:
     def steps(self) -> int:
         """Steps of the role that has most."""
         return max(self.role_steps.values())
+
+    def cut_smaller(self, error: StepTooLarge) -> TrioJob:
+        """The job with which to train again; what was raised before stays where it asks for more."""
+        rest = [one for one in self.micro_batches if one[0] < error.step or one[1] > error.parts]
+        return replace(self, micro_batches=tuple(sorted([*rest, (error.step, error.parts)])))
 
     def least_parts(self, step: int) -> int:
         """In how many micro-batches a step is cut at least."""
