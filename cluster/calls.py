@@ -1,4 +1,4 @@
-"""Asking actors, with a user's errors unwrapped, and asking Ray where one is."""
+"""Asking actors, with a user's errors unwrapped, and asking Ray whether one runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def get(reference: Any, timeout_s: float | None = None) -> Any:
         raise
 
 
-def is_placed(actor: Any) -> bool:
-    """Whether Ray has found a node for an actor, by its own table: no public call asks for one actor alone."""
+def waits_to_start(actor: Any) -> bool:
+    """Whether Ray has yet to start an actor's process, by its own table: no public call asks about one actor."""
     found = ray._private.state.actors(actor._actor_id.hex())
-    return bool(found and found["Address"]["NodeID"].strip("f"))  # all f: none yet
+    return bool(found) and found["State"] in ("DEPENDENCIES_UNREADY", "PENDING_CREATION", "RESTARTING")

@@ -17,7 +17,7 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 
-from cluster.calls import get, is_placed
+from cluster.calls import get, waits_to_start
 from cluster.ray_head import NAMESPACE
 from cluster.request import GenerationRequest
 from cluster.run_worker import RunWorker
@@ -323,11 +323,8 @@ def coordinator_for(home: Home) -> Any:
 
 def _coordinator_of(root: str) -> Any:
     actor = find_coordinator()
-    if actor is not None and _has_no_node(actor):
-        _end(actor)
-        actor = None
-    if actor is not None:
-        if ask(actor, "home") == root:
+    if actor is not None and (writes := _home_of(actor)) is not None:
+        if writes == root:
             ask(actor, "open")
             return actor
         _make_room(actor)
@@ -338,6 +335,24 @@ def _coordinator_of(root: str) -> Any:
         ray.kill(created, no_restart=True)  # it holds nothing, and would stand in the way of another try
         raise
     return created
+
+
+def _home_of(actor: Any) -> str | None:
+    """The home that a coordinator writes. None where it waits to be started again on a node that is gone; it is ended.
+
+    Raises:
+        LunaError: it runs and does not answer.
+    """
+    try:
+        home: str = ask(actor, "home", timeout_s=_ANSWER_S)
+    except CoordinatorDied:
+        raise
+    except LunaError:
+        if not waits_to_start(actor):
+            raise
+        _end(actor)
+        return None
+    return home
 
 
 def _create(root: str) -> Any:
@@ -370,14 +385,6 @@ def _make_room(actor: Any) -> None:
     except LunaError as error:
         raise LunaError(f"this cluster works for another home, {ask(actor, 'home')}: {error}") from error
     _end(actor)
-
-
-def _has_no_node(actor: Any) -> bool:
-    """Whether Ray finds no node to start it again on: it was pinned to one that is gone."""
-    deadline = time.monotonic() + _GONE_S
-    while not is_placed(actor) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return not is_placed(actor)
 
 
 def _end(actor: Any) -> None:

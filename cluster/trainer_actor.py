@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar
 
 import ray
 
-from cluster.calls import is_placed
+from cluster.calls import waits_to_start
 from cluster.placement import Placement
 from cluster.settings import Settings
 from curriculum.everyday import EverydayQuestion
@@ -246,8 +246,8 @@ class Trainer:
 
     @property
     def has_device(self) -> bool:
-        """Whether a node has given it what it asked for; its process may still have to start."""
-        return self.opening is None or is_placed(self.actor)
+        """Whether a node has given it what it asked for, and its process runs there."""
+        return self.opening is None or not waits_to_start(self.actor)
 
     @property
     def waited_s(self) -> float:

@@ -38,8 +38,9 @@ logger = logging.getLogger(__name__)
 _START_TIMEOUT_S = 300
 """Longest wait for a trainer to get its device and load the base, where no other has one."""
 
-_DEVICE_TIMEOUT_S = 10
-"""Longest wait for a device of its own while another trainer has one: then the two take turns there."""
+_DEVICE_TIMEOUT_S = 20
+"""Longest wait for a device of its own, and for a process there, while another trainer has one: then the two take turns
+on that. A wait that was too short costs time, never bytes."""
 
 _STOP_TIMEOUT_S = 120
 """Longest wait for a trainer to reach its next safe point when another one has failed."""
@@ -271,8 +272,9 @@ class TrainerSession:
                     else:
                         del todo[group]
                         calls.answered(group, answers[group])
-                hosts = [host for _, host in working.values()]
-                calls.look(self._reports(hosts), hosts)
+                if todo:
+                    hosts = [host for _, host in working.values()]
+                    calls.look(self._reports(hosts), hosts)
         except BaseException:
             self._stop_and_await(working)
             raise

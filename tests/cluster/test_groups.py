@@ -280,3 +280,30 @@ def test_a_lost_node_costs_neither_bytes_nor_the_other_trainers(nodes: Any, tmp_
     assert any("logical found no device of its own; it takes turns" in line for line in state.lines)
     assert adapters(home) == unbroken
     assert verify(home) == []
+
+
+def test_the_coordinator_stays_on_its_callers_node_and_another_takes_over_when_that_is_gone(
+    nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    from cluster import coordinator as module
+    from cluster.coordinator import ask, coordinator_for, find_coordinator
+
+    home, node = make_home(tmp_path, ONE_THREAD), nodes.add_node(num_cpus=1)
+
+    @ray.remote(num_cpus=0, label_selector={"ray.io/node-id": node.node_id})
+    def command(root: str) -> str:
+        return str(ask(coordinator_for(Home(Path(root))), "home"))
+
+    def node_of(actor: Any) -> str:
+        return str(ray._private.state.actors(actor._actor_id.hex())["Address"]["NodeID"])
+
+    if (before := find_coordinator()) is not None:
+        ray.kill(before)
+        time.sleep(2)
+    assert ray.get(command.remote(str(home.root)), timeout=120) == str(home.root.resolve())
+    assert node_of(find_coordinator()) == node.node_id
+    nodes.remove_node(node)
+    monkeypatch.setattr(module, "_ANSWER_S", 10)
+    assert node_of(coordinator_for(home)) == ray.get_runtime_context().get_node_id()
