@@ -139,8 +139,10 @@ def test_after_the_coordinators_end_a_run_keeps_its_groups_and_repeats_none_that
     place_as(monkeypatch, PAIR, ALONE)
     steps: dict[Role, int] = {"creative": 4, "logical": 4, "dialectical": 24}
     spec = a_run(home, stores, base, 0, train={"steps": steps})
+    dead = a_pool()
     with pytest.raises(Killed):
-        walk(spec, stores, a_pool(), watching(kill_when_one_has_finished), [])
+        walk(spec, stores, dead, watching(kill_when_one_has_finished), [])
+    dead.release()  # trainers end with the process that started them
     before = training_notes(stores.journal, spec.run_id)
     assert before is not None
     assert set(before.done) == {PAIR.name}
