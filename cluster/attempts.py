@@ -29,16 +29,20 @@ def begin_step(journal: RunJournal, run_id: str, step: Step, folder: Path) -> No
     """
     if reason := why_given_up(journal, run_id, step, folder):
         raise HopelessError(reason)
-    journal.record_step(run_id, step, "before", {"reached": _reached(step, folder)})
+    journal.record_step(run_id, step, "before", {"reached": _reached(journal, run_id, step, folder)})
 
 
 def why_given_up(journal: RunJournal, run_id: str, step: Step, folder: Path) -> str | None:
     """Why a step of a run is not begun once more; None if it may be."""
-    return tried_enough(step, journal.attempts(run_id, step), _reached(step, folder))
+    return tried_enough(step, journal.attempts(run_id, step), _reached(journal, run_id, step, folder))
 
 
-def _reached(step: Step, folder: Path) -> str:
-    return reached_in(folder) if step == "train" else ""
+def _reached(journal: RunJournal, run_id: str, step: Step, folder: Path) -> str:
+    """Checkpoints, and the groups of roles that have finished."""
+    if step != "train":
+        return ""
+    done = (journal.notes(run_id, step) or {}).get("done", {})
+    return ",".join([*filter(None, [reached_in(folder)]), *sorted(done)])
 
 
 def reached_in(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""Asking actors, with a user's errors unwrapped."""
+"""Asking actors, with a user's errors unwrapped, and asking Ray whether one runs."""
 
 from __future__ import annotations
 
@@ -18,3 +18,9 @@ def get(reference: Any, timeout_s: float | None = None) -> Any:
         if isinstance(error.cause, LunaError):
             raise error.cause from None
         raise
+
+
+def waits_to_start(actor: Any) -> bool:
+    """Whether Ray has yet to start an actor's process, by its own table: no public call asks about one actor."""
+    found = ray._private.state.actors(actor._actor_id.hex())
+    return bool(found) and found["State"] in ("DEPENDENCIES_UNREADY", "PENDING_CREATION", "RESTARTING")

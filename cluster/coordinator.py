@@ -17,7 +17,7 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 
-from cluster.calls import get
+from cluster.calls import get, waits_to_start
 from cluster.ray_head import NAMESPACE
 from cluster.request import GenerationRequest
 from cluster.run_worker import RunWorker
@@ -323,8 +323,8 @@ def coordinator_for(home: Home) -> Any:
 
 def _coordinator_of(root: str) -> Any:
     actor = find_coordinator()
-    if actor is not None:
-        if ask(actor, "home") == root:
+    if actor is not None and (writes := _home_of(actor)) is not None:
+        if writes == root:
             ask(actor, "open")
             return actor
         _make_room(actor)
@@ -337,9 +337,32 @@ def _coordinator_of(root: str) -> Any:
     return created
 
 
+def _home_of(actor: Any) -> str | None:
+    """The home that a coordinator writes. None where it waits to be started again on a node that is gone; it is ended.
+
+    Raises:
+        LunaError: it runs and does not answer.
+    """
+    try:
+        home: str = ask(actor, "home", timeout_s=_ANSWER_S)
+    except CoordinatorDied:
+        raise
+    except LunaError:
+        if not waits_to_start(actor):
+            raise
+        _end(actor)
+        return None
+    return home
+
+
 def _create(root: str) -> Any:
-    # The ledger's SQLite file must not be opened over NFS, so on a rig that marks its head the coordinator stays there.
-    head = {"luna_head": 0.001} if "luna_head" in ray.cluster_resources() else {}
+    """Start one where the ledger's SQLite file is on a disk of its own, not behind NFS.
+
+    That is the head, where the rig marks it; else the node of the caller, who has just read the home's settings there.
+    """
+    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+    marked = "luna_head" in ray.cluster_resources()
+    where: dict[str, Any] = {"resources": {"luna_head": 0.001}} if marked else {"label_selector": here}
     remote = ray.remote(Coordinator).options(
         name=NAME,
         namespace=NAMESPACE,
@@ -348,7 +371,7 @@ def _create(root: str) -> Any:
         num_cpus=0,
         max_restarts=-1,
         max_concurrency=16,
-        resources=head,
+        **where,
     )
     return remote.remote(root)
 
@@ -361,6 +384,11 @@ def _make_room(actor: Any) -> None:
         raise
     except LunaError as error:
         raise LunaError(f"this cluster works for another home, {ask(actor, 'home')}: {error}") from error
+    _end(actor)
+
+
+def _end(actor: Any) -> None:
+    """End it for good, and wait until its name is free."""
     ray.kill(actor, no_restart=True)
     deadline = time.monotonic() + _GONE_S
     while find_coordinator() is not None and time.monotonic() < deadline:

@@ -22,6 +22,7 @@ from cluster.attempts import begin_step
 from cluster.judging.blending import candidate_of
 from cluster.judging.measuring import Examiner
 from cluster.judging.rows import rows_of, write_adapter_metadata
+from cluster.placement import Placement
 from cluster.request import RunSpec
 from cluster.server.client import follow_head, retire_candidate
 from cluster.steps.admission import check_exam
@@ -29,12 +30,12 @@ from cluster.steps.consequences import consequences, recorded_verdict
 from cluster.steps.data import collect, taken_by
 from cluster.steps.everyday import everyday_of
 from cluster.steps.planning import make_plan
-from cluster.steps.records import Collected, Deployed, Judged, Measured, Planned, StepRecord, Trained
-from cluster.steps.training import trained_roles, trio_jobs
-from cluster.trainer_pool import TrainerPool
+from cluster.steps.records import Collected, Deployed, Judged, Measured, Planned, StepRecord, Trained, TrainingNotes
+from cluster.steps.training import trained_roles, training_notes, trio_jobs
+from cluster.trainer_pool import Follower, TrainerPool
 from ledger.journal import Step
 from ledger.store import Stores
-from trainers.job import TrioProgress
+from trainers.job import MicroBatches, TrioOutcome, TrioProgress
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,8 @@ class GenerationRun:
     def __init__(self, spec: RunSpec, stores: Stores, pool: TrainerPool, watcher: Watcher):
         self.spec, self.watcher = spec, watcher
         self.stores, self.ledger, self.journal = stores, stores.ledger, stores.journal
-        self.session = pool.open(spec.base, spec.settings)
+        self.notes = training_notes(self.journal, spec.run_id)
+        self.session = pool.open(spec.base, spec.settings, self.notes.placements if self.notes else ())
 
     def run(self) -> Judged:
         """Take the steps that have no result yet."""
@@ -67,6 +69,7 @@ class GenerationRun:
         measured = self._once(Measured, self.measure, collected, planned, trained)
         verdict = self._once(Judged, self.judge, collected, planned, trained, measured)
         self._once(Deployed, self.deploy, verdict)
+        self.session.leave_shared_cards()
         return verdict
 
     def _once(
@@ -101,9 +104,27 @@ class GenerationRun:
         return planned
 
     def train(self, collected: Collected, planned: Planned) -> Trained:
-        """Train the three roles from the parent's adapters, on the devices there are."""
-        jobs = trio_jobs(self.spec, self.session.placements, collected, planned)
-        return trained_roles(self.session.train(jobs, self.watcher.on_progress, self.watcher.stop))
+        """Train the three roles from the parent's adapters, in the groups that the run began with."""
+        known = self.notes or TrainingNotes(placements=())
+        self._note(known.model_copy(update={"placements": self.session.placements}))
+        follow = Follower(self.watcher.on_progress, self._note_outcome, self._note_micro_batches)
+        self.session.train(trio_jobs(self.spec, self._known, collected, planned), follow, self.watcher.stop)
+        return trained_roles(self._known)
+
+    @property
+    def _known(self) -> TrainingNotes:
+        assert self.notes is not None, "training has begun"
+        return self.notes
+
+    def _note(self, notes: TrainingNotes) -> None:
+        self.journal.note(self.spec.run_id, "train", notes.model_dump(mode="json"))
+        self.notes = notes
+
+    def _note_outcome(self, group: Placement, outcome: TrioOutcome) -> None:
+        self._note(self._known.with_outcome(group, outcome))
+
+    def _note_micro_batches(self, group: Placement, raised: MicroBatches) -> None:
+        self._note(self._known.with_micro_batches(group, raised))
 
     def measure(self, collected: Collected, planned: Planned, trained: Trained) -> Measured:
         """Take every score of the adapters as trained, beside their parent's on the same items."""

@@ -1,37 +1,71 @@
-"""Which roles train on which device. Pure."""
+"""Which roles train together, and what each group asks Ray for. Pure."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from ledger.roles import ROLES, Role
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Roles that share one actor, and so one copy of the base."""
+    """Roles that share one copy of the base: a group, fixed for the whole of a run."""
 
     roles: tuple[Role, ...]
-    gpus: int
-    """1 on an accelerator, 0 on the CPU."""
+    gpus: float
+    """What one worker asks Ray for: 0 on the CPU, a fraction of a card that it shares, else 1."""
+    workers: int = 1
+    """More than one: data parallel or sharded."""
 
     @property
     def name(self) -> str:
         """As the ledger's `placement` column spells it."""
         return "+".join(self.roles)
 
+    @property
+    def shares_its_card(self) -> bool:
+        """Whether something else, such as a server, has the rest of its card."""
+        return 0 < self.gpus < 1
 
-def place_roles(gpus: int) -> tuple[Placement, ...]:
+
+def place_roles(gpus: float) -> tuple[Placement, ...]:
     """Spread the trio over the accelerators there are.
 
-    0 or 1: all three in one actor, fused over one base (fused training on one device is faster than three processes
-    that share it). 2: the voice that users hear gets a device of its own, since its prompts are the longest.
-    3 or more: each role has its own; further devices stay free for serving.
+    Less than 2: all three in one actor, fused over one base (fused training on one device is faster than three
+    processes that share it), on as much of a card as there is. 2: the voice that users hear gets a device of its own,
+    since its prompts are the longest. 3 or more: each role has its own; further devices stay free for serving.
     """
     if gpus < 0:
         raise ValueError(f"a rig cannot have {gpus} GPUs")
-    if gpus <= 1:
-        return (Placement(ROLES, gpus),)
-    if gpus == 2:
+    if gpus < 2:
+        return (Placement(ROLES, min(gpus, 1)),)
+    if gpus < 3:
         return (Placement(("creative", "logical"), 1), Placement(("dialectical",), 1))
     return tuple(Placement((role,), 1) for role in ROLES)
+
+
+def keep_groups(recorded: Sequence[Placement], now: Sequence[Placement]) -> tuple[Placement, ...]:
+    """The groups that a run began with, each asking for what a worker of today's plan asks for.
+
+    Checkpoints and bytes belong to a group, never to a device. What began on GPUs waits for one where there is none:
+    its checkpoint is of no use on the CPU.
+    """
+    share = min((place.gpus for place in now), default=0)
+    return tuple(replace(place, gpus=share) if share and place.gpus else place for place in recorded)
+
+
+def assign(
+    waiting: Sequence[Placement], idle: Sequence[Placement], sharing: Collection[Placement]
+) -> Mapping[Placement, Placement]:
+    """On whose trainer each waiting group works now; a group that is not named waits on.
+
+    Args:
+        waiting: groups with work to do, in their order.
+        idle: groups whose own trainer has its base loaded and nothing to do.
+        sharing: groups that found no device of their own, and take turns on that of another.
+    """
+    own = {place: place for place in waiting if place in idle}
+    free = [host for host in idle if host not in waiting]
+    guests = [place for place in waiting if place in sharing and place not in own]
+    return own | dict(zip(guests, free, strict=False))

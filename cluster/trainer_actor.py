@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
+import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import ray
 
+from cluster.calls import waits_to_start
+from cluster.placement import Placement
 from cluster.settings import Settings
 from curriculum.everyday import EverydayQuestion, Known
 from curriculum.example import Example
@@ -73,13 +77,18 @@ class TrainerActor:
 
     _engine: Engine
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "trainer") -> None:
+        self._name = name
         self._lines: list[TrainerLine] = []
         self._progress: TrioProgress | None = None
         self._stop = False
         self._worker = ThreadPoolExecutor(1, "compute")
         self._listening = ExitStack()
         self._listening.enter_context(listening(LineHandler(self._keep)))
+
+    def __repr__(self) -> str:
+        """As Ray's log prefixes and its dashboard spell it."""
+        return f"{type(self).__name__}({self._name})"
 
     def open(self, base: Base, train: TrainSettings, lora: LoraSettings) -> None:
         """Load the base; the first call.
@@ -93,8 +102,12 @@ class TrainerActor:
 
     def train(self, job: TrioJob) -> TrioOutcome:
         """Train to the end or to :meth:`stop`; raises what the engine raises."""
+        from trainers import runtime
+
         self._stop = False
         self._progress = None
+        if job.micro_batches:
+            runtime.free_cached_memory()
         return self._compute(lambda: self._engine.train(job, self._note, lambda: self._stop))
 
     def report(self) -> TrainerReport:
@@ -183,8 +196,7 @@ class TrainerActor:
 
             if not runtime.is_out_of_memory(error):
                 raise
-            said = next(iter(str(error).splitlines()), type(error).__name__)
-            raise LunaError(f"memory ran out ({said}). {LESS_MEMORY}") from error
+            raise LunaError(f"memory ran out ({runtime.first_line(error)}). {LESS_MEMORY}") from error
 
     def _note(self, progress: TrioProgress) -> None:
         self._progress = progress
@@ -202,9 +214,41 @@ ENVIRONMENT = {
 }
 
 
-def start_trainer(gpus: int) -> Any:
-    """A trainer actor on one GPU, or on the CPUs of a node; :meth:`TrainerActor.open` comes next."""
+def start_trainer(group: Placement) -> Any:
+    """A trainer actor on what the group asks for, once a node has that; :meth:`TrainerActor.open` comes next."""
     actor = ray.remote(TrainerActor).options(
-        num_cpus=1, num_gpus=gpus, max_concurrency=4, max_restarts=0, runtime_env={"env_vars": ENVIRONMENT}
+        name=f"luna-trainer-{group.name}-{uuid.uuid4().hex[:6]}",  # one that was killed keeps its name for a moment
+        num_cpus=1,
+        num_gpus=group.gpus,
+        max_concurrency=4,
+        max_restarts=0,
+        runtime_env={"env_vars": ENVIRONMENT},
     )
-    return actor.remote()
+    return actor.remote(group.name)
+
+
+@dataclass
+class Trainer:
+    """An actor as those who ask it see it: started for one group, and at times the host of another."""
+
+    group: Placement
+    actor: Any
+    opening: Any
+    """The answer to :meth:`TrainerActor.open`; None once it has come."""
+    asked_at: float
+    """When Ray was asked for it, on the monotonic clock."""
+
+    @classmethod
+    def started(cls, group: Placement, base: Base, settings: Settings) -> Self:
+        """Ask Ray for one; it waits for its device and loads the base in its own time."""
+        actor = start_trainer(group)
+        return cls(group, actor, actor.open.remote(base, settings.train, settings.lora), time.monotonic())
+
+    @property
+    def has_device(self) -> bool:
+        """Whether a node has given it what it asked for, and its process runs there."""
+        return self.opening is None or not waits_to_start(self.actor)
+
+    @property
+    def waited_s(self) -> float:
+        return time.monotonic() - self.asked_at

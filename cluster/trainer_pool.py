@@ -1,22 +1,23 @@
-"""The trainer actors as one trio: placed, kept warm between generations, started again when one dies."""
+"""The trainers as one trio: given to devices, kept warm between generations, started again when one dies."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError
+from ray.exceptions import RayActorError
 
 from cluster.calls import get
-from cluster.placement import Placement, place_roles
+from cluster.placement import Placement, assign, keep_groups, place_roles
 from cluster.settings import Settings
-from cluster.trainer_actor import LESS_MEMORY, TrainerReport, start_trainer
+from cluster.trainer_actor import LESS_MEMORY, Trainer, TrainerReport
 from curriculum.everyday import EverydayQuestion, Known
 from curriculum.example import Example
 from curriculum.parent_view import ParentView
@@ -28,14 +29,18 @@ from ledger.records import EvalRecord
 from ledger.roles import Role
 from trainers.evals.exam import Compared, RolePlan
 from trainers.health.probe import HealthPlan
-from trainers.job import TrioJob, TrioOutcome, TrioProgress
+from trainers.job import MicroBatches, Paused, StepTooLarge, TrioJob, TrioOutcome, TrioProgress
 from trainers.models.adapter_set import AdapterSet
 from trainers.models.frozen import Base
 
 logger = logging.getLogger(__name__)
 
 _START_TIMEOUT_S = 300
-"""Longest wait for an actor to get its device and load the base."""
+"""Longest wait for a trainer to get its device and load the base, where no other has one."""
+
+_DEVICE_TIMEOUT_S = 20
+"""Longest wait for a device of its own, and for a process there, while another trainer has one: then the two take turns
+on that. A wait that was too short costs time, never bytes."""
 
 _STOP_TIMEOUT_S = 120
 """Longest wait for a trainer to reach its next safe point when another one has failed."""
@@ -43,7 +48,7 @@ _STOP_TIMEOUT_S = 120
 _REPORT_TIMEOUT_S = 10
 
 _ATTEMPTS = 3
-"""Trainer starts a call: a worker that dies twice in the same work is not bad luck."""
+"""Deaths of trainers in one call over one group's work: that a worker dies twice in the same work is not bad luck."""
 
 _LOOK_EVERY_S = 1.0
 """How often a running training is asked for its progress; each question costs the trainers a little."""
@@ -68,79 +73,124 @@ _MEASURING = Work(
 )
 
 
+@dataclass(frozen=True)
+class Follower:
+    """Who is told how a training goes: its progress, each group that has finished, what was raised for memory."""
+
+    on_progress: Callable[[TrioProgress], None]
+    on_outcome: Callable[[Placement, TrioOutcome], None] = lambda *_: None
+    on_micro_batches: Callable[[Placement, MicroBatches], None] = lambda *_: None
+
+
+@dataclass(frozen=True)
+class Calls:
+    """One method of the trainers, asked for several groups."""
+
+    method: str
+    arguments: Mapping[Placement, tuple[Any, ...]]
+    work: Work = _MEASURING
+    look: Callable[[Sequence[TrainerReport], Collection[Trainer]], None] = lambda *_: None
+    """Gets the reports of the trainers at work, and those trainers, about once a second."""
+    answered: Callable[[Placement, Any], None] = lambda *_: None
+    """Gets each group's answer when it comes."""
+    too_large: Callable[[Placement, StepTooLarge], tuple[Any, ...]] | None = None
+    """The arguments with which a group is asked again when a step did not fit in its memory."""
+
+
 class TrainerPool:
-    """The actors by placement, warm from one session to the next. One session at a time: the coordinator's."""
+    """The trainers by group, warm from one session to the next. One session at a time: the coordinator's."""
 
     def __init__(self) -> None:
-        self._actors: dict[Placement, Any] = {}
+        self._trainers: dict[Placement, Trainer] = {}
         self._key = ""
 
-    def open(self, base: Base, settings: Settings) -> TrainerSession:
-        """Place the trio on the devices of this moment; actors of another base, shape or placement are released."""
-        gpus = int(ray.cluster_resources().get("GPU", 0))
+    def open(self, base: Base, settings: Settings, recorded: Sequence[Placement] = ()) -> TrainerSession:
+        """Give the groups of a run to the devices of this moment.
+
+        Trainers of another base, shape or group are released. Nodes that come or go later change nothing for those
+        that live.
+
+        Args:
+            recorded: the groups that the run began with; none: it begins now.
+        """
         engine_settings = settings.train.model_dump(include={"engine", "dtype", "threads"})
-        key = sha256_json([base.sha, str(base.path), settings.lora.model_dump(), engine_settings, gpus])
+        key = sha256_json([base.sha, str(base.path), settings.lora.model_dump(), engine_settings])
         if key != self._key:
             self.release()
             self._key = key
-        return TrainerSession(self._actors, place_roles(gpus), base, settings)
+        now = place_roles(ray.cluster_resources().get("GPU", 0))
+        placements = keep_groups(recorded, now) if recorded else now
+        for group in [group for group in self._trainers if group not in placements]:
+            ray.kill(self._trainers.pop(group).actor)
+        return TrainerSession(self._trainers, placements, base, settings)
 
     def release(self) -> None:
         """Give the devices back."""
-        for actor in self._actors.values():
-            ray.kill(actor)
-        self._actors.clear()
+        for trainer in self._trainers.values():
+            ray.kill(trainer.actor)
+        self._trainers.clear()
 
 
 class TrainerSession:
-    """The trio for one base under one generation's settings. Actors start with the first work that needs them.
+    """The trio for one base under one generation's settings. Trainers start with the first work that needs them.
 
-    Each method asks the actors of all placements at once for their own roles. What one actor has answered stays; of
-    those that die only the dead are asked again.
+    Each method asks the trainers of all groups at once for their own roles. What one has answered stays; of those
+    that die only the dead are asked again. A group that finds no device of its own takes turns with another.
     """
 
     def __init__(
-        self, actors: dict[Placement, Any], placements: tuple[Placement, ...], base: Base, settings: Settings
+        self, trainers: dict[Placement, Trainer], placements: tuple[Placement, ...], base: Base, settings: Settings
     ) -> None:
         self.placements = placements
-        self._actors, self._base, self._settings = actors, base, settings
+        self._trainers, self._base, self._settings = trainers, base, settings
+        self._sharing: set[Placement] = set()
+        """Groups that found no device of their own."""
 
     def train(
-        self,
-        jobs: Mapping[Placement, TrioJob],
-        on_progress: Callable[[TrioProgress], None],
-        stop: threading.Event,
+        self, jobs: Mapping[Placement, TrioJob], follow: Follower, stop: threading.Event
     ) -> dict[Placement, TrioOutcome]:
-        """Train all placements at once; a dead trainer is started again and goes on from its checkpoint.
+        """Train all groups at once, as far as there are devices; a dead trainer's goes on from its checkpoint.
+
+        A step that is too large for the memory is cut in more micro-batches, from its checkpoint or from the start.
 
         Raises:
             Paused: `stop` was set; all have saved a checkpoint.
             LunaError: what an engine raises, or a trainer died too often. The others have saved and stopped by then.
         """
+        jobs = dict(jobs)
 
-        def watch(reports: Sequence[TrainerReport], working: Collection[Placement]) -> None:
+        def look(reports: Sequence[TrainerReport], working: Collection[Trainer]) -> None:
             if stop.is_set():
                 self._tell_to_stop(working)
+                if not working:
+                    raise Paused("training was stopped before its trainers had started; the next run goes on there.")
             if known := [report.progress for report in reports if report.progress is not None]:
-                on_progress(merge_progress(known))
+                follow.on_progress(merge_progress(known))
 
-        return self._ask("train", {place: (job,) for place, job in jobs.items()}, _TRAINING, watch)
+        def cut_smaller(group: Placement, error: StepTooLarge) -> tuple[TrioJob]:
+            jobs[group] = jobs[group].cut_smaller(error)
+            logger.info("%s: %s", group.name, error)
+            follow.on_micro_batches(group, jobs[group].micro_batches)
+            return (jobs[group],)
+
+        arguments = {group: (job,) for group, job in jobs.items()}
+        return self._ask(Calls("train", arguments, _TRAINING, look, follow.on_outcome, cut_smaller))
 
     def evaluate(self, plans: Sequence[RolePlan], compared: Compared, gen_id: int) -> list[EvalRecord]:
         """Scores of the planned roles."""
         arguments = {
-            place: (own, compared, gen_id, self._settings)
-            for place in self.placements
-            if (own := [plan for plan in plans if plan.role in place.roles])
+            group: (own, compared, gen_id, self._settings)
+            for group in self.placements
+            if (own := [plan for plan in plans if plan.role in group.roles])
         }
-        answers = self._ask("evaluate", arguments)
-        return [record for place in arguments for record in answers[place]]
+        answers = self._ask(Calls("evaluate", arguments))
+        return [record for group in arguments for record in answers[group]]
 
     def everyday(self, pool: Sequence[EverydayQuestion], most: int) -> dict[Role, list[Known]]:
         """For each role what the untouched base gets right in its prompt, `most` at most, the first of the pool."""
-        arguments = {place: (place.roles, pool, most, self._settings) for place in self.placements}
-        answers = self._ask("everyday", arguments)
-        return {role: own for place in self.placements for role, own in answers[place].items()}
+        arguments = {group: (group.roles, pool, most, self._settings) for group in self.placements}
+        answers = self._ask(Calls("everyday", arguments))
+        return {role: own for group in self.placements for role, own in answers[group].items()}
 
     def view(
         self, parents: AdapterSet, examples: Mapping[Role, Sequence[Example]], with_own: bool
@@ -180,106 +230,153 @@ class TrainerSession:
         return [record for records, _ in found for record in records]
 
     def blend(self, parents: AdapterSet, children: AdapterSet, alpha: float, into: Path) -> AdapterSet:
-        """Write parent + alpha (child - parent) of all roles under `into`, by the first actor."""
-        place = self.placements[0]
-        blended: AdapterSet = self._ask("blend", {place: (parents, children, alpha, into)})[place]
+        """Write parent + alpha (child - parent) of all roles under `into`, by one trainer."""
+        group = self.placements[0]
+        blended: AdapterSet = self._ask(Calls("blend", {group: (parents, children, alpha, into)}))[group]
         return blended
 
-    def _ask_each(self, method: str, arguments: Callable[[Sequence[Role]], tuple[Any, ...]]) -> list[Any]:
-        answers = self._ask(method, {place: arguments(place.roles) for place in self.placements})
-        return [answers[place] for place in self.placements]
+    def leave_shared_cards(self) -> None:
+        """Give back the devices of which something else, such as a server, has a part."""
+        for group in [group for group in self._trainers if group.shares_its_card]:
+            self._drop(group)
 
-    def _ask(
-        self,
-        method: str,
-        arguments: Mapping[Placement, tuple[Any, ...]],
-        work: Work = _MEASURING,
-        watch: Callable[[Sequence[TrainerReport], Collection[Placement]], None] = lambda *_: None,
-    ) -> dict[Placement, Any]:
-        """What each placement's actor answers; `watch` gets the reports of those at work, about once a second."""
-        answers: dict[Placement, Any] = {}
-        asked: dict[Any, Placement] = {}
-        deaths = 0
+    def _ask_each(self, method: str, arguments: Callable[[Sequence[Role]], tuple[Any, ...]]) -> list[Any]:
+        answers = self._ask(Calls(method, {group: arguments(group.roles) for group in self.placements}))
+        return [answers[group] for group in self.placements]
+
+    def _ask(self, calls: Calls) -> dict[Placement, Any]:
+        """What each group's trainer answers."""
+        todo, answers = dict(calls.arguments), dict[Placement, Any]()
+        working: dict[Any, tuple[Placement, Trainer]] = {}
+        deaths = Counter[Placement]()
         try:
-            while len(answers) < len(arguments):
-                try:
-                    for place in [p for p in arguments if p not in answers and p not in asked.values()]:
-                        asked[getattr(self._actor(place), method).remote(*arguments[place])] = place
-                    answers |= self._ready(asked)
-                except RayActorError as error:
-                    deaths += 1
-                    if deaths >= _ATTEMPTS:
-                        raise LunaError(work.given_up.format(deaths=deaths, error=type(error).__name__)) from error
-                    logger.info(work.after_death)
-                watch(self._reports(asked.values()), tuple(asked.values()))
+            while todo:
+                at_work = [group for group, _ in working.values()]
+                waiting = [group for group in todo if group not in at_work]
+                for dead, error in self._hire(waiting):
+                    self._count_death(deaths, dead.group, calls.work, error)
+                for group, trainer in self._trainers_for(waiting, [host for _, host in working.values()]):
+                    working[getattr(trainer.actor, calls.method).remote(*todo[group])] = group, trainer
+                for reference in self._ready(working):
+                    group, trainer = working.pop(reference)
+                    self._reports([trainer])  # what it logged at its end
+                    try:
+                        answers[group] = get(reference)
+                    except RayActorError as error:
+                        self._drop(trainer.group)
+                        self._count_death(deaths, group, calls.work, error)
+                    except StepTooLarge as error:
+                        if calls.too_large is None:
+                            raise
+                        todo[group] = calls.too_large(group, error)
+                    else:
+                        del todo[group]
+                        calls.answered(group, answers[group])
+                if todo:
+                    hosts = [host for _, host in working.values()]
+                    calls.look(self._reports(hosts), hosts)
         except BaseException:
-            self._stop_and_await(asked)
+            self._stop_and_await(working)
             raise
         return answers
 
-    def _ready(self, asked: dict[Any, Placement]) -> dict[Placement, Any]:
-        """Take the answer that is there out of `asked`, if one comes within the time between two looks.
+    def _hire(self, waiting: Sequence[Placement]) -> list[tuple[Trainer, RayActorError]]:
+        """Start trainers of groups that have none and look after those that start; returns those that died over it.
 
         Raises:
-            RayActorError: instead of the answer; the actor is given up, and asked no longer.
+            LunaError: what loading the base raises, or there is no device for any of them.
         """
-        ready, _ = ray.wait(list(asked), timeout=_LOOK_EVERY_S)
-        if not ready:
-            return {}
-        place = asked.pop(ready[0])
-        self._reports([place])  # what it logged at its end
-        try:
-            return {place: get(ready[0])}
-        except RayActorError:
-            self._drop(place)
-            raise
-
-    def _actor(self, place: Placement) -> Any:
-        """The placement's actor with its base loaded, started if there is none."""
-        if place not in self._actors:
-            actor = start_trainer(place.gpus)
+        if not self._trainers:
+            self._sharing.clear()
+        for group in waiting:
+            if group not in self._trainers and group not in self._sharing:
+                self._trainers[group] = Trainer.started(group, self._base, self._settings)
+        died = []
+        for trainer in [one for one in self._trainers.values() if one.opening is not None]:
             try:
-                get(actor.open.remote(self._base, self._settings.train, self._settings.lora), _START_TIMEOUT_S)
-            except BaseException as error:
-                ray.kill(actor)
-                if not isinstance(error, GetTimeoutError):
-                    raise
-                raise LunaError(
-                    f"the trainer of {place.name} did not start within {_START_TIMEOUT_S} s: no node has a free CPU"
-                    f"{' and GPU' if place.gpus else ''}, or loading the base is stuck. Look at the Ray dashboard."
-                ) from error
-            self._actors[place] = actor
-            self._reports([place])
-        return self._actors[place]
+                self._look_after(trainer)
+            except RayActorError as error:
+                self._drop(trainer.group)
+                died.append((trainer, error))
+            except BaseException:
+                self._drop(trainer.group)
+                raise
+        return died
 
-    def _drop(self, place: Placement) -> None:
-        if (actor := self._actors.pop(place, None)) is not None:
-            ray.kill(actor)
+    def _look_after(self, trainer: Trainer) -> None:
+        """See whether a trainer that starts has its device and its base."""
+        if ray.wait([trainer.opening], timeout=0)[0]:
+            get(trainer.opening)
+            trainer.opening = None
+            self._reports([trainer])
+        elif trainer.waited_s > _DEVICE_TIMEOUT_S and not trainer.has_device and self._others_have_devices(trainer):
+            self._drop(trainer.group)
+            self._sharing.add(trainer.group)
+            logger.info("%s found no device of its own; it takes turns with another group", trainer.group.name)
+        elif trainer.waited_s > _START_TIMEOUT_S:
+            raise LunaError(
+                f"the trainer of {trainer.group.name} did not start within {_START_TIMEOUT_S} s: no node has a free "
+                f"CPU{f' and {trainer.group.gpus:g} GPU' if trainer.group.gpus else ''}, or loading the base is stuck. "
+                "Look at the Ray dashboard."
+            )
 
-    def _reports(self, places: Iterable[Placement]) -> list[TrainerReport]:
+    def _others_have_devices(self, trainer: Trainer) -> bool:
+        return any(other.has_device for other in self._trainers.values() if other is not trainer)
+
+    def _trainers_for(self, waiting: Sequence[Placement], busy: Collection[Trainer]) -> list[tuple[Placement, Trainer]]:
+        """Which of the waiting groups can be worked on now, and by whom."""
+        idle = [group for group, one in self._trainers.items() if one.opening is None and one not in busy]
+        return [(group, self._trainers[host]) for group, host in assign(waiting, idle, self._sharing).items()]
+
+    def _ready(self, working: Collection[Any]) -> list[Any]:
+        """The answers that are there, after a short wait for one of them or for a trainer that starts."""
+        starting = [one.opening for one in self._trainers.values() if one.opening is not None]
+        if not working and not starting:  # nobody is left: the next look starts one
+            return []
+        ready, _ = ray.wait([*working, *starting], timeout=_LOOK_EVERY_S)
+        return [reference for reference in ready if reference in working]
+
+    def _count_death(self, deaths: Counter[Placement], group: Placement, work: Work, error: RayActorError) -> None:
+        """Note that a trainer died at a group's work.
+
+        Raises:
+            LunaError: too many have.
+        """
+        deaths[group] += 1
+        if deaths[group] >= _ATTEMPTS:
+            raise LunaError(work.given_up.format(deaths=deaths[group], error=type(error).__name__)) from error
+        logger.info(work.after_death)
+
+    def _drop(self, group: Placement) -> None:
+        if (trainer := self._trainers.pop(group, None)) is not None:
+            ray.kill(trainer.actor)
+
+    def _reports(self, trainers: Collection[Trainer]) -> list[TrainerReport]:
         """Reports of those that answer; what they have logged is logged here."""
+        asked = [trainer.actor.report.remote() for trainer in trainers]
+        answered = ray.wait(asked, num_returns=len(asked), timeout=_REPORT_TIMEOUT_S)[0] if asked else []
         reports = []
-        for reference in [self._actors[place].report.remote() for place in places]:
-            with suppress(RayActorError, GetTimeoutError):  # a death is seen where the answer is awaited
-                report: TrainerReport = ray.get(reference, timeout=_REPORT_TIMEOUT_S)
+        for reference in answered:
+            with suppress(RayActorError):  # a death is seen where the answer is awaited
+                report: TrainerReport = ray.get(reference)
                 for line in report.lines:
                     with log_context(role=line.role):
                         logging.getLogger(line.logger).log(line.level, "%s", line.message)
                 reports.append(report)
         return reports
 
-    def _tell_to_stop(self, places: Iterable[Placement]) -> None:
-        for reference in [self._actors[place].stop.remote() for place in places]:
-            with suppress(RayActorError, GetTimeoutError):
-                ray.get(reference, timeout=_REPORT_TIMEOUT_S)
+    def _tell_to_stop(self, trainers: Collection[Trainer]) -> None:
+        told = [trainer.actor.stop.remote() for trainer in trainers]
+        if told:
+            ray.wait(told, num_returns=len(told), timeout=_REPORT_TIMEOUT_S)
 
-    def _stop_and_await(self, asked: Mapping[Any, Placement]) -> None:
+    def _stop_and_await(self, working: Mapping[Any, tuple[Placement, Trainer]]) -> None:
         """Let those still at work come to their next safe point; those that do not are ended."""
-        if asked:
-            self._tell_to_stop(asked.values())
-            _, late = ray.wait(list(asked), num_returns=len(asked), timeout=_STOP_TIMEOUT_S)
+        if working:
+            self._tell_to_stop([trainer for _, trainer in working.values()])
+            _, late = ray.wait(list(working), num_returns=len(working), timeout=_STOP_TIMEOUT_S)
             for reference in late:
-                self._drop(asked[reference])
+                self._drop(working[reference][1].group)
 
 
 def merge_progress(parts: Sequence[TrioProgress]) -> TrioProgress:

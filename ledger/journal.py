@@ -183,15 +183,32 @@ class RunJournal:
     def end_attempt(self, run_id: str, step: Step, ended: AttemptEnd, error: str = "") -> None:
         """Note how the newest beginning of a step ended, unless that is known."""
         with self.db.writing() as connection:
-            newest = connection.execute(
-                "SELECT number, payload FROM run_steps WHERE run_id = ? AND step = ? AND phase = 'before' "
-                "ORDER BY number DESC LIMIT 1",
-                (run_id, step),
-            ).fetchone()
-            if newest is None or "ended" in (payload := _payload(newest[1])):
+            newest = _newest_beginning(connection, run_id, step)
+            if newest is None or "ended" in newest[1]:
                 return
-            noted = canonical_json({**payload, "ended": ended, "error": error})
-            connection.execute("UPDATE run_steps SET payload = ? WHERE number = ?", (noted, newest[0]))
+            _rewrite(connection, newest[0], {**newest[1], "ended": ended, "error": error})
+
+    def note(self, run_id: str, step: Step, notes: dict[str, Any]) -> None:
+        """Let the newest beginning of a step say what is known of it before it has a result, such as its parts' ends.
+
+        Raises:
+            LunaError: the step has not begun.
+        """
+        with self.db.writing() as connection:
+            newest = _newest_beginning(connection, run_id, step)
+            if newest is None:
+                raise LunaError(f"run {run_id} has a note for step {step!r}, which has not begun.")
+            _rewrite(connection, newest[0], {**newest[1], "notes": notes})
+
+    def notes(self, run_id: str, step: Step) -> dict[str, Any] | None:
+        """The newest notes on a step, of whichever beginning; None where there are none."""
+        with self.db.reading() as connection:
+            rows = connection.execute(
+                "SELECT payload FROM run_steps WHERE run_id = ? AND step = ? AND phase = 'before' ORDER BY number DESC",
+                (run_id, step),
+            ).fetchall()
+        found = (_payload(text).get("notes") for (text,) in rows)
+        return next((notes for notes in found if isinstance(notes, dict)), None)
 
     def finish_run(self, run_id: str, state: RunEnd, message: str = "", *, at: str | None = None) -> None:
         """Close a run. Closing it again in the same state changes nothing.
@@ -226,6 +243,20 @@ def _run_state(connection: sqlite3.Connection, run_id: str) -> RunState:
     }
     steps = tuple(step for step in STEPS if step in finished)
     return RunState(**dict(row) | {"request": _payload(row["request"]), "finished_steps": steps})
+
+
+def _newest_beginning(connection: sqlite3.Connection, run_id: str, step: Step) -> tuple[int, dict[str, Any]] | None:
+    """Number and payload."""
+    row = connection.execute(
+        "SELECT number, payload FROM run_steps WHERE run_id = ? AND step = ? AND phase = 'before' "
+        "ORDER BY number DESC LIMIT 1",
+        (run_id, step),
+    ).fetchone()
+    return (row[0], _payload(row[1])) if row else None
+
+
+def _rewrite(connection: sqlite3.Connection, number: int, payload: dict[str, Any]) -> None:
+    connection.execute("UPDATE run_steps SET payload = ? WHERE number = ?", (canonical_json(payload), number))
 
 
 def _has_begun(connection: sqlite3.Connection, run_id: str, step: Step) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -17,6 +17,8 @@ from trainers.lean.base import LeanBase
 from trainers.models.adapter_set import AdapterSet
 
 Channel = Literal["sft", "dpo", "kl"]
+MicroBatches = tuple[tuple[int, int], ...]
+"""(step, parts): from that step on, counted from 0, a step is cut in no fewer micro-batches."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +55,23 @@ class TrioJob:
     None: nothing is replayed."""
     text: LengthSettings = field(default_factory=LengthSettings)
     """How long a prompt and its answer may be."""
+    micro_batches: MicroBatches = ()
+    """What was raised above the settings where memory ran out. The gradient is the same; its sums have another order,
+    so that the bytes depend on it."""
 
     @property
     def steps(self) -> int:
         """Steps of the role that has most."""
         return max(self.role_steps.values())
+
+    def cut_smaller(self, error: StepTooLarge) -> TrioJob:
+        """The job with which to train again; what was raised before stays where it asks for more."""
+        rest = [one for one in self.micro_batches if one[0] < error.step or one[1] > error.parts]
+        return replace(self, micro_batches=tuple(sorted([*rest, (error.step, error.parts)])))
+
+    def least_parts(self, step: int) -> int:
+        """In how many micro-batches a step is cut at least."""
+        return max((parts for first, parts in self.micro_batches if first <= step), default=1)
 
 
 @dataclass(frozen=True)
@@ -149,6 +163,23 @@ class Paused(LunaError):
     """Training was asked to stop; a checkpoint holds where it was."""
 
 
+class StepTooLarge(LunaError):
+    """Memory ran out in a step that can be cut in more micro-batches: train again with these `micro_batches` as well.
+
+    The job goes on from its checkpoint, or from its start.
+    """
+
+    def __init__(self, step: int, parts: int, said: str):
+        super().__init__(step, parts, said)  # what pickle makes it again from
+        self.step, self.parts, self.said = step, parts, said
+
+    def __str__(self) -> str:
+        return (
+            f"memory ran out at step {self.step + 1} ({self.said}); it is to be cut in {self.parts} micro-batches and "
+            "trained again."
+        )
+
+
 class NonFiniteError(LunaError):
     """A loss or gradient was not a number; nothing is published."""
 
@@ -178,6 +209,7 @@ class Engine(Protocol):
 
         Raises:
             Paused: `should_stop` became true; call again with the same job to go on.
+            StepTooLarge: memory ran out; call again with what it says.
             NonFiniteError: naming the role, the step and the examples of the batch.
             LunaError: a parent adapter or the training file is missing, broken or foreign.
         """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import platform
 
@@ -51,6 +52,18 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without the pages that torch adds."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def free_cached_memory() -> None:
+    """Give back what PyTorch keeps of a failed step on an accelerator, in pieces of the wrong sizes."""
+    if torch.cuda.is_available():
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def keep_freed_memory() -> None:

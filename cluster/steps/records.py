@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal, Self
 
+from pydantic import Field
+
+from cluster.placement import Placement
 from ledger.journal import Step
 from ledger.records import EvalRecord, Record, Sha256, Timestamp, Verdict
 from ledger.roles import Role
-from trainers.job import EngineInfo, RoleOutcome
+from trainers.job import EngineInfo, MicroBatches, RoleOutcome, TrioOutcome
 
 
 class StepRecord(Record):
@@ -92,6 +96,35 @@ class Planned(StepRecord):
     """What the base says itself and may repeat; empty where nothing is rehearsed."""
 
 
+class TrainingNotes(Record):
+    """What is known of a training before its end; the journal keeps it with the step's beginning, for every resume."""
+
+    placements: tuple[Placement, ...]
+    """The groups that the run began with."""
+    done: dict[str, TrioOutcome] = Field(default_factory=dict)
+    """Outcomes of the groups that have finished, by their names."""
+    micro_batches: dict[str, MicroBatches] = Field(default_factory=dict)
+    """What was raised where memory ran out, by the name of the group."""
+
+    def with_outcome(self, group: Placement, outcome: TrioOutcome) -> Self:
+        """The same with one more group finished."""
+        return self.model_copy(update={"done": {**self.done, group.name: outcome}})
+
+    def with_micro_batches(self, group: Placement, raised: MicroBatches) -> Self:
+        """The same with a group's steps cut in more parts."""
+        return self.model_copy(update={"micro_batches": {**self.micro_batches, group.name: raised}})
+
+    @property
+    def left(self) -> tuple[Placement, ...]:
+        """The groups that have not finished."""
+        return tuple(group for group in self.placements if group.name not in self.done)
+
+    @property
+    def outcomes(self) -> Mapping[Placement, TrioOutcome]:
+        """The finished groups'."""
+        return {group: self.done[group.name] for group in self.placements if group.name in self.done}
+
+
 class TrainedRole(Record):
     """One role's trained adapter, and where and how it was made."""
 
@@ -100,6 +133,8 @@ class TrainedRole(Record):
     placement: str
     """Roles that were trained together on its device, joined by ``+``."""
     seconds: float
+    micro_batches: MicroBatches = ()
+    """See :attr:`trainers.job.TrioJob.micro_batches`."""
 
 
 class Trained(StepRecord):

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from cluster.placement import Placement
 from cluster.request import RunSpec
 from cluster.settings import Settings
-from cluster.steps.records import Collected, Planned, Trained, TrainedRole
+from cluster.steps.records import Collected, Planned, Trained, TrainedRole, TrainingNotes
 from ledger.clock import utc_now
 from ledger.home import Home
+from ledger.journal import RunJournal
 from ledger.logs import log_context
 from ledger.roles import Role
-from trainers.job import TrioJob, TrioOutcome
+from trainers.job import MicroBatches, TrioJob
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +50,12 @@ def planned_files(home: Home, planned: Planned) -> TrainingFiles:
 
 
 def trio_job(
-    settings: Settings, files: TrainingFiles, parents: Mapping[Role, str | None], adapters_dir: Path, run_dir: Path
+    settings: Settings,
+    files: TrainingFiles,
+    parents: Mapping[Role, str | None],
+    adapters_dir: Path,
+    run_dir: Path,
+    micro_batches: MicroBatches = (),
 ) -> TrioJob:
     """The job of the roles that share one device: those that `parents` names."""
     return TrioJob(
@@ -65,31 +74,46 @@ def trio_job(
         health=settings.health,
         delta_file=str(files.delta) if files.delta else None,
         text=settings.text,
+        micro_batches=micro_batches,
     )
 
 
-def trio_jobs(
-    spec: RunSpec, placements: Iterable[Placement], collected: Collected, planned: Planned
-) -> dict[Placement, TrioJob]:
-    """A plan's job on each device."""
+def trio_jobs(spec: RunSpec, notes: TrainingNotes, collected: Collected, planned: Planned) -> dict[Placement, TrioJob]:
+    """A plan's job of each group that has not finished."""
     home, parents, files = spec.home, collected.parent_shas, planned_files(spec.home, planned)
     return {
-        place: trio_job(
+        group: trio_job(
             spec.settings,
             files,
-            {role: parents.get(role) for role in place.roles},
+            {role: parents.get(role) for role in group.roles},
             home.adapters_dir,
-            spec.folder / place.name,
+            spec.folder / group.name,
+            notes.micro_batches.get(group.name, ()),
         )
-        for place in placements
+        for group in notes.left
     }
 
 
-def trained_roles(done: Mapping[Placement, TrioOutcome]) -> Trained:
-    """The record of finished jobs; logs where updates were not made."""
+def training_notes(journal: RunJournal, run_id: str) -> TrainingNotes | None:
+    """What a run's journal knows of its training; None before that began, or where an earlier version began it."""
+    known = journal.notes(run_id, "train")
+    if known is not None:
+        with suppress(ValidationError):
+            return TrainingNotes.model_validate(known)
+    return None
+
+
+def trained_roles(notes: TrainingNotes) -> Trained:
+    """The record of finished groups; logs where updates were not made."""
     roles = {
-        role: TrainedRole(outcome=outcome, engine=whole.engine, placement=placement.name, seconds=whole.seconds)
-        for placement, whole in done.items()
+        role: TrainedRole(
+            outcome=outcome,
+            engine=whole.engine,
+            placement=group.name,
+            seconds=whole.seconds,
+            micro_batches=notes.micro_batches.get(group.name, ()),
+        )
+        for group, whole in notes.outcomes.items()
         for role, outcome in whole.roles.items()
     }
     for role, trained in roles.items():

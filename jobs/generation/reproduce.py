@@ -22,7 +22,7 @@ from ledger.roles import Role
 from ledger.store import Stores
 from trainers.config import TrainSettings
 from trainers.engines import open_engine
-from trainers.job import Engine, TrioProgress
+from trainers.job import Engine, MicroBatches, TrioProgress
 from trainers.models.adapter_set import AdapterSet
 from trainers.models.frozen import Base
 from trainers.runtime import default_device
@@ -38,6 +38,8 @@ class _Record:
     rows: Sequence[GenerationRow]
     parents: Mapping[Role, str]
     request: GenerationRequest
+    micro_batches: Mapping[Role, MicroBatches]
+    """What was raised where memory ran out."""
 
 
 def reproduce(home: Home, gen_id: int) -> dict[Role, tuple[str, str]]:
@@ -62,7 +64,8 @@ def reproduce(home: Home, gen_id: int) -> dict[Role, tuple[str, str]]:
         for placement in dict.fromkeys(row.placement for row in record.rows):
             together = [row for row in record.rows if row.placement == placement]
             parents = {row.role: record.parents.get(row.role) for row in together}
-            job = trio_job(record.request.settings, files, parents, adapters, Path(folder) / placement)
+            raised = record.micro_batches.get(together[0].role, ())
+            job = trio_job(record.request.settings, files, parents, adapters, Path(folder) / placement, raised)
             trained = engine.train(job, tell_now_and_then, lambda: False).roles
             for row in together:
                 made = adapters / trained[row.role].adapter_sha
@@ -80,6 +83,8 @@ def _read_record(home: Home, gen_id: int) -> _Record:
     with Stores.open(home) as stores:
         rows = stores.ledger.generation(gen_id)
         runs = {run.run_id: run for run in stores.journal.runs()}
+        trained = stores.journal.step_result(rows[0].run_id, "train") or {}
+        raised = {role: found.get("micro_batches", ()) for role, found in trained.get("roles", {}).items()}
         parents: dict[Role, str] = {}
         if rows[0].parent_gen is not None:
             parents = {row.role: row.child_sha for row in stores.ledger.generation(rows[0].parent_gen)}
@@ -91,7 +96,7 @@ def _read_record(home: Home, gen_id: int) -> _Record:
     for what, sha in read.items():
         if sha:
             _check_file(home.data_file(sha), sha, what)
-    return _Record(rows, parents, request)
+    return _Record(rows, parents, request, raised)
 
 
 def _open_engine(home: Home, record: _Record) -> Engine:

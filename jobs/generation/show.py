@@ -22,7 +22,8 @@ def print_generation(home: Home, gen_id: int, out: Console, as_json: bool = Fals
     """One generation: each gate with child and parent side by side, and every other score with its 95 % interval."""
     with Stores.open(home) as stores:
         rows, evals = stores.ledger.generation(gen_id), stores.ledger.evals(gen_id)
-        idle = held_back(stores.journal.step_result(rows[0].run_id, "train"))
+        trained = stores.journal.step_result(rows[0].run_id, "train")
+        idle, smaller = held_back(trained), micro_batches(trained)
         request = next((run.request for run in stores.journal.runs() if run.run_id == rows[0].run_id), None)
     gated = gates_of(rows, evals, _gates_then(request))
     if as_json:
@@ -55,6 +56,8 @@ def print_generation(home: Home, gen_id: int, out: Console, as_json: bool = Fals
     table.add_row(f"{counted}, of these replayed", *(f"{row.n_delta + row.n_replay}, {row.n_replay}" for row in rows))
     if idle:
         table.add_row("steps that moved nothing", *(f"{idle.get(row.role, 0)} of {row.steps}" for row in rows))
+    if smaller:
+        table.add_row("micro-batches, since memory ran out", *(smaller.get(row.role, "") for row in rows))
     table.add_row("adapter", *(row.child_sha[:12] for row in rows))
     if any(row.alpha != 1.0 for row in rows):
         table.add_row("parent + α (child − parent)", *(f"α = {row.alpha:g}" for row in rows))
@@ -192,6 +195,14 @@ def _by_category(evals: Sequence[EvalRecord], name: str) -> dict[str, tuple[int,
         if score.eval == name and score.role == "logical":
             return {key: (marks[0], marks[1]) for key, marks in score.details["by_category"].items()}
     return {}
+
+
+def micro_batches(trained: Mapping[str, Any] | None) -> dict[str, str]:
+    """By role in how many parts its steps were cut, and from which on, as far as memory ran out in its training."""
+    raised = {role: found.get("micro_batches", ()) for role, found in (trained or {}).get("roles", {}).items()}
+    return {
+        role: ", ".join(f"{parts} from step {first + 1}" for first, parts in own) for role, own in raised.items() if own
+    }
 
 
 def _score(score: EvalRecord | None) -> str:

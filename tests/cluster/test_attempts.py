@@ -74,6 +74,25 @@ def test_the_journal_keeps_how_each_attempt_ended_across_restarts(tmp_path: Path
         begin_step(stores.journal, "run-a", "train", folder)
 
 
+def test_notes_on_a_training_outlive_its_attempts_and_a_finished_group_is_progress(tmp_path: Path) -> None:
+    make_ledger(tmp_path).close()
+    folder = Home(tmp_path).run_dir("run-a")
+    with Stores.create(Home(tmp_path)) as stores:
+        journal = stores.journal
+        journal.create_run("run-a", "main", 0, {})
+        with pytest.raises(LunaError, match="has not begun"):
+            journal.note("run-a", "train", {})
+        for _ in range(MOST):
+            begin_step(journal, "run-a", "train", folder)
+        assert journal.notes("run-a", "train") is None
+        journal.note("run-a", "train", {"done": {"creative+logical": {}}})
+        journal.end_attempt("run-a", "train", "failed", "a node was lost")
+        begin_step(journal, "run-a", "train", folder)
+        assert journal.notes("run-a", "train") == {"done": {"creative+logical": {}}}
+        assert [one.reached for one in journal.attempts("run-a", "train")] == ["", "", "", "creative+logical"]
+        assert journal.attempts("run-a", "train")[2].error == "a node was lost"
+
+
 def test_the_run_that_was_in_work_is_known_from_the_journal_whatever_its_lineage(tmp_path: Path) -> None:
     make_ledger(tmp_path).close()
     with Stores.create(Home(tmp_path)) as stores:
@@ -102,7 +121,7 @@ class Poisoned:
     def __init__(self, error: Exception) -> None:
         self.error = error
 
-    def open(self, base: Any, settings: Any) -> Any:
+    def open(self, base: Any, settings: Any, recorded: Any = ()) -> Any:
         return self
 
     @property

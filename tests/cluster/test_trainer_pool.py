@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from cluster import trainer_pool
+from cluster import trainer_actor, trainer_pool
 from cluster.placement import Placement
 from cluster.settings import Settings
 from cluster.trainer_actor import TrainerReport
-from cluster.trainer_pool import TrainerSession, merge_progress
+from cluster.trainer_pool import Follower, TrainerSession, merge_progress
 from ledger.errors import LunaError
-from trainers.job import TrioProgress
+from trainers.job import Paused, TrioProgress
 from trainers.models.frozen import Base
 
 FIRST, SECOND = Placement(("creative", "logical"), 0), Placement(("dialectical",), 0)
@@ -22,7 +22,7 @@ FIRST, SECOND = Placement(("creative", "logical"), 0), Placement(("dialectical",
 
 @pytest.fixture
 def session(ray_head: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainerSession:
-    """Two actors that do what their job says, and note it in files."""
+    """Actors that do what their job says, and note it in files. There is no device for one that asks for 7 GPUs."""
     import ray
 
     from cluster.ray_head import connect
@@ -63,16 +63,17 @@ def session(ray_head: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> T
                 file.write("stopped\n" if self.stopped else "done\n")
             return job["does"]
 
-    def start(gpus: int) -> Any:
-        return ray.remote(StandIn).options(num_cpus=0, max_concurrency=4).remote()
+    def start(group: Placement) -> Any:
+        return ray.remote(StandIn).options(num_cpus=0, num_gpus=group.gpus, max_concurrency=4).remote()
 
-    monkeypatch.setattr(trainer_pool, "start_trainer", start)
+    monkeypatch.setattr(trainer_actor, "start_trainer", start)
+    monkeypatch.setattr(trainer_pool, "_DEVICE_TIMEOUT_S", 1)
     return TrainerSession({}, (FIRST, SECOND), Base("tiny", "a" * 64, tmp_path), Settings())
 
 
 def train(session: TrainerSession, first: dict[str, Any], second: dict[str, Any]) -> dict[Placement, Any]:
     jobs: Any = {FIRST: first, SECOND: second}
-    return session.train(jobs, lambda progress: None, threading.Event())
+    return session.train(jobs, Follower(lambda progress: None), threading.Event())
 
 
 @pytest.mark.ray
@@ -93,6 +94,27 @@ def test_when_one_trainer_fails_the_others_stop_at_a_safe_point(session: Trainer
     with pytest.raises(LunaError, match="not a number"):
         train(session, {"does": "fails", "log": str(logs[0])}, {"does": "works", "log": str(logs[1]), "seconds": 60})
     assert logs[1].read_text().split() == ["begun", "stopped"]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_group_without_a_device_takes_turns_on_that_of_another(session: TrainerSession, tmp_path: Path) -> None:
+    log, lost, order = tmp_path / "log", Placement(("dialectical",), 7), []
+    jobs: Any = {group: {"does": group.name, "log": str(log), "seconds": 2} for group in (FIRST, lost)}
+    follow = Follower(lambda progress: None, lambda group, outcome: order.append((group, outcome)))
+    done = session.train(jobs, follow, threading.Event())
+    assert order == list(done.items()) == [(FIRST, "creative+logical"), (lost, "dialectical")]
+    assert log.read_text().split() == ["begun", "done", "begun", "done"], "one after the other"
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_pause_is_kept_while_trainers_wait_for_their_devices(session: TrainerSession, tmp_path: Path) -> None:
+    stop = threading.Event()
+    stop.set()
+    jobs: Any = {Placement(FIRST.roles, 7): {"does": "works", "log": str(tmp_path / "log")}}
+    with pytest.raises(Paused, match="before its trainers had started"):
+        session.train(jobs, Follower(lambda progress: None), stop)
 
 
 def test_the_slowest_device_decides_the_progress() -> None:

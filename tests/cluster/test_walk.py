@@ -41,14 +41,18 @@ class OneProcess:
         self.opened = False
         self.settings: Any = None
 
-    def open(self, base: Base, settings: Any) -> OneProcess:
+    def open(self, base: Base, settings: Any, recorded: Any = ()) -> OneProcess:
         if not self.opened:
             self.actor.open(base, settings.train, settings.lora)
         self.opened, self.settings = True, settings
         return self
 
-    def train(self, jobs: Any, on_progress: Any, stop: Any) -> Any:
-        return {place: self.actor.train(job) for place, job in jobs.items()}
+    def train(self, jobs: Any, follow: Any, stop: Any) -> None:
+        for group, job in jobs.items():
+            follow.on_outcome(group, self.actor.train(job))
+
+    def leave_shared_cards(self) -> None:
+        pass
 
     def evaluate(self, plans: Any, compared: Any, gen_id: int) -> Any:
         return self.actor.evaluate(plans, compared, gen_id, self.settings)

@@ -15,6 +15,7 @@ from curriculum.example import Example, unique
 from curriculum.preferences.pairs import Preference
 from curriculum.reward.scores import read_scores
 from ledger.roles import Role
+from trainers import runtime
 from trainers.checkpoint import fingerprint
 from trainers.data import RoleData, tokenise, tokenise_pair
 from trainers.fused.graph import step_for
@@ -23,7 +24,7 @@ from trainers.fused.reference import expectations, reference_margins
 from trainers.fused.step import StepLosses, StepParts
 from trainers.health.gate import Action
 from trainers.health.online import OnlineHealth, Probe, scored_examples
-from trainers.job import Channel, EngineInfo, NonFiniteError, TrioJob, TrioProgress
+from trainers.job import Channel, EngineInfo, NonFiniteError, StepTooLarge, TrioJob, TrioProgress
 from trainers.lean.adapter_bank import AdapterBank
 from trainers.lean.base import LeanBase
 from trainers.lean.packing import Group, Row, cut, token_count
@@ -72,7 +73,21 @@ class FusedRun:
         """A step and its parts, packed while the device was busy with the one before."""
 
     def advance(self) -> StepReport:
-        """One optimizer step of every role that has steps left."""
+        """One optimizer step of every role that has steps left.
+
+        Raises:
+            StepTooLarge: memory ran out, and the step can be cut in more parts.
+            NonFiniteError: naming the examples of the batch.
+        """
+        try:
+            return self._advance()
+        except (RuntimeError, MemoryError) as error:
+            parts, rows = self._cut_of(self.step)
+            if not runtime.is_out_of_memory(error) or parts >= rows:
+                raise
+            raise StepTooLarge(self.step, min(2 * parts, rows), runtime.first_line(error)) from error
+
+    def _advance(self) -> StepReport:
         parts = self._ahead[1] if self._ahead and self._ahead[0] == self.step else self._parts(self.step)
         found = self.trio.channel_gradients(parts)
         # A guarded update skips itself, so that its losses can be read while the next step is packed; but what the
@@ -145,7 +160,7 @@ class FusedRun:
         groups = [Group(slot, rows) for slot, rows in enumerate(chosen) if rows]
         pairs = [self._pairs[pair.id] for role in self.job.roles for pair in self._batch_pairs(role, step)]
         device = self.lean.model.device
-        parts = self.trio.parts(token_count(groups), self.job.train.gradient_accumulation_steps)
+        parts = self._micro_batches(step, groups)
         lanes = self.lean.lanes.lanes_for((sum(map(len, chosen)) + len(pairs)) // parts)
         pieces = cut(groups, parts * lanes)
         return StepParts(
@@ -156,6 +171,17 @@ class FusedRun:
             beta=self.job.channels.beta,
             lanes=lanes,
         )
+
+    def _micro_batches(self, step: int, groups: Sequence[Group]) -> int:
+        most = self.job.train.gradient_accumulation_steps
+        return max(self.trio.parts(token_count(groups), most), self.job.least_parts(step))
+
+    def _cut_of(self, step: int) -> tuple[int, int]:
+        """(parts that a step is cut in, rows that it has): the one can become as many as the other."""
+        chosen = [self._batch_examples(role, step) for role in self.job.roles]
+        groups = [Group(slot, [self._row(e) for e in own]) for slot, own in enumerate(chosen) if own]
+        pairs = sum(len(self._batch_pairs(role, step)) for role in self.job.roles)
+        return self._micro_batches(step, groups), sum(map(len, chosen)) + pairs
 
     def _batch_examples(self, role: Role, step: int) -> Sequence[Example]:
         """The role's examples of a step; none when it has taken all of its steps."""

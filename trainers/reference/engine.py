@@ -7,6 +7,7 @@ against in tests. Slower, and each role's checkpoint is Hugging Face's own.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import logging
@@ -29,7 +30,16 @@ from trainers.checkpoint import fingerprint
 from trainers.config import LoraSettings, TrainSettings
 from trainers.curves import LossCurves
 from trainers.data import read_role_data, tokenise
-from trainers.job import EngineInfo, NonFiniteError, Paused, RoleOutcome, TrioJob, TrioOutcome, TrioProgress
+from trainers.job import (
+    EngineInfo,
+    NonFiniteError,
+    Paused,
+    RoleOutcome,
+    StepTooLarge,
+    TrioJob,
+    TrioOutcome,
+    TrioProgress,
+)
 from trainers.models.adapter_set import AdapterSet
 from trainers.models.adapters import CONFIG, WEIGHTS, blend, check_shape, publish_tensors, read_tensors
 from trainers.models.frozen import Base, load_base
@@ -81,6 +91,7 @@ class TrlEngine:
         if job.train.kl_weight:
             logger.info("the trl engine does not hold roles to their parent: [train] kl_weight is left out")
         _refuse_uneven_batches(job)
+        job = _in_micro_batches(job)
         runtime.pin_threads(self.threads)
         mark, watch = fingerprint(job, self.info), _Watch(job, on_progress, should_stop)
         examples = read_role_data(job).examples
@@ -96,7 +107,8 @@ class TrlEngine:
             return RoleOutcome(**done["outcome"]), done["seconds"]
         start, job, before = time.perf_counter(), run.job, _seconds_at(_newest_whole(run.checkpoints))
         with self._adapted(run.role, _parent_of(job, run.role), job.seed, trainable=True) as model:
-            losses = self._fit(model, run, lambda: before + time.perf_counter() - start)
+            with _more_micro_batches(job):
+                losses = self._fit(model, run, lambda: before + time.perf_counter() - start)
             sha = self._publish(model, Path(job.adapters_dir))
         outcome, seconds = (
             RoleOutcome.of(job, run.role, sha, len(run.examples), losses),
@@ -208,6 +220,26 @@ def _refuse_uneven_batches(job: TrioJob) -> None:
                 "parts, which the trl engine needs. `luna generation abandon`, make the one a multiple of the other in "
                 "luna.toml, and run again."
             )
+
+
+def _in_micro_batches(job: TrioJob) -> TrioJob:
+    """The job under settings that say what was raised: TRL cuts all steps of a training alike, from its start."""
+    parts = max(job.train.gradient_accumulation_steps, job.least_parts(0))
+    train = job.train.model_copy(update={"gradient_accumulation_steps": parts})
+    return dataclasses.replace(job, train=train)
+
+
+@contextlib.contextmanager
+def _more_micro_batches(job: TrioJob) -> Iterator[None]:
+    """Tell what may help where memory runs out in this block."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        parts = 2 * job.train.gradient_accumulation_steps
+        uneven = any(job.train.batch_size_of(role) % parts for role in job.roles)
+        if uneven or not runtime.is_out_of_memory(error):
+            raise
+        raise StepTooLarge(0, parts, runtime.first_line(error)) from error
 
 
 def _parent_of(job: TrioJob, role: Role) -> Path | None:
