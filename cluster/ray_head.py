@@ -34,6 +34,8 @@ _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # Ray starts workers at niceness 15; training that its user waits for should not starve beside other programs.
     "RAY_worker_niceness": "0",
+    # A job that is told to end has a generation pause first; Ray kills it after three seconds otherwise.
+    "RAY_JOB_STOP_WAIT_TIME_S": "30",
     "TOKENIZERS_PARALLELISM": "false",
 }
 
