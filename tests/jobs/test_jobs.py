@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
+import tomllib
 
 import pytest
 
@@ -50,16 +52,27 @@ def listed(ray_head):
     return {one["job"]: one for one in json.loads(done.stdout)}
 
 
+def installed_wheel(folder):
+    """A folder of installed packages with Luna's wheel, and with what a careless package of others leaves there."""
+    clone, site = folder / "clone", folder / "site-packages"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]["include"]
+    for name in sorted({pattern.rstrip("*").rstrip(".") for pattern in project}):
+        shutil.copytree(ROOT / name, clone / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, clone)
+    pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
+    options = ["--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*pip, "wheel", *options, "-w", folder, clone], check=True, capture_output=True, timeout=240)
+    (wheel,) = folder.glob("luna-*.whl")
+    subprocess.run([*pip, "install", *options, "--target", site, wheel], check=True, capture_output=True, timeout=240)
+    (site / "pyproject.toml").write_text('[project]\nname = "another"\n')
+    return site
+
+
 def test_an_installed_wheel_submits_without_a_checkout_and_the_server_knows_whose_the_job_is(
     ray_head, home, tmp_path_factory
 ):
-    build, site = tmp_path_factory.mktemp("wheel"), tmp_path_factory.mktemp("site-packages")
-    pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
-    options = ["--no-deps", "--no-build-isolation", "--no-index"]
-    subprocess.run([*pip, "wheel", *options, "-w", build, ROOT], check=True, capture_output=True, timeout=240)
-    (wheel,) = build.glob("luna-*.whl")
-    subprocess.run([*pip, "install", *options, "--target", site, wheel], check=True, capture_output=True, timeout=240)
-    (site / "pyproject.toml").write_text('[project]\nname = "another"\n')
+    site = installed_wheel(tmp_path_factory.mktemp("wheel"))
     submit = ["submit", "generation", "--submission-id", "from-a-wheel", "--address", ray_head["dashboard"],
               "--home", home.root, "--", "--help"]  # fmt: skip
     done = luna(*submit, cwd=site, PYTHONPATH=str(site))
@@ -69,7 +82,7 @@ def test_an_installed_wheel_submits_without_a_checkout_and_the_server_knows_whos
     assert job["status"] == "SUCCEEDED"
     assert job["metadata"].items() >= {
         "job": "generation", "lineage": "main", "generation": "G0", "role": "creative+logical+dialectical",
-        "home": str(home.root), "job_submission_id": "from-a-wheel",
+        "home": str(home.root),
     }.items()  # fmt: skip
     again = luna(*submit, cwd=site, PYTHONPATH=str(site))
     assert again.returncode == 0, again.stderr
