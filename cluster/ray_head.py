@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psutil
 
+from cluster import ray_auth
 from ledger.errors import LunaError
 from ledger.files import write_atomic
 
@@ -170,11 +171,12 @@ def stop(head: StartedHead) -> None:
 
 
 def environment() -> dict[str, str]:
-    """This process's environment, with this interpreter's folder first, so that jobs' `python` is the same one."""
+    """The environment of a head: this process's, with this interpreter's folder first, so that jobs' `python` is the
+    same one, and with the token's mode."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     # Workers keep the bytecode of what they import: vLLM alone takes half a minute to import without.
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    return {**kept, **_ENVIRONMENT, "PATH": path}
+    return {**kept, **_ENVIRONMENT, "PATH": path, ray_auth.MODE_VARIABLE: ray_auth.mode_of_a_new_head()}
 
 
 def forget_dead_cluster() -> None:
@@ -279,11 +281,13 @@ def _join(address: str) -> None:
     """`ray.init` for a cluster that runs.
 
     Raises:
-        LunaError: it runs with another version of Ray or Python.
+        LunaError: it runs with another version of Ray or Python, or asks for a token that is not here.
         ConnectionError: there is none.
     """
     import ray
 
+    if where := _noted_address() if address == "auto" else address:
+        ray_auth.agree_with(where)
     try:
         ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
     except RuntimeError as error:

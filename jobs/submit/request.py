@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def metadata_of(job: str, arguments: Sequence[str], home: Home) -> dict[str, str
 
 def _role(arguments: Sequence[str]) -> str:
     """The role that the arguments name; all three if none."""
-    named = [value for name, value in zip(arguments, arguments[1:], strict=False) if name == "--role"]
+    named = [value for name, value in pairwise(arguments) if name == "--role"]
     named += [one.removeprefix("--role=") for one in arguments if one.startswith("--role=")]
     return named[-1] if named else "+".join(ROLES)
 

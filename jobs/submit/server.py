@@ -72,6 +72,9 @@ def _url(address: str | None, start: bool) -> str:
 def _client(url: str) -> JobSubmissionClient:
     from ray.job_submission import JobSubmissionClient
 
+    from cluster.ray_auth import agree_with_job_server
+
+    agree_with_job_server(url)
     try:
         return JobSubmissionClient(url)
     except Exception as error:  # Ray passes on whatever a reply that is not its own leads to
