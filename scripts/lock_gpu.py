@@ -2,9 +2,10 @@
 
     make lock-gpu    (any machine; uv, which is fetched where there is none; seconds)
 
-uv resolves for Linux x86_64 and Python 3.11, under the pins of constraints/cpu.txt but those that vLLM's CPU build alone
-asks for, so that the sets agree. Nothing is installed, so it stays unverified that they run. PyTorch's ROCm build is on an index of its own that is not asked: its
-metadata is taken to be that of the common build, less the CUDA packages, and the Triton that it brings is not pinned.
+uv resolves for Linux x86_64 and Python 3.11, under the pins of constraints/cpu.txt but those that vLLM's CPU build
+alone asks for, so that the sets agree. Nothing is installed, so it stays unverified that they run. PyTorch's ROCm build
+is on an index of its own that is not asked: its metadata is taken to be that of the common build, less the CUDA
+packages, and the Triton that it brings is not pinned.
 """
 
 from __future__ import annotations

@@ -67,8 +67,9 @@ def test_a_verdict_is_told_gate_by_gate():
     found = told(metrics.of_verdict(rows, [*evals, health], GateSettings(), rhi_min=0.7))
     gates = {(role, gate): value for (name, _, role, gate), value in
              ((key, value) for key, value in found.items() if key[0] == "luna_gate_passed")}  # fmt: skip
-    assert gates["logical", "generalization"] == 0 and gates["creative", "generalization"] == 1
-    assert gates["creative", "rhi"] == 0 and ("logical", "rhi") not in gates
+    assert (gates["logical", "generalization"], gates["creative", "generalization"]) == (0, 1)
+    assert gates["creative", "rhi"] == 0
+    assert ("logical", "rhi") not in gates
     assert {gate for role, gate in gates if role == "dialectical"} == set(GATES)
     assert found["luna_score", "main", "logical", "generalization"] == 0.1
     assert found["luna_reward_health_index", "main", "creative"] == 0.6
