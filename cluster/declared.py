@@ -1,7 +1,7 @@
 """Luna's apps for those who declare what Ray Serve runs: `serve deploy`, and RayService on Kubernetes.
 
-Each function is an `import_path` of a Serve config, under the app's own name and route (deploy/kuberay/rayservice.yaml).
-Its argument `home` names the home's folder.
+Each function is an `import_path` of a Serve config, under the app's own name and route
+(deploy/kuberay/rayservice.yaml). Its argument `home` names the home's folder.
 """
 
 from __future__ import annotations
