@@ -44,7 +44,7 @@ PANELS: tuple[Panel, ...] = (
     Panel("Tokens a second", "short", ((metrics.TOKENS, "{{lineage}}"),)),
     Panel("Steps", "short", ((metrics.STEP, "{{lineage}} {{role}}"), (metrics.STEPS, "{{lineage}} {{role}}, planned"))),
     Panel("Time left", "s", ((metrics.LEFT, "{{lineage}}"),)),
-    Panel("Generation", "short", ((metrics.GENERATION, "{{lineage}}"), (engine.SERVED, "{{lineage}}, served"))),
+    Panel("Generation", "short", ((metrics.GENERATION, "{{lineage}}"), (engine.SERVED, "{{lineage}}, served by {{pid}}"))),
     Panel("Raised now, accepted last", "short",
           ((metrics.RUNNING, "{{lineage}} raised"), (metrics.ACCEPTED, "{{lineage}} accepted"))),
     Panel("Scores", "percentunit", ((metrics.SCORE, "{{lineage}} {{role}} {{score}}"),)),
