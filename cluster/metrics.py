@@ -49,11 +49,8 @@ def of_run(lineage: str, gen_id: int, running: bool) -> list[Sample]:
 
 def of_progress(lineage: str, progress: TrioProgress) -> list[Sample]:
     """Where training stands."""
-    losses = [
-        LOSS.at(loss, lineage, role, channel)
-        for channel, own in {"all": progress.losses, **progress.channels}.items()
-        for role, loss in own.items()
-    ]
+    channels = [("all", progress.losses), *progress.channels.items()]
+    losses = [LOSS.at(loss, lineage, role, channel) for channel, own in channels for role, loss in own.items()]
     return [
         *losses,
         *(STEP.at(done, lineage, role) for role, done in progress.role_steps.items()),

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from cluster import ray_auth
+from cluster.access import token
 from ledger.errors import LunaError
 from ledger.files import write_atomic
 
@@ -176,7 +176,7 @@ def environment() -> dict[str, str]:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     # Workers keep the bytecode of what they import: vLLM alone takes half a minute to import without.
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    return {**kept, **_ENVIRONMENT, "PATH": path, ray_auth.MODE_VARIABLE: ray_auth.mode_of_a_new_head()}
+    return {**kept, **_ENVIRONMENT, "PATH": path, token.MODE_VARIABLE: token.mode_of_a_new_head()}
 
 
 def forget_dead_cluster() -> None:
@@ -287,7 +287,7 @@ def _join(address: str) -> None:
     import ray
 
     if where := _noted_address() if address == "auto" else address:
-        ray_auth.agree_with(where)
+        token.agree_with(where)
     try:
         ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
     except RuntimeError as error:

@@ -72,7 +72,7 @@ def _url(address: str | None, start: bool) -> str:
 def _client(url: str) -> JobSubmissionClient:
     from ray.job_submission import JobSubmissionClient
 
-    from cluster.ray_auth import agree_with_job_server
+    from cluster.access.token import agree_with_job_server
 
     agree_with_job_server(url)
     try:

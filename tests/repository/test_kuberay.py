@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import shlex
 from typing import Any
 
@@ -129,4 +128,4 @@ def test_the_service_declares_the_apps_that_luna_looks_for() -> None:
     for one in found.applications:
         module, _, name = (one.import_path or "").partition(":")
         assert callable(getattr(importlib.import_module(module), name))
-    assert json.loads(found.model_dump_json())["http_options"]["host"] == "0.0.0.0"
+    assert found.http_options.host == "0.0.0.0"

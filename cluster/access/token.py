@@ -73,7 +73,7 @@ def agree_with_job_server(url: str) -> None:
 def asked_by(address: str, with_token: str | None = None) -> Answer:
     """What the cluster at `address` (host:port) makes of a question with this token; `token`: that it lacks the right
     one."""
-    import grpc
+    import grpc  # type: ignore[import-untyped]
     from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
 
     headers = (("authorization", f"Bearer {with_token}"),) if with_token else ()
@@ -145,7 +145,7 @@ def _token_for(where: str) -> str:
 
 def _send_the_token() -> None:
     """From this process, although Ray has read its settings already, and from those that it starts."""
-    from ray._raylet import AuthenticationTokenLoader, Config
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
     os.environ[MODE_VARIABLE] = "token"
     Config.initialize("")
