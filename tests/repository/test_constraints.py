@@ -124,7 +124,7 @@ CUDA_PACKAGE = re.compile(r"nvidia-(?!ml-py)|cuda-|cupy|triton$|vllm$|flashinfer
 
 def vias(stack: str) -> dict[str, set[str]]:
     """By package what asks for it, as the resolver wrote it down; `luna` for Luna itself."""
-    found = {}
+    found: dict[str, set[str]] = {}
     for line in (ROOT / "constraints" / f"{stack}.txt").read_text().splitlines():
         pin, _, told = line.partition("# via ")
         if told:
