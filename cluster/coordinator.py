@@ -17,6 +17,7 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 
+from cluster import metrics
 from cluster.calls import get, waits_to_start
 from cluster.ray_head import NAMESPACE
 from cluster.request import GenerationRequest
@@ -33,7 +34,7 @@ from ledger.files import sha256_json
 from ledger.home import Home
 from ledger.metadata import update_karma
 from ledger.records import HeadMove
-from ledger.rules.karma import KarmaSettings
+from ledger.rules.karma import KarmaSettings, karma_state
 from ledger.scores import Score
 from ledger.store import Stores
 from trainers.models.adapters import check_shape
@@ -233,7 +234,9 @@ class Coordinator:
             head, age = (self._ledger.head(), self._ledger.age()) if self._ledger.lineages() else (None, None)
             if head is None or age is None:
                 return
-            earned, now = self._conversations.karma_earned(self._ledger.current_lineage()), utc_now()
+            lineage, now = self._ledger.current_lineage(), utc_now()
+            earned = self._conversations.karma_earned(lineage)
+            metrics.tell(metrics.of_growth(lineage, karma_state(earned, age)))
             try:
                 for row in self._ledger.generation(head):
                     update_karma(self._home.adapter_dir(row.child_sha), earned, age, now)

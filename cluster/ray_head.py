@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psutil
 
+from cluster.access import token
 from ledger.errors import LunaError
 from ledger.files import write_atomic
 
@@ -34,6 +35,8 @@ _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # Ray starts workers at niceness 15; training that its user waits for should not starve beside other programs.
     "RAY_worker_niceness": "0",
+    # A job that is told to end has a generation pause first; Ray kills it after three seconds otherwise.
+    "RAY_JOB_STOP_WAIT_TIME_S": "30",
     "TOKENIZERS_PARALLELISM": "false",
 }
 
@@ -168,11 +171,12 @@ def stop(head: StartedHead) -> None:
 
 
 def environment() -> dict[str, str]:
-    """This process's environment, with this interpreter's folder first, so that jobs' `python` is the same one."""
+    """The environment of a head: this process's, with this interpreter's folder first, so that jobs' `python` is the
+    same one, and with the token's mode."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     # Workers keep the bytecode of what they import: vLLM alone takes half a minute to import without.
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    return {**kept, **_ENVIRONMENT, "PATH": path}
+    return {**kept, **_ENVIRONMENT, "PATH": path, token.MODE_VARIABLE: token.mode_of_a_new_head()}
 
 
 def forget_dead_cluster() -> None:
@@ -277,11 +281,13 @@ def _join(address: str) -> None:
     """`ray.init` for a cluster that runs.
 
     Raises:
-        LunaError: it runs with another version of Ray or Python.
+        LunaError: it runs with another version of Ray or Python, or asks for a token that is not here.
         ConnectionError: there is none.
     """
     import ray
 
+    if where := _noted_address() if address == "auto" else address:
+        token.agree_with(where)
     try:
         ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
     except RuntimeError as error:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
+from cluster import metrics
 from cluster.attempts import HopelessError, why_given_up
 from cluster.generation import GenerationRun, Watcher
 from cluster.request import RunSpec
@@ -44,7 +45,7 @@ class RunWorker:
         self._run, self._step, self._progress = run, None, None
         self._lines, self._ended = [first_line] if first_line else [], None
         self._stop.clear()
-        self._thread = threading.Thread(target=self._work, args=(stores, run), name=run.run_id, daemon=True)
+        self._thread = threading.Thread(target=self._work_and_tell, args=(stores, run), name=run.run_id, daemon=True)
         self._thread.start()
 
     def pause(self) -> bool:
@@ -76,6 +77,13 @@ class RunWorker:
                 f"wait for it or stop it before you {what}. `luna status` shows it."
             )
 
+    def _work_and_tell(self, stores: Stores, run: RunState) -> None:
+        metrics.tell(metrics.of_run(run.lineage, run.gen_id, running=True))
+        try:
+            self._work(stores, run)
+        finally:
+            metrics.tell(metrics.of_run(run.lineage, run.gen_id, running=False))
+
     def _work(self, stores: Stores, run: RunState) -> None:
         def end(state: EndState, reason: str, judged: Judged | None = None) -> None:
             self._ended = RunEnded(run_id=run.run_id, state=state, reason=reason, judged=judged)
@@ -87,6 +95,7 @@ class RunWorker:
                 judged = GenerationRun(spec, stores, self._pool, watcher).run()
             stores.journal.finish_run(run.run_id, "done", f"{judged.verdict}: {judged.reason}")
             end("done", judged.reason, judged)
+            self._tell_verdict(stores, spec)
             self._when_done()
         except Paused as pause:
             self._note_attempt(stores, run, "paused")
@@ -125,8 +134,16 @@ class RunWorker:
             if not stores.ledger.is_judged(run.gen_id, run.lineage):
                 retire_candidate(self._home, run.gen_id)
 
+    def _tell_verdict(self, stores: Stores, spec: RunSpec) -> None:
+        rows = stores.ledger.generation(spec.gen_id, spec.lineage)
+        evals = stores.ledger.evals(spec.gen_id, spec.lineage)
+        health = spec.settings.health
+        metrics.tell(metrics.of_verdict(rows, evals, spec.settings.gates, health.rhi_min if health.gate else None))
+
     def _note_step(self, step: Step) -> None:
         self._step = step
 
     def _note_progress(self, progress: TrioProgress) -> None:
         self._progress = progress
+        if self._run is not None:
+            metrics.tell(metrics.of_progress(self._run.lineage, progress))

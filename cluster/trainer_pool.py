@@ -381,11 +381,13 @@ class TrainerSession:
 
 def merge_progress(parts: Sequence[TrioProgress]) -> TrioProgress:
     """The trio's progress from that of its devices: the slowest decides."""
+    tokens = [part.tokens_per_s for part in parts]
     return TrioProgress(
         step=min(part.step for part in parts),
         steps=max(part.steps for part in parts),
         losses={role: loss for part in parts for role, loss in part.losses.items()},
         examples_per_s=sum(part.examples_per_s for part in parts),
+        tokens_per_s=None if any(one is None for one in tokens) else sum(one for one in tokens if one is not None),
         seconds_left=max(part.seconds_left for part in parts),
         role_steps={role: step for part in parts for role, step in part.role_steps.items()},
         role_totals={role: total for part in parts for role, total in part.role_totals.items()},

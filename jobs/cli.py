@@ -1,7 +1,7 @@
 """The command `luna`: which commands there are. Each one lives in the module of its job.
 
 To add one: write a function with typer options in a module that imports nothing heavy at its top, and register it here.
-What may run as a Ray job is listed in `jobs/submit.py`.
+What may run as a Ray job is listed in `jobs/submit/request.py`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from pathlib import Path
 
 import typer
 
-from jobs import age_up, chat, curriculum, down, home, ledger, serve, status, submit
+from jobs import age_up, chat, curriculum, down, home, ledger, serve, status
 from jobs.context import EXIT_STATUSES
 from jobs.demo import commands as demo
 from jobs.generation import commands as generation
 from jobs.reward import commands as reward
+from jobs.submit import commands as submit
 from jobs.teacher import commands as teach
 
 app = typer.Typer(
@@ -43,6 +44,7 @@ app.add_typer(ledger.app, name="ledger")
 app.add_typer(curriculum.app, name="curriculum")
 app.add_typer(teach.app, name="teach")
 app.add_typer(reward.app, name="reward")
+app.add_typer(submit.app, name="jobs")
 
 
 def _print_version(asked: bool) -> None:

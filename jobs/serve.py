@@ -1,9 +1,14 @@
-"""`luna serve`, `luna deploy`, `luna rollback`: answer users, and choose which generation answers."""
+"""`luna serve`, `luna deploy`, `luna rollback`: answer users, and choose which generation answers.
+
+:func:`engine_app`, :func:`gateway_app` and :func:`reward_app` are for those who declare what Ray Serve runs (`serve
+deploy`, RayService): each is an `import_path` of a Serve config, whose argument `home` names the home's folder.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -112,3 +117,38 @@ def _names(state: dict[str, Any]) -> str:
     current = "none" if state["current"] is None else f"G{state['current']}"
     others = ", ".join(f"G{gen}" for gen in state["generations"] if gen != state["current"])
     return f"luna-<role> is {current}" + (f", also served: {others}" if others else "") + ", base"
+
+
+def engine_app(args: dict[str, str]) -> Any:
+    """The engine behind /v1, as an application that is not started.
+
+    Raises:
+        LunaError: nothing to serve, or an address that others reach without LUNA_API_KEY.
+    """
+    return _applications(args)[0]
+
+
+def gateway_app(args: dict[str, str]) -> Any:
+    """The gateway behind everything else; raises as :func:`engine_app`."""
+    return _applications(args)[1]
+
+
+def reward_app(args: dict[str, str]) -> Any:
+    """The reward model behind /reward; without a model yet it waits for one."""
+    from cluster.server.reward import loader
+    from cluster.settings import settings_of
+    from serving import reward_app as reward
+    from serving.app import key_for
+
+    home = Home(Path(args["home"]))
+    settings = settings_of(home).serving
+    return reward.reward_app(settings, loader(home), key_for(settings))
+
+
+def _applications(args: dict[str, str]) -> tuple[Any, Any]:
+    from cluster.coordinator import coordinator_for
+    from cluster.server.start import to_serve
+    from serving.app import applications
+
+    home = Home(Path(args["home"]))
+    return applications(home, *to_serve(home, coordinator_for), partial(coordinator_for, home))

@@ -1,6 +1,7 @@
 """Writes constraints/cpu.txt anew: resolves Luna's requirements in a fresh environment and freezes them.
 
     make lock        (Linux x86_64, some minutes; look at the diff before committing it)
+    make lock-gpu    constraints/cuda.txt and rocm.txt, by metadata alone (scripts/lock_gpu.py; seconds, no GPU)
 
 Two things keep this from being a plain `pip freeze`. vLLM's CPU build asks for torchvision, torchaudio and
 torchcodec, whose builds on the common index are for CUDA and break its import, so it is installed alone and

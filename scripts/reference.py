@@ -3,6 +3,7 @@
     docs/reference/settings.md   every setting, from the pydantic models and the sentences under their fields
     docs/reference/cli.md        every command, from the typer app
     docs/measurements.md         every kept result of the benches
+    deploy/grafana/luna.json     Grafana's board of Luna's metrics
 
 `tests/repository/test_docs.py` compares the committed files with what this gives.
 """
@@ -187,7 +188,15 @@ def measurements() -> str:
     return measurements_page()
 
 
+def grafana_board() -> str:
+    """The board that `luna doctor --install-dashboard` installs."""
+    from jobs.dashboard import text
+
+    return text()
+
+
 PAGES: dict[str, Callable[[], str]] = {
+    "deploy/grafana/luna.json": grafana_board,
     "docs/reference/settings.md": settings_page,
     "docs/reference/cli.md": cli_page,
     "docs/measurements.md": measurements,

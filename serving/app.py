@@ -181,12 +181,7 @@ def run(
     Raises:
         LunaError: another address than loopback without LUNA_API_KEY, a port that is taken, or a start that failed.
     """
-    key = os.environ.get(KEY_VARIABLE) or None
-    if key is None and not is_loopback(settings.host):
-        raise LunaError(
-            f"[serving] host is {settings.host}, which others can reach: set the environment variable {KEY_VARIABLE} "
-            "to a secret of your own first, or listen on 127.0.0.1."
-        )
+    key = key_for(settings)
     if not serve_runs():
         _refuse_taken_port(settings)
     from ray import serve
@@ -195,14 +190,7 @@ def run(
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(proxy_location="HeadOnly", http_options={"host": settings.host, "port": settings.port})
     _refuse_other_address(settings)
-    plain = settings.model_dump(mode="json")
-    # The key as an argument: environment variables of an actor are shown in Ray's dashboard.
-    engine = _engine_deployment(settings).bind(
-        str(home.root), base_sha, plain, shared.text.model_dump(mode="json"), key
-    )
-    gateway = _gateway_deployment(settings).bind(
-        str(home.root), plain, shared.model_dump(mode="json"), key, coordinator
-    )
+    engine, gateway = applications(home, base_sha, settings, shared, coordinator)
     try:
         _run_reward(settings, load, key)
         handles = serve.run_many(
@@ -214,6 +202,40 @@ def run(
     except (RuntimeError, RayServeException) as error:
         raise LunaError(f"the engine did not start: {last_line(error)}") from error
     return handles[0]
+
+
+def applications(
+    home: Home, base_sha: str, settings: ServingSettings, shared: SharedSettings, coordinator: Coordinator
+) -> tuple[Any, Any]:
+    """The engine's and the gateway's application, not started.
+
+    Raises:
+        LunaError: another address than loopback without LUNA_API_KEY.
+    """
+    plain, key = settings.model_dump(mode="json"), key_for(settings)
+    # The key as an argument: environment variables of an actor are shown in Ray's dashboard.
+    engine = _engine_deployment(settings).bind(
+        str(home.root), base_sha, plain, shared.text.model_dump(mode="json"), key
+    )
+    gateway = _gateway_deployment(settings).bind(
+        str(home.root), plain, shared.model_dump(mode="json"), key, coordinator
+    )
+    return engine, gateway
+
+
+def key_for(settings: ServingSettings) -> str | None:
+    """The key that users must give, from the environment; None if there is none.
+
+    Raises:
+        LunaError: there is none, and others than this machine can reach the address.
+    """
+    key = os.environ.get(KEY_VARIABLE) or None
+    if key is None and not is_loopback(settings.host):
+        raise LunaError(
+            f"[serving] host is {settings.host}, which others can reach: set the environment variable {KEY_VARIABLE} "
+            "to a secret of your own first, or listen on 127.0.0.1."
+        )
+    return key
 
 
 def _run_reward(settings: ServingSettings, load: Load, key: str | None) -> None:

@@ -24,6 +24,7 @@ from ledger.files import write_atomic
 from ledger.home import Home
 from ledger.roles import Role
 from ledger.store import Ledger
+from serving import metrics
 from serving.api.front import Front, Leases, refusal_of, refuse_when_full, resolve
 from serving.api.guard import guarded
 from serving.engine import Asked, Engine, Piece, Reader, Sampling, Started, choose
@@ -155,14 +156,18 @@ class EngineReplica:
             started = time.perf_counter()
             self._take(await self._load(self._table, gen, shas or self._recorded(gen)))
             self._problems.pop(gen, None)
-            return {**self._names(), "load_s": time.perf_counter() - started}
+            load_s = time.perf_counter() - started
+            metrics.tell([metrics.LOAD.at(load_s, os.getpid())])
+            return {**self._names(), "load_s": load_s}
 
     async def switch(self, gen: int) -> dict[str, Any]:
         """Let `luna-<role>` mean a generation that is loaded."""
         async with self._lock:
             started = time.perf_counter()
             self._take(self._table.switch(gen))
-            return {**self._names(), "switch_s": time.perf_counter() - started}
+            switch_s = time.perf_counter() - started
+            metrics.tell([metrics.SWAP.at(switch_s, os.getpid())])
+            return {**self._names(), "switch_s": switch_s}
 
     async def retire(self, gen: int) -> dict[str, Any]:
         """Serve a generation no longer, unless it is current or the one before; requests in work are waited for."""
@@ -204,9 +209,15 @@ class EngineReplica:
 
     async def _end_with_the_engine(self) -> None:
         """Leave when the engine has died: Ray Serve's own checks would send it requests for seconds more."""
-        await until_dead(self._engine.check_health, _WATCH_S)
+        await until_dead(self._check_and_tell, _WATCH_S)
         self._engine.stop()
         os._exit(1)
+
+    async def _check_and_tell(self) -> None:
+        own, current = os.getpid(), self._table.current
+        served = [] if current is None else [metrics.SERVED.at(current, self._lineage, own)]
+        metrics.tell([metrics.IN_WORK.at(self._leases.total, own), *served])
+        await self._engine.check_health()
 
     def _stop(self) -> None:
         if self._watch is not None:

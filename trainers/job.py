@@ -89,6 +89,8 @@ class TrioProgress:
     role_totals: dict[Role, int]
     channels: dict[Channel, dict[Role, float]] = field(default_factory=dict)
     """With several channels the loss of each by role: `sft` and `kl` in nats a token, `dpo` in nats a pair."""
+    tokens_per_s: float | None = None
+    """Of the examples trained on, prompts and answers, each row counted whole; None where the engine does not count."""
 
 
 @dataclass(frozen=True)

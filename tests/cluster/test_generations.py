@@ -542,20 +542,21 @@ def test_a_flipped_byte_in_an_adapter_is_found_and_named_by_the_command(lenient)
 
 
 def test_a_submitted_job_makes_its_home_and_streams_its_log(ray_head, tmp_path):
-    from jobs.submit import submit_job
+    from jobs.submit.commands import submit_job
+    from jobs.submit.request import job_request
 
     home = Home(tmp_path / "submitted").create()
     home.settings_file.write_text(LENIENT)
     from jobs.home import make_home as make
 
     make(home, "tiny", None)
-    assert submit_job("generation", ["--total", "600", "--steps", "4"], None, home) == 0
+    assert submit_job(job_request("generation", ["--total", "600", "--steps", "4"], home), None) == 0
     with Ledger.open(home) as ledger:
         assert len(ledger.rows()) == 3
 
 
 def test_an_unknown_job_is_refused_with_the_known_ones(ray_head, tmp_path):
-    from jobs.submit import submit_job
+    from jobs.submit.request import job_request
 
     with pytest.raises(LunaError, match="generation"):
-        submit_job("no_such_job", [], None, Home(Path(tmp_path)))
+        job_request("no_such_job", [], Home(Path(tmp_path)))

@@ -8,6 +8,7 @@ import re
 import tomllib
 import zipfile
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 from rich.console import Console
@@ -20,7 +21,8 @@ from jobs.cli import app
 from jobs.context import printable
 from jobs.generation.preferences import gather
 from jobs.reward.training import rows_of
-from jobs.submit import JOBS, entrypoint, runtime_env, submit_job
+from jobs.submit.commands import submit_job
+from jobs.submit.request import JOBS, entrypoint, job_request, runtime_env
 from ledger.errors import LunaError
 from ledger.home import Home
 from tests.jobs.servers import http, listening
@@ -109,30 +111,42 @@ def test_every_job_is_a_command_under_its_own_name():
 
 
 def test_a_job_that_does_not_exist_is_wrong_usage_and_the_ones_that_do_are_told():
-    for job in ("serve", "age_up", "status", "jobs.cli"):
+    for job in ("serve", "age_up", "status", "jobs.cli", "context"):
         done = luna("submit", job)
         assert done.exit_code == 2
         assert f"there is no job '{job}'; use one of {', '.join(JOBS)}." in " ".join(done.stderr.split())
 
 
 class FakeJobServer:
+    """Ray's own client, but for the cluster behind it: how a command ends when the job or the connection does."""
+
     ended = SimpleNamespace(status="SUCCEEDED", driver_exit_code=0)
     interrupt = False
+    log: ClassVar[list[str]] = ["a line\n", "half of", " another\nthe last\n"]
+    breaks: ClassVar[list[int]] = []
+    """After how many of the log's pieces each connection breaks."""
 
     def __init__(self, url):
         pass
 
     def submit_job(self, **job):
         FakeJobServer.job = job
-        return "raysubmit_1"
+        return job["submission_id"]
 
     async def tail_job_logs(self, job_id):
-        yield "a line\n"
+        good = self.breaks.pop(0) if self.breaks else None
+        for number, piece in enumerate(self.log):
+            if number == good:
+                raise RuntimeError("WebSocket connection closed unexpectedly with close code 1006")
+            yield piece
         if self.interrupt:
             raise KeyboardInterrupt
 
+    def get_job_logs(self, job_id):
+        return "".join(self.log)
+
     def get_job_info(self, job_id):
-        return self.ended
+        return SimpleNamespace(status="RUNNING") if self.breaks else self.ended
 
 
 @pytest.fixture
@@ -141,24 +155,81 @@ def job_server(monkeypatch):
     return FakeJobServer
 
 
+SERVER = "http://127.0.0.1:1"
+
+
 @pytest.mark.parametrize(("status", "code", "told"), [("SUCCEEDED", 0, 0), ("FAILED", 3, 3), ("STOPPED", None, 1)])
 def test_submit_ends_as_its_job_ended(home, job_server, monkeypatch, status, code, told):
     monkeypatch.setattr(job_server, "ended", SimpleNamespace(status=status, driver_exit_code=code))
-    assert submit_job("generation", ["--steps", "3"], "http://127.0.0.1:1", home) == told
+    assert submit_job(job_request("generation", ["--steps", "3"], home), SERVER) == told
     assert job_server.job["entrypoint"] == "python -m jobs.cli generation run --steps 3"
+
+
+def test_a_log_that_breaks_off_is_taken_up_where_it_was(home, job_server, monkeypatch, capsys):
+    monkeypatch.setattr("jobs.submit.server._BETWEEN_TRIES_S", 0.0)
+    monkeypatch.setattr(job_server, "breaks", [2, 0, 1, 1])
+    assert submit_job(job_request("teach", [], home), SERVER) == 0
+    assert capsys.readouterr().out == "".join(job_server.log), "the job ended while the last connection was broken"
+    monkeypatch.setattr(job_server, "breaks", [2, 0, 3])
+    assert submit_job(job_request("teach", [], home), SERVER) == 0
+    assert capsys.readouterr().out == "".join(job_server.log)
+
+
+def test_a_job_server_that_stays_away_is_told_with_the_way_back(home, job_server, monkeypatch):
+    def away(*_):
+        raise ConnectionError("refused")
+
+    monkeypatch.setattr("jobs.submit.server._BETWEEN_TRIES_S", 0.0)
+    monkeypatch.setattr("jobs.submit.server._LOST_FOR_S", 0.0)
+    monkeypatch.setattr(job_server, "get_job_info", away)
+    done = luna("submit", "teach", "--submission-id", "mine", "--address", SERVER, "--home", home.root)
+    assert done.exit_code == 1
+    assert f"Come back with `luna jobs logs --address {SERVER} mine`" in " ".join(done.stderr.split())
+
+
+def test_without_waiting_the_id_is_the_answer(home, job_server):
+    done = luna("submit", "generation", "--no-wait", "--address", SERVER, "--home", home.root)
+    assert done.exit_code == 0
+    assert re.fullmatch(r"luna-generation-main-g1-[0-9a-f]{8}\n", done.stdout)
+    assert job_server.job["submission_id"] == done.stdout.strip()
+
+
+def test_a_job_says_whose_it_is_in_strings(home):
+    told = job_request("generation", [], home).metadata
+    assert told.pop("luna")
+    assert told == {
+        "job": "generation", "home": str(home.root), "role": "creative+logical+dialectical", "lineage": "main",
+        "generation": "G1",
+    }  # fmt: skip
+    assert job_request("reproduce", ["g0"], home).metadata["generation"] == "G0"
+    assert job_request("teach", ["pairs", "--role", "logical"], home).metadata["role"] == "logical"
+    elsewhere = job_request("generation", [], Home(home.root.parent / "on-the-cluster"))
+    assert "lineage" not in elsewhere.metadata
+    assert elsewhere.submission_id.startswith("luna-generation-")
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "../x", "-x", "x" * 101, "a b"])
+def test_what_cannot_be_an_id_is_wrong_usage(home, name):
+    done = luna("submit", "teach", "--submission-id", name, "--address", SERVER, "--home", home.root)
+    assert done.exit_code == 2
+    assert "cannot be a job's id" in done.stderr
 
 
 def test_ctrl_c_leaves_the_job_running_and_says_how_to_come_back(home, job_server, monkeypatch):
     monkeypatch.setattr(job_server, "interrupt", True)
-    done = luna("submit", "teach", "--address", "http://127.0.0.1:1", "--home", home.root)
+    done = luna("submit", "teach", "--submission-id", "mine", "--address", SERVER, "--home", home.root)
     assert done.exit_code == 130
-    assert "ray job logs --address http://127.0.0.1:1 -f raysubmit_1" in " ".join(done.stderr.split())
+    told = " ".join(done.stderr.split())
+    assert f"luna jobs logs --address {SERVER} mine" in told
+    assert f"luna jobs stop --address {SERVER} mine" in told
 
 
 def test_a_job_takes_the_checkout_along_without_its_home(tmp_path):
     home = Home(tmp_path / "home")
     assert "working_dir" not in runtime_env(home, tmp_path), "an installed Luna has no checkout"
-    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "another"\n')
+    assert "working_dir" not in runtime_env(home, tmp_path), "packages of others leave such a file, too"
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "luna"\n')
     assert runtime_env(home, tmp_path)["working_dir"] == str(tmp_path)
     assert runtime_env(home, tmp_path)["excludes"] == ["/home"]
 
@@ -215,7 +286,7 @@ def test_the_address_of_a_job_server_is_explained(home, monkeypatch, words):
 )  # fmt: skip
 def test_what_is_no_job_server_is_told_so(home, reply, told):
     with listening(reply) as (port, _), pytest.raises(LunaError, match=told):
-        submit_job("demo", [], f"http://127.0.0.1:{port}", home)
+        submit_job(job_request("demo", [], home), f"http://127.0.0.1:{port}")
 
 
 # -- 3: it ran, and the answer is no ----------------------------------------------------------------------------------

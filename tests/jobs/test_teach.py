@@ -510,10 +510,10 @@ def test_an_interrupted_set_is_finished_before_it_is_judged(home):
 
 
 def test_a_job_that_does_not_exist_is_refused_with_the_ones_that_do(home):
-    from jobs.submit import submit_job
+    from jobs.submit.request import job_request
 
     with pytest.raises(LunaError, match=r"no job 'teaching'; use one of age-up, .*generation, .*teach"):
-        submit_job("teaching", [], None, home)
+        job_request("teaching", [], home)
 
 
 def test_control_characters_of_an_answer_do_not_reach_the_terminal(tmp_path):
@@ -586,7 +586,8 @@ def test_sample_and_pairs_read_what_label_wrote(home):
 @pytest.mark.slow
 @pytest.mark.ray
 def test_labelling_runs_as_a_ray_job(ray_head, home):
-    from jobs.submit import submit_job
+    from jobs.submit.commands import submit_job
+    from jobs.submit.request import job_request
 
-    assert submit_job("teach", ["label", "--teacher", "rules"], ray_head["dashboard"], home) == 0
+    assert submit_job(job_request("teach", ["label", "--teacher", "rules"], home), ray_head["dashboard"]) == 0
     assert len(read_labels(set_folder(home, "seed") / "labels.jsonl", out_of_range="refuse").labels) == 360

@@ -306,3 +306,10 @@ def _streamed(text):
     lines = [line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data: ")]
     assert lines[-1] == "[DONE]"
     return "".join(json.loads(line)["choices"][0]["text"] for line in lines[:-1])
+
+
+def test_a_scrape_of_the_node_has_what_the_engine_tells(served):
+    from serving.metrics import ENGINE
+    from tests.cluster.test_metrics import wait_for
+
+    wait_for({f"ray_{measure.name}" for measure in ENGINE})

@@ -59,6 +59,8 @@ class FusedRun:
         self.step = 0
         self.seconds = 0.0
         """Of training before this process's part, up to the checkpoint that it goes on from."""
+        self.tokens = 0
+        """Of the examples that this process has trained on."""
         self.losses: dict[Role, list[float]] = {role: [] for role in job.roles}
         self.fingerprint = fingerprint(job, info)
         self.learned: Counter[str] = Counter()
@@ -133,6 +135,7 @@ class FusedRun:
             channels["dpo"] = of(found.dpo, [role for role in active if shares[role][1]])
         if self.data.replayed:
             channels["kl"] = of(found.kl, [role for role in active if self._replays(role)])
+        self.tokens += sum(len(self._row(e).tokens) for role in active for e in self._batch_examples(role, self.step))
         report = StepReport(of(found.total, active), channels, partials)
         for role, loss in report.total.items():
             self.losses[role].append(loss)
@@ -269,6 +272,7 @@ class FusedRun:
             losses={role: losses[-1] for role, losses in self.losses.items()},
             channels=dict(self._channels),
             examples_per_s=done / seconds,
+            tokens_per_s=self.tokens / seconds,
             seconds_left=seconds / done * left,
             role_steps={role: min(self.step, steps) for role, steps in job.role_steps.items()},
             role_totals=dict(job.role_steps),
