@@ -12,8 +12,10 @@ class Placement:
     """Roles that share one actor, and so one copy of the base."""
 
     roles: tuple[Role, ...]
-    gpus: int
-    """1 on an accelerator, 0 on the CPU."""
+    gpus: float
+    """What one worker asks Ray for: 1 for a card of its own, less on a card that is shared, 0 on the CPU."""
+    workers: int = 1
+    """Processes that share the rows of each step, or the base itself."""
 
     @property
     def name(self) -> str:
