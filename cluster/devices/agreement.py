@@ -46,7 +46,9 @@ def _disagreement(node: RayNode, facts: NodeFacts, simulated: bool) -> str:
     """A part of a card counts as one: of a card that Ray may lend by half torch sees the whole."""
     by_ray, by_torch = math.ceil(node.gpus), facts.torch_gpus
     if by_ray == by_torch:
-        clash = by_torch > 1 and facts.kind == "rocm" and not facts.has_amdsmi and "HIP_VISIBLE_DEVICES" in facts.visible
+        clash = (
+            by_torch > 1 and facts.kind == "rocm" and not facts.has_amdsmi and "HIP_VISIBLE_DEVICES" in facts.visible
+        )
         return _BOTH_HIDE.format(host=node.host) if clash else ""
     if simulated and by_torch == 0:
         return ""

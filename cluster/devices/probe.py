@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -99,7 +101,7 @@ def _as_ray_lends(facts: NodeFacts, node: RayNode) -> NodeFacts:
     """The facts with each card's share, as far as Ray's number reaches; simulated GPUs become devices of the CPU."""
     cpus, cards = [[d for d in facts.devices if (d.kind == CPU) == is_cpu] for is_cpu in (True, False)]
     if not cards and cpus and node.gpus and simulated():
-        cards = [dataclasses.replace(cpus[0], index=at, name="simulated GPU") for at in range(-(-int(node.gpus * 100) // 100))]
+        cards = [dataclasses.replace(cpus[0], index=at, name="simulated GPU") for at in range(math.ceil(node.gpus))]
     left, lent = node.gpus, []
     for card in cards:
         if left <= 0:
@@ -107,6 +109,12 @@ def _as_ray_lends(facts: NodeFacts, node: RayNode) -> NodeFacts:
         lent.append(dataclasses.replace(card, share=min(1.0, left)))
         left -= 1.0
     return dataclasses.replace(facts, devices=(*cpus, *lent))
+
+
+def facts_here() -> NodeFacts:
+    """What this machine has, where no Ray runs: its cards count as whole ones."""
+    host = socket.gethostname()
+    return look_apart(host, host)
 
 
 def counts(node: str, host: str) -> NodeFacts:
@@ -167,8 +175,9 @@ def look_apart(node: str, host: str) -> NodeFacts:
     path = os.pathsep.join(entry for entry in sys.path if entry)
     command = [sys.executable, "-m", "cluster.devices.probe", node, host]
     try:
+        environment = {**os.environ, "PYTHONPATH": path}
         done = subprocess.run(
-            command, capture_output=True, text=True, check=True, timeout=_ANSWER_S, env={**os.environ, "PYTHONPATH": path}
+            command, capture_output=True, text=True, check=True, timeout=_ANSWER_S, env=environment
         )  # fmt: skip
         return _facts_from(json.loads(done.stdout.splitlines()[-1]))
     except subprocess.CalledProcessError as error:
