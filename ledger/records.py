@@ -110,6 +110,8 @@ class GenerationRow(Record):
     training file held more rows than their steps took."""
     view_sha: Sha256 | Literal[""] = ""
     """SHA-256 of what the parent made of earlier examples, which decided on replay; empty where it had no say."""
+    gpu: str = ""
+    """Card that trained the row: name, capability, CUDA or HIP version, driver; empty on a CPU and in older rows."""
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:

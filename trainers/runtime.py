@@ -8,6 +8,8 @@ import platform
 
 import torch
 
+from trainers.driver import amd, nvidia
+
 
 def default_device() -> torch.device:
     """The first accelerator that torch sees (CUDA and ROCm both call it `cuda`), else the CPU."""
@@ -32,6 +34,20 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
 def _cpu_multiplies_bfloat16() -> bool:
     checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return any(check() for check in checks if check is not None)
+
+
+def card_facts(device: torch.device) -> dict[str, str]:
+    """The fields of :class:`trainers.job.EngineInfo` that say which card this is; none on a CPU."""
+    if device.type != "cuda":
+        return {}
+    properties = torch.cuda.get_device_properties(device)
+    if torch.version.hip:
+        architecture = properties.gcnArchName.partition(":")[0]
+        facts = {"capability": architecture, "toolkit": f"HIP {torch.version.hip}", "driver": amd()[1]}
+    else:
+        capability = f"{properties.major}.{properties.minor}"
+        facts = {"capability": capability, "toolkit": f"CUDA {torch.version.cuda}", "driver": nvidia()[1]}
+    return {"gpu": properties.name, **facts}
 
 
 def usable_cores() -> int:

@@ -2,8 +2,8 @@
 
     records.py   what is known of a device and of a node
     agreement.py whether Ray and torch count the same cards, and what to do where they do not. Pure
-    system.py    what the driver's own files say, without torch
-    probe.py     asking: this process, a process of its own, or a small Ray task on each node
+    probe.py     asking: this process, a process of its own, or a small Ray task on each node; what the kernel's
+                 drivers say is read in `trainers.driver`
 
 To learn another fact of a card, add it to `records.NodeFacts` and read it in `probe.look`; what follows from it is
 decided in `agreement`.

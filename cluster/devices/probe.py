@@ -16,10 +16,10 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from cluster.devices import system
 from cluster.devices.agreement import SIMULATED, check_devices
 from cluster.devices.records import CPU, Device, NodeFacts, RayNode
 from ledger.errors import LunaError
+from trainers import driver as drivers
 
 _ANSWER_S = 120
 """Importing torch for the first time takes half a minute on a slow disk."""
@@ -123,9 +123,9 @@ def counts(node: str, host: str) -> NodeFacts:
 
     is_amd = torch.version.hip is not None
     toolkit = f"HIP {torch.version.hip}" if is_amd else f"CUDA {torch.version.cuda}" if torch.version.cuda else ""
-    listed, driver = system.amd() if is_amd else system.nvidia()
+    listed, driver = drivers.amd() if is_amd else drivers.nvidia()
     if not toolkit and not listed:
-        listed, driver = system.amd()
+        listed, driver = drivers.amd()
     return NodeFacts(
         node=node,
         host=host,
@@ -134,8 +134,8 @@ def counts(node: str, host: str) -> NodeFacts:
         toolkit=toolkit,
         driver=driver,
         driver_gpus=listed,
-        visible=system.hiding_variables(),
-        has_amdsmi=system.has_amdsmi(),
+        visible=drivers.hiding_variables(),
+        has_amdsmi=drivers.has_amdsmi(),
     )
 
 

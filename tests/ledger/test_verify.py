@@ -383,10 +383,10 @@ def test_the_files_of_a_second_channel_are_checked_and_its_columns_are_empty_wit
         ledger.record_judgement(rows, [], make_move(1, 2), None)
         assert ledger.generation(2) == rows
     header, *lines = list(csv.reader(home.csv.read_text().splitlines()))
-    own = ["pref_sha", "pref_holdout_sha", "reward_sha", "rewards_sha", "collected_sha", "view_sha", "row_sha"]
-    assert header[-7:] == own
-    assert lines[0][-7:-1] == [""] * 6
-    assert lines[-1][-7] == files["pref_sha"]
+    own = ["pref_sha", "pref_holdout_sha", "reward_sha", "rewards_sha", "collected_sha", "view_sha", "gpu", "row_sha"]
+    assert header[-8:] == own
+    assert lines[0][-8:-1] == [""] * 7
+    assert lines[-1][-8] == files["pref_sha"]
     assert verify(home) == []
     flip_byte(home.data_file(files["pref_sha"]))
     only(verify(home), "preference pairs changed", "G2")
