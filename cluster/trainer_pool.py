@@ -14,6 +14,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 
 from cluster.calls import get
+from cluster.devices.probe import check_rig
 from cluster.placement import Placement, place_roles
 from cluster.settings import Settings
 from cluster.trainer_actor import LESS_MEMORY, TrainerReport, start_trainer
@@ -77,6 +78,7 @@ class TrainerPool:
 
     def open(self, base: Base, settings: Settings) -> TrainerSession:
         """Place the trio on the devices of this moment; actors of another base, shape or placement are released."""
+        check_rig()
         gpus = int(ray.cluster_resources().get("GPU", 0))
         engine_settings = settings.train.model_dump(include={"engine", "dtype", "threads"})
         key = sha256_json([base.sha, str(base.path), settings.lora.model_dump(), engine_settings, gpus])

@@ -98,13 +98,15 @@ def _options(wanted: Wanted, devices: Sequence[Device], serving: ServingShare | 
 
     found = []
     if wanted.base_bits == 16 and wanted.engine != "sharded" and (plan := fits(replace(wanted, base_bits=4))):
-        found.append(f"a base in 4 bits ({_gib(plan)})")
+        found.append(f'a base in 4 bits, [train] quantize = "nf4" ({_gib(plan)})')
+    if not wanted.gradient_checkpointing and (plan := fits(replace(wanted, gradient_checkpointing=True))):
+        found.append(f"[train] gradient_checkpointing = true ({_gib(plan)})")
     sharded = replace(wanted, engine="sharded", strategy="zero3", offload_param=False)
     if wanted.engine != "sharded" and (plan := fits(sharded)):
-        found.append(f'[train] engine = "sharded" with strategy = "zero3" ({_gib(plan)})')
+        found.append(f'ZeRO-3, [train] engine = "sharded" and [train.sharded] strategy = "zero3" ({_gib(plan)})')
     offloads = wanted.engine == "sharded" and wanted.offload_param
     if not offloads and (plan := fits(replace(sharded, offload_param=True))):
-        found.append(f'[train] engine = "sharded" with strategy = "zero3" and offload_param = true ({_gib(plan)})')
+        found.append(f'ZeRO-3 with [train.sharded] offload_param = true as well ({_gib(plan)})')
     if batch := _first(_smaller_batches(wanted), fits):
         found.append(f"[train] batch_size = {max(own.rows for own in batch.roles)}")
     if shorter := _first(_shorter_rows(wanted), fits):

@@ -9,6 +9,7 @@ Checked against what tensors held at most on an H200 (`bench/results/gpu.md`, "p
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
@@ -96,23 +97,28 @@ def _capability(device: Device) -> tuple[int, int]:
     return (int(major), int(minor or 0)) if major.isdigit() and device.kind == "cuda" else (0, 0)
 
 
-def footprint(wanted: Wanted, roles: tuple[RoleRows, ...], device: Device, parts: int, workers: int = 1) -> Footprint:
-    """Bytes of one of `workers` trainers of these roles, whose steps may be cut into so many parts."""
-    way = Way.on(device, wanted)
+def footprint(
+    wanted: Wanted, roles: tuple[RoleRows, ...], device: Device, split: tuple[int, int] = (1, 1)
+) -> Footprint:
+    """Bytes of one trainer of these roles.
+
+    Args:
+        split: parts that a step may be cut into, and trainers that share its rows.
+    """
+    way, (parts, workers) = Way.on(device, wanted), split
     if wanted.engine == "fused":
         return _fused(wanted, roles, device, way, parts, workers)
-    if wanted.engine == "trl":
-        return _reference(wanted, roles, device, way, parts)
-    return _sharded(wanted, roles, device, way, parts, workers)
+    whole = _reference(wanted, roles, device, way, parts * workers)
+    return _sharded(wanted, whole, way, workers) if wanted.engine == "sharded" else whole
 
 
-def parts_taken(wanted: Wanted, roles: tuple[RoleRows, ...], device: Device, parts: int, workers: int = 1) -> int:
+def parts_taken(wanted: Wanted, roles: tuple[RoleRows, ...], device: Device, split: tuple[int, int]) -> int:
     """Into how many parts a step of the longest rows is cut: the graph step takes as few as memory needs."""
-    way = Way.on(device, wanted)
+    way, (parts, workers) = Way.on(device, wanted), split
     if not way.graphs:
         return parts
     tokens = sum(segment_tokens(own, own.rows / workers, own.longest) for own in roles)
-    a_token = states_a_token(wanted.shape, wanted.rank) * way.element * 6 / 5
+    a_token = kept_a_token(wanted) * way.element * 6 / 5
     return min(parts, max(1, math.ceil(tokens * a_token / (ROOM * device.total_bytes))))
 
 
@@ -125,6 +131,15 @@ def states_a_token(shape: BaseShape, rank: int) -> int:
     """Numbers that the graph step keeps of a token for its backward (`trainers.gpu.segment_pass`), all layers."""
     q, k = shape.heads * shape.head_width, shape.key_heads * shape.head_width
     return shape.layers * (4 * shape.width + 2 * q + 2 * k + 3 * shape.inner + 7 * rank)
+
+
+def kept_a_token(wanted: Wanted, factor: float = 1.0) -> float:
+    """What is kept of a token, `factor` times what the graph step keeps; of checkpointed layers their inputs, beside
+    the states of one."""
+    shape, states = wanted.shape, factor * states_a_token(wanted.shape, wanted.rank)
+    if not wanted.gradient_checkpointing:
+        return states
+    return states / shape.layers + shape.layers * 2 * shape.width
 
 
 def base_bytes(wanted: Wanted, element: int) -> int:
@@ -147,68 +162,59 @@ def adapter_bytes(shape: BaseShape, rank: int, roles: int, element: int) -> int:
 def _fused(
     wanted: Wanted, roles: tuple[RoleRows, ...], device: Device, way: Way, parts: int, workers: int
 ) -> Footprint:
-    shape, taken = wanted.shape, parts_taken(wanted, roles, device, parts, workers)
+    shape, taken = wanted.shape, parts_taken(wanted, roles, device, (parts, workers))
     rows = [math.ceil(own.rows / (workers * taken)) for own in roles]
     segments = [segment_tokens(own, count, own.longest) for own, count in zip(roles, rows, strict=True)]
     scored = math.ceil(sum(own.answer * count for own, count in zip(roles, rows, strict=True)))
-    pairs = [math.ceil(own.pairs / (workers * parts)) for own in roles]
-    paired = sum(2 * count * own.longest for own, count in zip(roles, pairs, strict=True))
-    plain = _plain_states(shape, wanted.rank, paired, max(own.longest for own in roles), way.element)
+    paired = sum(2 * math.ceil(own.pairs / (workers * parts)) * own.longest for own in roles)
+    longest = max(own.longest for own in roles)
     if way.graphs:
-        kept, logits = _graph_states(shape, wanted.rank, segments, scored, way.element)
-        states, logits = max(kept, plain), logits
+        states, logits = _graph_states(wanted, segments, scored, way.element)
+        states = max(states, _plain_states(wanted, paired, longest, way.element))  # pairs go operation by operation
     else:
-        longest = max(own.longest for own in roles)
-        states = max(plain, _plain_states(shape, wanted.rank, sum(segments), longest, way.element))
+        states = _plain_states(wanted, max(paired, sum(segments)), longest, way.element)
         width = _SLICE_CPU if device.kind == CPU else _SLICE
         logits = scored * (2 * 4 * min(width, shape.vocabulary) + 3 * 4 * shape.width)
-    return Footprint(
-        base_bytes(wanted, way.element),
-        adapter_bytes(shape, wanted.rank, len(roles), way.element),
-        states,
-        logits,
-        process_bytes(device, way),
-    )
+    adapters = adapter_bytes(shape, wanted.rank, len(roles), way.element)
+    return Footprint(base_bytes(wanted, way.element), adapters, states, logits, process_bytes(device, way))
 
 
-def _graph_states(shape: BaseShape, rank: int, segments: Iterable[int], scored: int, element: int) -> tuple[int, int]:
-    """(states, logits): all layers' states, then either the logits or two layers' gradients."""
+def _graph_states(wanted: Wanted, segments: Iterable[int], scored: int, element: int) -> tuple[int, int]:
+    """(states, logits): what is kept of all layers, then either the logits or two layers' gradients."""
     from trainers.lean.segments import rounded_up
 
-    own = list(segments)
+    shape, own = wanted.shape, list(segments)
     tokens = len(own) * rounded_up(max(own))
     q, k = shape.heads * shape.head_width, shape.key_heads * shape.head_width
     beside = 2 * tokens * (3 * shape.inner + 4 * shape.width + 2 * q + 2 * k) * element
     logits = rounded_up(scored + 1) * (shape.vocabulary * element + 4 * shape.width)
-    return tokens * states_a_token(shape, rank) * element + max(0, beside - logits), logits
+    return int(tokens * kept_a_token(wanted) * element) + max(0, beside - logits), logits
 
 
-def _plain_states(shape: BaseShape, rank: int, tokens: int, longest: int, element: int) -> int:
+def _plain_states(wanted: Wanted, tokens: int, longest: int, element: int) -> int:
     """As autograd keeps them, with the attention weights of each row over itself and its prefix."""
-    weights = shape.layers * shape.heads * longest
-    return int(tokens * (states_a_token(shape, rank) * PLAIN + weights) * element)
+    layers = 1 if wanted.gradient_checkpointing else wanted.shape.layers
+    weights = layers * wanted.shape.heads * longest
+    return int(tokens * (kept_a_token(wanted, PLAIN) + weights) * element)
 
 
 def _reference(wanted: Wanted, roles: tuple[RoleRows, ...], device: Device, way: Way, parts: int) -> Footprint:
     """One role after another, rows padded to the longest, logits at every token with their float32 gradient."""
     tokens = max(math.ceil(own.rows / parts) * own.longest for own in roles)
-    states = int(tokens * states_a_token(wanted.shape, wanted.rank) * way.element * REFERENCE)
+    states = int(tokens * kept_a_token(wanted, REFERENCE) * way.element)
     logits = tokens * wanted.shape.vocabulary * (way.element + 8)
     own = adapter_bytes(wanted.shape, wanted.rank, 1, way.element)
     return Footprint(base_bytes(wanted, way.element), own, states, logits, process_bytes(device, way))
 
 
-def _sharded(
-    wanted: Wanted, roles: tuple[RoleRows, ...], device: Device, way: Way, parts: int, workers: int
-) -> Footprint:
-    """One role after another. A base in shards is gathered a layer at a time, with the next one fetched ahead."""
-    whole = _reference(wanted, roles, device, way, math.ceil(parts * workers))
-    base, shape = whole.base, wanted.shape
+def _sharded(wanted: Wanted, whole: Footprint, way: Way, workers: int) -> Footprint:
+    """A base in shards is gathered a layer at a time, with the next one fetched ahead, beside the vocabulary's layer."""
+    shape, base = wanted.shape, whole.base
     if wanted.strategy in ("zero3", "fsdp2"):
         gathered = (2 * shape.linear_parameters // shape.layers + shape.vocabulary * shape.width) * way.element
         base = gathered + (0 if wanted.offload_param else whole.base // workers)
-    kept_whole = wanted.strategy == "ddp"
-    return Footprint(base, whole.adapters // (1 if kept_whole else workers), whole.states, whole.logits, whole.process)
+    shards = 1 if wanted.strategy == "ddp" else workers
+    return dataclasses.replace(whole, base=base, adapters=whole.adapters // shards)
 
 
 def host_bytes(wanted: Wanted, element: int) -> int:

@@ -45,7 +45,7 @@ def seat(wanted: Wanted, roles: tuple[RoleRows, ...], rooms: tuple[Room, ...]) -
     if workers > 1 and min(own.rows for own in roles) < workers:
         return None
     for parts in part_counts(wanted, roles, workers):
-        own = footprint(wanted, roles, smallest.device, parts, workers)
+        own = footprint(wanted, roles, smallest.device, (parts, workers))
         if needed_bytes(own) <= smallest.bytes:
             return Seat(
                 Placement(tuple(one.role for one in roles), smallest.gpus, workers),
@@ -65,7 +65,7 @@ def needed_bytes(own: Footprint) -> int:
 def least_bytes(wanted: Wanted, roles: tuple[RoleRows, ...], room: Room) -> int:
     """What it needs there at least, in as many parts as there can be."""
     *_, most = part_counts(wanted, roles, 1)
-    return needed_bytes(footprint(wanted, roles, room.device, most))
+    return needed_bytes(footprint(wanted, roles, room.device, (most, 1)))
 
 
 def part_counts(wanted: Wanted, roles: tuple[RoleRows, ...], workers: int) -> Iterator[int]:
@@ -80,6 +80,6 @@ def part_counts(wanted: Wanted, roles: tuple[RoleRows, ...], workers: int) -> It
 
 
 def _seconds(wanted: Wanted, roles: tuple[RoleRows, ...], room: Room, parts: int, workers: int) -> float:
-    taken = parts_taken(wanted, roles, room.device, parts, workers)
+    taken = parts_taken(wanted, roles, room.device, (parts, workers))
     share = min(1.0, room.gpus) if room.gpus else 1.0
     return step_seconds(wanted, roles, room.device, taken, (workers, share))

@@ -51,7 +51,7 @@ def step_seconds(
         split: devices like this one that share the step's rows, and what share in (0, 1] of each computes for it.
     """
     way, (workers, share) = Way.on(device, wanted), split
-    work = flops(wanted.shape, wanted.rank, roles) / workers
+    work = flops(wanted.shape, wanted.rank, roles, wanted.gradient_checkpointing) / workers
     if device.kind == CPU:
         cores = int(device.capability) if device.capability.isdigit() else 1
         return work / (CPU_PRODUCTS * CPU_SHARE * cores) / share
@@ -63,13 +63,17 @@ def step_seconds(
     )
 
 
-def flops(shape: BaseShape, rank: int, roles: tuple[RoleRows, ...]) -> float:
+def flops(shape: BaseShape, rank: int, roles: tuple[RoleRows, ...], again: bool = False) -> float:
     """Floating-point operations of a step, forward and backward over a frozen base with LoRA (as `bench.gpu.flops`).
 
     4 P + 6 R a token, 4 D V a scored position, 12 L H d a (query, key) pair; a pair of preferences is two more rows.
+
+    Args:
+        again: each layer's forward is computed once more in its backward.
     """
     a_token = 4 * shape.linear_parameters + 6 * shape.adapter_parameters(rank)
     a_pair = 12 * shape.layers * shape.heads * shape.head_width
+    a_token += 2 * shape.linear_parameters * again
     total = 0.0
     for own in roles:
         rest, rows = own.tokens - own.shared, own.rows + 2 * own.pairs

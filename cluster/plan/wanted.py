@@ -48,6 +48,8 @@ class Wanted:
     """Of the sharded engine."""
     offload_param: bool = False
     """Whether the sharded engine keeps the base in the node's memory and brings a layer at a time."""
+    gradient_checkpointing: bool = False
+    """Whether a layer's states are computed again in its backward instead of being kept."""
     base_bits: Literal[4, 16] = 16
     """4: the base's linear layers are held in 4 bits; 16: in `dtype`."""
 

@@ -63,7 +63,7 @@ def measured_peaks(way: str) -> dict[int, int]:
 @pytest.mark.parametrize("rows", [8, 16, 32, 64])
 def test_the_graph_steps_bytes_are_those_that_were_measured(rows: int) -> None:
     measured = measured_peaks("segments and graphs")[rows]
-    own = footprint(Rows(rows).wanted, Rows(rows).roles, H200, 1)
+    own = footprint(Rows(rows).wanted, Rows(rows).roles, H200)
     assert (own.total - model.CONTEXT) / MIB == pytest.approx(measured, rel=TOLERANCE)  # a context is no tensor
 
 
@@ -71,7 +71,7 @@ def test_the_graph_steps_bytes_are_those_that_were_measured(rows: int) -> None:
 def test_bytes_of_a_step_part_by_part_are_those_that_were_measured(rows: int) -> None:
     """In the bench's process many graph steps had run before, whose streams kept their workspaces."""
     measured = measured_peaks("part by part")[rows]
-    own = footprint(Rows(rows).wanted, Rows(rows).roles, AMPERE_SMALL, 1)
+    own = footprint(Rows(rows).wanted, Rows(rows).roles, AMPERE_SMALL)
     tensors = own.total - own.process + model.STREAMS * model.WORKSPACE_HOPPER
     assert tensors / MIB == pytest.approx(measured, rel=TOLERANCE)
 
@@ -117,8 +117,10 @@ def test_a_role_takes_what_its_bank_takes() -> None:
 def test_states_are_those_that_the_graph_step_reckons_with() -> None:
     """It adds a fifth for gradients and padding, which are terms of their own here."""
     lean = SimpleNamespace(
-        module_shapes=[SHAPE.modules], layers=range(SHAPE.layers), embedding=SimpleNamespace(element_size=lambda: 2)
-    )
+        module_shapes=[SHAPE.modules], layers=range(SHAPE.layers),
+        embedding=SimpleNamespace(element_size=lambda: 2),
+        recomputes=False,
+    )  # fmt: skip
     reckoned = bytes_a_token(lean, RANK)  # type: ignore[arg-type]
     assert model.states_a_token(SHAPE, RANK) * 2 * 6 // 5 == pytest.approx(reckoned, rel=1e-6)
     assert model.ROOM == _ROOM
