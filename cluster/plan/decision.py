@@ -106,7 +106,7 @@ def _options(wanted: Wanted, devices: Sequence[Device], serving: ServingShare | 
         found.append(f'ZeRO-3, [train] engine = "sharded" and [train.sharded] strategy = "zero3" ({_gib(plan)})')
     offloads = wanted.engine == "sharded" and wanted.offload_param
     if not offloads and (plan := fits(replace(sharded, offload_param=True))):
-        found.append(f'ZeRO-3 with [train.sharded] offload_param = true as well ({_gib(plan)})')
+        found.append(f"ZeRO-3 with [train.sharded] offload_param = true as well ({_gib(plan)})")
     if batch := _first(_smaller_batches(wanted), fits):
         found.append(f"[train] batch_size = {max(own.rows for own in batch.roles)}")
     if shorter := _first(_shorter_rows(wanted), fits):

@@ -208,7 +208,7 @@ def _reference(wanted: Wanted, roles: tuple[RoleRows, ...], device: Device, way:
 
 
 def _sharded(wanted: Wanted, whole: Footprint, way: Way, workers: int) -> Footprint:
-    """A base in shards is gathered a layer at a time, with the next one fetched ahead, beside the vocabulary's layer."""
+    """A base in shards is gathered a layer at a time, the next one fetched ahead, beside the vocabulary's layer."""
     shape, base = wanted.shape, whole.base
     if wanted.strategy in ("zero3", "fsdp2"):
         gathered = (2 * shape.linear_parameters // shape.layers + shape.vocabulary * shape.width) * way.element

@@ -59,7 +59,9 @@ def _config_of(base: Base) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads((Path(base.path) / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise LunaError(f"the base at {base.path} has no readable config.json; run `luna init` to prepare it.") from error
+        raise LunaError(
+            f"the base at {base.path} has no readable config.json; run `luna init` to prepare it."
+        ) from error
     return found
 
 
@@ -107,4 +109,3 @@ def _sample(examples: Sequence[Example]) -> list[Example]:
     spread = list(examples[::every][:_SAMPLE])
     long = sorted(examples, key=lambda one: -len(one.context) - len(one.input) - len(one.output))[:_LONGEST]
     return [*spread, *long]
-

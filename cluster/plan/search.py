@@ -13,9 +13,8 @@ nothing: whatever cannot be bettered for one group without harm to another comes
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 
 from cluster.devices import CPU, Device
 from cluster.placement import Placement
@@ -61,10 +60,11 @@ def fastest(wanted: Wanted, devices: Sequence[Device], serving: ServingShare | N
     if not cards:
         return _on_cpu(wanted, [device for device in devices if device.kind == CPU])
     memory = {device.node: device.free_bytes for device in devices if device.kind == CPU and not device.share}
+    known = Known(wanted)
     plans = (
         _plan(seats, served, cards)
         for rooms, served in with_serving(wanted, cards, serving)
-        for seats in _seatings(wanted, rooms, memory)
+        for seats in _seatings(known, rooms, memory)
     )
     # The order of what is tried decides last, so that equal rigs get equal plans.
     best: tuple[float, int] | None = None
@@ -103,14 +103,32 @@ def _on_cpu(wanted: Wanted, cpus: Sequence[Device]) -> Plan | None:
 
 
 # -- who sits where --------------------------------------------------------------------------------------------------
-def _seatings(wanted: Wanted, rooms: Sequence[Room], memory: dict[str, int]) -> Iterator[tuple[Seat, ...]]:
+class Known:
+    """Seats that were reckoned already: of rooms that are alike in all but their place only once."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        self.wanted = wanted
+        self._seats: dict[tuple[tuple[RoleRows, ...], tuple[Room, ...]], Seat | None] = {}
+
+    def seat(self, roles: tuple[RoleRows, ...], rooms: tuple[Room, ...]) -> Seat | None:
+        """See :func:`cluster.plan.seating.seat`."""
+        key = roles, tuple(map(anywhere, rooms))
+        if key not in self._seats:
+            self._seats[key] = seat(self.wanted, roles, rooms)
+        own = self._seats[key]
+        return own and replace(own, devices=tuple(room.device for room in rooms))
+
+
+def anywhere(room: Room) -> Room:
+    """The room without its place."""
+    return replace(room, device=replace(room.device, node="", index=0))
+
+
+def _seatings(known: Known, rooms: Sequence[Room], memory: dict[str, int]) -> Iterator[tuple[Seat, ...]]:
     """All that could be best."""
+    wanted = known.wanted
     by_role = {own.role: own for own in wanted.roles}
     groupings = [[tuple(by_role[role] for role in group) for group in groups] for groups in GROUPINGS]
-
-    @cache
-    def seated(roles: tuple[RoleRows, ...], own: tuple[Room, ...]) -> Seat | None:
-        return seat(wanted, roles, own)
 
     if wanted.engine == "sharded":  # one process group trains all roles, one after another
         for pool in _pools(rooms):
@@ -118,21 +136,21 @@ def _seatings(wanted: Wanted, rooms: Sequence[Room], memory: dict[str, int]) -> 
             if held > memory.get(pool[0].device.node, held):
                 continue
             for workers in range(1, len(pool) + 1):
-                if own := seated(wanted.roles, tuple(pool[:workers])):
+                if own := known.seat(wanted.roles, tuple(pool[:workers])):
                     yield (own,)
         return
     for groups in groupings:
         if len(groups) <= len(rooms):
-            yield from _one_each(groups, rooms, seated)
+            yield from _one_each(groups, rooms, known)
         if wanted.engine == "fused":
-            yield from _several_each(groups, rooms, seated)
+            yield from _several_each(groups, rooms, known)
 
 
 def _one_each(
-    groups: Sequence[tuple[RoleRows, ...]], rooms: Sequence[Room], seated: Callable[..., Seat | None]
+    groups: Sequence[tuple[RoleRows, ...]], rooms: Sequence[Room], known: Known
 ) -> Iterator[tuple[Seat, ...]]:
     """Each group on a card of its own, in every order of choosing."""
-    liked = {roles: _liked(roles, rooms, seated) for roles in groups}
+    liked = {roles: _liked(roles, rooms, known)[: len(groups)] for roles in groups}
     for order in itertools.permutations(groups):
         taken: dict[tuple[RoleRows, ...], Seat] = {}
         for roles in order:
@@ -145,20 +163,20 @@ def _one_each(
             yield tuple(taken[roles] for roles in groups)
 
 
-def _liked(roles: tuple[RoleRows, ...], rooms: Sequence[Room], seated: Callable[..., Seat | None]) -> list[Seat]:
+def _liked(roles: tuple[RoleRows, ...], rooms: Sequence[Room], known: Known) -> list[Seat]:
     """A group's seats, the fastest first, of equal ones that with the least memory."""
-    fits = [(own, room) for room in rooms if (own := seated(roles, (room,)))]
+    fits = [(own, room) for room in rooms if (own := known.seat(roles, (room,)))]
     fits.sort(key=lambda one: (one[0].step_seconds, one[1].bytes, one[1].device.node, one[1].device.index))
     return [own for own, _ in fits]
 
 
 def _several_each(
-    groups: Sequence[tuple[RoleRows, ...]], rooms: Sequence[Room], seated: Callable[..., Seat | None]
+    groups: Sequence[tuple[RoleRows, ...]], rooms: Sequence[Room], known: Known
 ) -> Iterator[tuple[Seat, ...]]:
     """As many equal cards of a node for each group, those with most memory."""
-    for pool in _pools(rooms):
+    for pool in {tuple(map(anywhere, pool)): pool for pool in reversed(_pools(rooms))}.values():
         for workers in range(2, len(pool) // len(groups) + 1):
-            own = [seated(roles, tuple(pool[at * workers : (at + 1) * workers])) for at, roles in enumerate(groups)]
+            own = [known.seat(roles, tuple(pool[at * workers : (at + 1) * workers])) for at, roles in enumerate(groups)]
             if all(own):
                 yield tuple(one for one in own if one)
 

@@ -38,7 +38,9 @@ def with_serving(
     for own in range(1, min(serving.replicas, len(cards) - 1) + 1):
         replicas = [len(range(at, serving.replicas, own)) for at in range(own)]
         for chosen in _different(cards, own):
-            served = [_served(wanted, card, count, serving, card.share) for card, count in zip(chosen, replicas, strict=True)]
+            served = [
+                _served(wanted, card, count, serving, card.share) for card, count in zip(chosen, replicas, strict=True)
+            ]
             if all(served):
                 rest = [room_on(card) for card in cards if card not in chosen]
                 yield rest, tuple(one for one in served if one)

@@ -78,7 +78,9 @@ def _devices(nodes: tuple[RayNode, ...], facts: tuple[NodeFacts, ...]) -> list[C
     for own in facts:
         if own.driver_gpus > own.torch_gpus and not own.visible:
             lists = f"the driver of {own.host} lists {own.driver_gpus} cards, torch {own.torch} sees {own.torch_gpus}"
-            fix = "install the torch for this card (`make setup` chooses it)" if not own.toolkit else "update the driver"
+            fix = (
+                "install the torch for this card (`make setup` chooses it)" if not own.toolkit else "update the driver"
+            )
             checks.append(Check("driver", f"{lists}: {fix}", is_problem=True))
     return checks
 
@@ -95,7 +97,9 @@ def _home(home: Home) -> list[Check]:
             run, head = stores.journal.open_run(lineage), stores.ledger.head()
     except LunaError as error:
         return [*checks, Check("home", str(error), is_problem=True)]
-    checks.append(Check("home", f"{home.root}, lineage {lineage}, " + ("no head yet" if head is None else f"head G{head}")))
+    checks.append(
+        Check("home", f"{home.root}, lineage {lineage}, " + ("no head yet" if head is None else f"head G{head}"))
+    )
     if run is not None:
         checks.append(Check("run", f"G{run.gen_id} is open at {run.next_step}; `luna generation run` resumes it"))
     return checks

@@ -72,7 +72,9 @@ def print_plan(planned: PlanOfHome, out: Console) -> None:
         for option in plan.would_fit:
             out.print(f"  would fit: {option}", markup=False, soft_wrap=True)
         return
-    table = Table("roles", "where", "GPUs", "base", "adapters", "states", "logits", "process", "GiB of", "parts", "ms/step")
+    table = Table(
+        "roles", "where", "GPUs", "base", "adapters", "states", "logits", "process", "GiB of", "parts", "ms/step"
+    )
     for seat in plan.seats:
         table.add_row(*_row(seat, planned))
     out.print(table)
@@ -91,10 +93,8 @@ def print_plan(planned: PlanOfHome, out: Console) -> None:
 
 def _asked(wanted: Wanted) -> list[str]:
     shape = wanted.shape
-    lines = [
-        f"base of {shape.parameters / 1e6:.0f} M parameters, {shape.layers} layers, LoRA of rank {wanted.rank}, "
-        f"engine {wanted.engine}"
-    ]
+    size = f"{shape.parameters / 1e6:.0f} M parameters, {shape.layers} layers"
+    lines = [f"base of {size}, LoRA of rank {wanted.rank}, engine {wanted.engine}"]
     for own in wanted.roles:
         steps = f"{own.steps} steps of" if own.steps else "steps of"
         lines.append(
@@ -107,7 +107,11 @@ def _asked(wanted: Wanted) -> list[str]:
 def _row(seat: Seat, planned: PlanOfHome) -> list[str]:
     own, smallest = seat.footprint, min(seat.devices, key=lambda device: device.free_bytes)
     terms = (own.base, own.adapters, own.states, own.logits, own.process)
-    gpus = f"{seat.placement.workers} x {seat.placement.gpus:g}" if seat.placement.workers > 1 else f"{seat.placement.gpus:g}"
+    gpus = (
+        f"{seat.placement.workers} x {seat.placement.gpus:g}"
+        if seat.placement.workers > 1
+        else f"{seat.placement.gpus:g}"
+    )
     return [
         seat.placement.name,
         ", ".join(_where(device, planned) for device in seat.devices),
@@ -130,14 +134,18 @@ def _told(plan: Plan, wanted: Wanted) -> list[str]:
     lines = []
     if plan.parts > wanted.parts:
         lines.append(
-            f"memory needs [train] gradient_accumulation_steps = {plan.parts} instead of {wanted.parts}; the gradient is "
-            "the same"
+            f"memory needs [train] gradient_accumulation_steps = {plan.parts} instead of {wanted.parts}; the gradient "
+            "is the same"
         )
-    unknown = sorted({device.name for seat in plan.seats for device in seat.devices if device.share and not card_of(device.name)})
+    unknown = sorted(
+        {device.name for seat in plan.seats for device in seat.devices if device.share and not card_of(device.name)}
+    )
     if unknown:
         lines.append(f"the speed of {', '.join(unknown)} is not known; the slowest card's that is was taken")
     if any(own.steps for own in wanted.roles):
         lines.append(f"about {plan.seconds:.0f} s from nothing to the last step, measuring not counted")
     else:
-        lines.append("no data waits in the inbox: rows count as long as they may be, and the number of steps is not known")
+        lines.append(
+            "no data waits in the inbox: rows count as long as they may be, and the number of steps is not known"
+        )
     return lines

@@ -18,9 +18,7 @@ from trainers.job import EngineInfo, TrioJob
 from trainers.runtime import card_facts
 
 ON_CPU = EngineInfo("fused", "cpu", "float32", 2, {"torch": "2.13.0"})
-H200 = replace(
-    ON_CPU, device="cuda", gpu="NVIDIA H200", capability="9.0", toolkit="CUDA 13.0", driver="580.159.04"
-)
+H200 = replace(ON_CPU, device="cuda", gpu="NVIDIA H200", capability="9.0", toolkit="CUDA 13.0", driver="580.159.04")
 RTX = replace(H200, gpu="NVIDIA GeForce RTX 4090", capability="8.9")
 
 
