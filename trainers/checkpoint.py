@@ -35,9 +35,8 @@ def fingerprint(job: TrioJob, info: EngineInfo) -> str:
 def _deciding(info: EngineInfo) -> dict[str, Any]:
     """The engine's facts without the driver's version; of a CPU, which has no card, those of earlier versions."""
     facts = dataclasses.asdict(info)
-    of_card = {name: facts.pop(name) for name in ("gpu", "capability", "toolkit")}
-    del facts["driver"]
-    return {**facts, **(of_card if info.gpu else {})}
+    card = facts.pop("card")
+    return {**facts, **({"card": {**card, "driver": ""}} if card else {})}
 
 
 def save_checkpoint(run_dir: Path, step: int, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:

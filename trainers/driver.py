@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,6 +16,23 @@ HIDING = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 """Environment variables that hide cards from programs."""
 
 _AMD_VENDOR = 4098
+
+
+@dataclass(frozen=True)
+class Card:
+    """A GPU, as the record of a training names it."""
+
+    name: str
+    capability: str
+    """NVIDIA's compute capability, `9.0`, or AMD's architecture, `gfx1102`."""
+    toolkit: str
+    """What torch was built for, `CUDA 13.0` or `HIP 7.2`."""
+    driver: str
+    """Version of the kernel driver. A fact of the record alone: what computes comes with the toolkit."""
+
+    def __str__(self) -> str:
+        driver = f"driver {self.driver}" if self.driver else ""
+        return ", ".join(part for part in (self.name, self.capability, self.toolkit, driver) if part)
 
 
 def hiding_variables() -> dict[str, str]:

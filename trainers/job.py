@@ -11,6 +11,7 @@ from curriculum.transcript import LengthSettings
 from ledger.errors import LunaError
 from ledger.roles import Role
 from trainers.config import ChannelSettings, LoraSettings, TrainSettings
+from trainers.driver import Card
 from trainers.generator import Generator
 from trainers.health.index import HealthSettings
 from trainers.lean.base import LeanBase
@@ -134,20 +135,8 @@ class EngineInfo:
     """Of the libraries that compute, and the machine's architecture."""
     graphs: bool = False
     """Whether a step is replayed from CUDA graphs, whose sums have another order."""
-    gpu: str = ""
-    """Name of the card; this and the next three are empty on a CPU."""
-    capability: str = ""
-    """NVIDIA's compute capability, `9.0`, or AMD's architecture, `gfx1102`."""
-    toolkit: str = ""
-    """What torch was built for, `CUDA 13.0` or `HIP 7.2`."""
-    driver: str = ""
-    """Version of the kernel driver. A fact of the record alone: what it computes is in the toolkit."""
-
-    @property
-    def card(self) -> str:
-        """The card in one line, as the ledger's `gpu` column has it; empty on a CPU."""
-        driver = f"driver {self.driver}" if self.driver else ""
-        return ", ".join(part for part in (self.gpu, self.capability, self.toolkit, driver) if part)
+    card: Card | None = None
+    """The card that computed; None on a CPU."""
 
 
 @dataclass(frozen=True)

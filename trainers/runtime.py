@@ -8,7 +8,7 @@ import platform
 
 import torch
 
-from trainers.driver import amd, nvidia
+from trainers.driver import Card, amd, nvidia
 
 
 def default_device() -> torch.device:
@@ -36,18 +36,15 @@ def _cpu_multiplies_bfloat16() -> bool:
     return any(check() for check in checks if check is not None)
 
 
-def card_facts(device: torch.device) -> dict[str, str]:
-    """The fields of :class:`trainers.job.EngineInfo` that say which card this is; none on a CPU."""
+def card_of(device: torch.device) -> Card | None:
+    """Which card this is; None for a CPU."""
     if device.type != "cuda":
-        return {}
+        return None
     properties = torch.cuda.get_device_properties(device)
     if torch.version.hip:
-        architecture = properties.gcnArchName.partition(":")[0]
-        facts = {"capability": architecture, "toolkit": f"HIP {torch.version.hip}", "driver": amd()[1]}
-    else:
-        capability = f"{properties.major}.{properties.minor}"
-        facts = {"capability": capability, "toolkit": f"CUDA {torch.version.cuda}", "driver": nvidia()[1]}
-    return {"gpu": properties.name, **facts}
+        return Card(properties.name, properties.gcnArchName.partition(":")[0], f"HIP {torch.version.hip}", amd()[1])
+    capability = f"{properties.major}.{properties.minor}"
+    return Card(properties.name, capability, f"CUDA {torch.version.cuda}", nvidia()[1])
 
 
 def usable_cores() -> int:

@@ -62,7 +62,7 @@ def rows_of(
                 trained_sha=outcome.adapter_sha,
                 collected_sha=collected.collected_sha,
                 view_sha=planned.view_sha,
-                gpu=engine.card,
+                gpu=str(engine.card or ""),
                 **dict(planned.channels),
             )
         )

@@ -80,9 +80,9 @@ def reproduce(home: Home, gen_id: int) -> dict[Role, tuple[str, str]]:
 def other_card(rows: Sequence[GenerationRow], info: EngineInfo) -> str:
     """How this process's device differs from those that trained a generation; empty if it does not, as far as the
     record says."""
-    here = info.card or info.device
+    here = str(info.card or info.device)
     there = list(dict.fromkeys(row.gpu or row.device for row in rows if (row.gpu or row.device) != here))
-    if not there or (info.gpu and there == [info.device]):  # an older row of a GPU, which does not name it
+    if not there or (info.card and there == [info.device]):  # an older row of a GPU, which does not name it
         return ""
     return f"recorded on {' and '.join(there)}, and this is {here}: bytes may differ for that alone"
 

@@ -13,13 +13,14 @@ from ledger.errors import LunaError
 from tests.ledger.builders import make_row
 from trainers.checkpoint import fingerprint, load_checkpoint, save_checkpoint
 from trainers.config import LoraSettings, TrainSettings
-from trainers.driver import amd, nvidia
+from trainers.driver import Card, amd, nvidia
 from trainers.job import EngineInfo, TrioJob
-from trainers.runtime import card_facts
+from trainers.runtime import card_of
 
 ON_CPU = EngineInfo("fused", "cpu", "float32", 2, {"torch": "2.13.0"})
-H200 = replace(ON_CPU, device="cuda", gpu="NVIDIA H200", capability="9.0", toolkit="CUDA 13.0", driver="580.159.04")
-RTX = replace(H200, gpu="NVIDIA GeForce RTX 4090", capability="8.9")
+CARD = Card("NVIDIA H200", "9.0", "CUDA 13.0", "580.159.04")
+H200 = replace(ON_CPU, device="cuda", card=CARD)
+RTX = replace(H200, card=replace(CARD, name="NVIDIA GeForce RTX 4090", capability="8.9"))
 
 
 @pytest.fixture
@@ -41,15 +42,15 @@ def test_a_checkpoint_of_another_card_is_refused(job: TrioJob) -> None:
 
 
 def test_a_newer_driver_takes_a_checkpoint_over(job: TrioJob) -> None:
-    assert fingerprint(job, replace(H200, driver="590.10")) == fingerprint(job, H200)
+    assert fingerprint(job, replace(H200, card=replace(CARD, driver="590.10"))) == fingerprint(job, H200)
 
 
 def test_another_toolkit_does_not(job: TrioJob) -> None:
-    assert fingerprint(job, replace(H200, toolkit="CUDA 12.6")) != fingerprint(job, H200)
+    assert fingerprint(job, replace(H200, card=replace(CARD, toolkit="CUDA 12.6"))) != fingerprint(job, H200)
 
 
 def test_reproducing_says_that_the_card_differs() -> None:
-    rows = [make_row(device="cuda", gpu=H200.card)]
+    rows = [make_row(device="cuda", gpu=str(CARD))]
     assert other_card(rows, H200) == ""
     told = other_card(rows, RTX)
     assert "NVIDIA H200, 9.0, CUDA 13.0, driver 580.159.04" in told
@@ -63,8 +64,7 @@ def test_an_older_row_that_names_no_card_is_not_said_to_differ() -> None:
 
 
 def test_a_cpu_has_no_card() -> None:
-    assert card_facts(torch.device("cpu")) == {}
-    assert ON_CPU.card == ""
+    assert card_of(torch.device("cpu")) is None
 
 
 def test_the_drivers_files_are_read(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ class FusedEngine:
             threads=self.threads,
             versions={"torch": torch.__version__, "machine": platform.machine()},
             graphs=step_for(self.lean.model, self.lean.lora.rank) is GraphStep,
-            **runtime.card_facts(self.device),
+            card=runtime.card_of(self.device),
         )
 
     def train(

@@ -59,7 +59,7 @@ class TrlEngine:
             dtype=str(self.dtype).removeprefix("torch."),
             threads=self.threads,
             versions={"torch": torch.__version__, "trl": trl.__version__},
-            **runtime.card_facts(self.device),
+            card=runtime.card_of(self.device),
         )
 
     def train(
