@@ -19,7 +19,7 @@ def plan_command(
     home: Path | None = HOME_OPTION,
 ) -> None:
     """Show where the next generation would train, in how many bytes and seconds. Exit status 3 if it does not fit."""
-    from jobs.rig.plan import plan_of_home, plain, print_plan
+    from jobs.rig.plan import plain, plan_of_home, print_plan
 
     with friendly_errors():
         place = resolve_home(home)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from cluster.devices import Device, NodeFacts
 from cluster.plan import CannotRun, Plan, Wanted, plan_run
@@ -18,6 +19,8 @@ from ledger.home import Home
 from trainers.models.frozen import prepare_base
 
 _GIB = 1 << 30
+
+_COLUMNS = ("where", "GPUs", "base", "adapters", "states", "other", "GiB of", "parts", "ms/step")
 
 
 @dataclass(frozen=True)
@@ -72,9 +75,7 @@ def print_plan(planned: PlanOfHome, out: Console) -> None:
         for option in plan.would_fit:
             out.print(f"  would fit: {option}", markup=False, soft_wrap=True)
         return
-    table = Table(
-        "roles", "where", "GPUs", "base", "adapters", "states", "logits", "process", "GiB of", "parts", "ms/step"
-    )
+    table = Table(Column("roles", no_wrap=True), *_COLUMNS, box=SIMPLE, pad_edge=False)
     for seat in plan.seats:
         table.add_row(*_row(seat, planned))
     out.print(table)
@@ -106,7 +107,7 @@ def _asked(wanted: Wanted) -> list[str]:
 
 def _row(seat: Seat, planned: PlanOfHome) -> list[str]:
     own, smallest = seat.footprint, min(seat.devices, key=lambda device: device.free_bytes)
-    terms = (own.base, own.adapters, own.states, own.logits, own.process)
+    terms = (own.base, own.adapters, own.states + own.logits, own.process)
     gpus = (
         f"{seat.placement.workers} x {seat.placement.gpus:g}"
         if seat.placement.workers > 1
