@@ -35,7 +35,7 @@ def wanted_of(home: Home, settings: Settings, base: Base) -> Wanted:
     config = _config_of(base)
     train: Mapping[str, Any] = settings.train.model_dump()
     sharded: Mapping[str, Any] = train.get("sharded") or {}
-    engine = "trl" if train["engine"] == "auto" and why_unsupported(SimpleNamespace(**config)) else train["engine"]
+    engine: Any = "trl" if train["engine"] == "auto" and why_unsupported(SimpleNamespace(**config)) else train["engine"]
     return Wanted(
         shape=BaseShape.of_config(config),
         rank=settings.lora.rank,

@@ -43,7 +43,7 @@ class Rows:
         longest = max(sum(len(row.tokens) - HEADER_TOKENS for row in group.rows) for group in groups)
         answer = sum(ANSWER_TOKENS) / 2
         a_row = HEADER_TOKENS + longest / self.count
-        return tuple(RoleRows(role, self.count, 45, a_row, answer, HEADER_TOKENS) for role in ROLES)  # type: ignore[arg-type]
+        return tuple(RoleRows(role, self.count, 45, a_row, answer, HEADER_TOKENS) for role in ROLES)
 
     @property
     def setting(self) -> Setting:

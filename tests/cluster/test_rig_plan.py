@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -30,7 +31,7 @@ def rows(role: Role, count: int = 8, tokens: float = 45, longest: int = 256, ste
     return RoleRows(role, count, tokens, longest, 8, 20, steps=steps)
 
 
-def wanted(shape: BaseShape = HALF_BILLION, **changes: int) -> Wanted:
+def wanted(shape: BaseShape = HALF_BILLION, **changes: Any) -> Wanted:
     return Wanted(shape, 32, tuple(rows(role, **changes) for role in ROLES))
 
 
