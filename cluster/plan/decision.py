@@ -110,7 +110,7 @@ def _options(wanted: Wanted, devices: Sequence[Device], serving: ServingShare | 
     if batch := _first(_smaller_batches(wanted), fits):
         found.append(f"[train] batch_size = {max(own.rows for own in batch.roles)}")
     if shorter := _first(_shorter_rows(wanted), fits):
-        found.append(f"[text] max_tokens = {max(own.longest for own in shorter.roles)}")
+        found.append(f"[text] max_tokens = {max(own.longest for own in shorter.roles):g}")
     if serving is not None and fits(wanted, None):
         found.append("no server beside it")
     alone = [replace(device, free_bytes=device.total_bytes) for device in devices]

@@ -191,7 +191,7 @@ def _graph_states(wanted: Wanted, segments: Iterable[int], scored: int, element:
     return int(tokens * kept_a_token(wanted) * element) + max(0, beside - logits), logits
 
 
-def _plain_states(wanted: Wanted, tokens: int, longest: int, element: int) -> int:
+def _plain_states(wanted: Wanted, tokens: float, longest: float, element: int) -> int:
     """As autograd keeps them, with the attention weights of each row over itself and its prefix."""
     layers = 1 if wanted.gradient_checkpointing else wanted.shape.layers
     weights = layers * wanted.shape.heads * longest
@@ -202,7 +202,7 @@ def _reference(wanted: Wanted, roles: tuple[RoleRows, ...], device: Device, way:
     """One role after another, rows padded to the longest, logits at every token with their float32 gradient."""
     tokens = max(math.ceil(own.rows / parts) * own.longest for own in roles)
     states = int(tokens * kept_a_token(wanted, REFERENCE) * way.element)
-    logits = tokens * wanted.shape.vocabulary * (way.element + 8)
+    logits = int(tokens * wanted.shape.vocabulary) * (way.element + 8)
     own = adapter_bytes(wanted.shape, wanted.rank, 1, way.element)
     return Footprint(base_bytes(wanted, way.element), own, states, logits, process_bytes(device, way))
 

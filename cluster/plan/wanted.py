@@ -20,7 +20,7 @@ class RoleRows:
     """Examples a step."""
     tokens: float
     """Prompt and answer of an average row."""
-    longest: int
+    longest: float
     """Prompt and answer of the longest row, for which there must be memory."""
     answer: float
     """Answer of an average row."""

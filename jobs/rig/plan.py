@@ -99,7 +99,7 @@ def _asked(wanted: Wanted) -> list[str]:
     for own in wanted.roles:
         steps = f"{own.steps} steps of" if own.steps else "steps of"
         lines.append(
-            f"{own.role}: {steps} {own.rows} rows, {own.tokens:.0f} tokens on average and {own.longest} at most, "
+            f"{own.role}: {steps} {own.rows} rows, {own.tokens:.0f} tokens on average and {own.longest:g} at most, "
             f"{own.shared} shared"
         )
     return lines
