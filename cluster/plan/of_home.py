@@ -35,14 +35,16 @@ def wanted_of(home: Home, settings: Settings, base: Base) -> Wanted:
     config = _config_of(base)
     train: Mapping[str, Any] = settings.train.model_dump()
     sharded: Mapping[str, Any] = train.get("sharded") or {}
-    engine: Any = "trl" if train["engine"] == "auto" and why_unsupported(SimpleNamespace(**config)) else train["engine"]
+    engine: Any = train["engine"]
+    if engine == "auto":
+        engine = "trl" if why_unsupported(SimpleNamespace(**config)) else "fused"
     return Wanted(
         shape=BaseShape.of_config(config),
         rank=settings.lora.rank,
         roles=_rows_of_roles(home, settings, base),
         dtype=settings.train.dtype,
         parts=settings.train.gradient_accumulation_steps,
-        engine="fused" if engine == "auto" else engine,
+        engine=engine,
         strategy=sharded.get("strategy", "zero3"),
         offload_param=sharded.get("offload_param", False),
         gradient_checkpointing=train.get("gradient_checkpointing", False),

@@ -23,9 +23,9 @@ from cluster.plan.seating import Room, Seat, seat
 from cluster.plan.seconds import start_seconds
 from cluster.plan.serving import Served, with_serving
 from cluster.plan.wanted import RoleRows, ServingShare, Wanted
-from ledger.roles import ROLES
+from ledger.roles import ROLES, Role
 
-GROUPINGS = (
+GROUPINGS: tuple[tuple[tuple[Role, ...], ...], ...] = (
     (ROLES,),
     (("creative", "logical"), ("dialectical",)),
     (("creative", "dialectical"), ("logical",)),
@@ -99,7 +99,9 @@ def _on_cpu(wanted: Wanted, cpus: Sequence[Device]) -> Plan | None:
         return None
     device = max(cpus, key=lambda cpu: cpu.free_bytes)
     own = seat(wanted, wanted.roles, (Room(device, 0.0, device.free_bytes),))
-    return own and _timed(_plan((own,), (), ()), wanted, max(one.steps for one in wanted.roles))
+    if own is None:
+        return None
+    return _timed(_plan((own,), (), ()), wanted, max(one.steps for one in wanted.roles))
 
 
 # -- who sits where --------------------------------------------------------------------------------------------------
