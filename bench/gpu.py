@@ -12,7 +12,6 @@ layers, bfloat16, batch 4 x accumulation 2 for each role, examples of 30 to 60 t
 from __future__ import annotations
 
 import argparse
-import re
 import statistics
 import sys
 from dataclasses import replace
@@ -37,6 +36,7 @@ from bench.gpu_loops import (
     run_peft_bfloat16,
     run_peft_master,
 )
+from cluster.plan.cards import peak_tflops
 
 SEED_EXAMPLES_PER_S = 6.1
 """What the project's first run, on another machine and with another program, is reported to have reached."""
@@ -62,23 +62,6 @@ SMALL = QWEN2_HALF_BILLION | {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
 }
-
-PEAK_TFLOPS = {
-    "H200": 989.0,
-    "H100": 989.0,
-    "H100 PCIe": 756.0,
-    "H100 NVL": 835.0,
-    "A100": 312.0,
-    "L40S": 362.0,
-    "L4": 121.0,
-    "RTX 4090": 165.2,
-    "RTX 3090": 71.0,
-    "MI300X": 1307.0,
-    "RX 7900 XTX": 122.8,
-    "RX 7600 XT": 45.1,
-}
-"""Dense bfloat16 with float32 sums, as the vendors state it, not measured; the longest name that fits counts."""
-
 
 SETTINGS = [
     Setting(name, batch, accumulation, run)
@@ -175,13 +158,6 @@ def flops(work: Work, config: Any) -> float:
         + work.scored * 4 * width * config.vocab_size
         + work.pairs * 12 * layers * width
     )
-
-
-def peak_tflops(name: str) -> float | None:
-    """Of a GPU by the name that torch gives it; None if it is not in the table."""
-    words = " ".join(re.findall(r"[a-z0-9]+", name.lower()))
-    fits = [key for key in PEAK_TFLOPS if all(re.search(rf"\b(g?){word}\b", words) for word in key.lower().split())]
-    return PEAK_TFLOPS[max(fits, key=len)] if fits else None
 
 
 def report(results: dict[Setting, list[Measured]], config: Any, arguments: argparse.Namespace) -> None:

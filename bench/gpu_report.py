@@ -9,8 +9,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from bench.gpu import peak_tflops
 from bench.report import keep
+from cluster.plan.cards import peak_tflops
 
 HEADER = ["variant", "batch x acc.", "examples/s", "x best PEFT", "tokens/example", "TFLOPS", "MFU", "peak MiB", "runs"]
 

@@ -7,6 +7,8 @@
     run_worker.py     the thread in it that raises a generation; run_log.py its log
     generation.py     a generation from its data to its verdict, on one page; steps/ has what the steps are made of,
                       judging/ what comes after training
+    devices/          what Ray, torch and the drivers say of the devices, and whether they agree
+    plan/             where a generation trains, in how many bytes and seconds, before anything starts
     trainer_pool.py   the trainer actors (trainer_actor.py) on the devices there are (placement.py)
     server/           the coordinator's side of serving
 

@@ -20,6 +20,7 @@ import psutil
 from cluster.access import token
 from ledger.errors import LunaError
 from ledger.files import write_atomic
+from trainers.driver import gpus_for_ray
 
 NAMESPACE = "luna"
 
@@ -204,6 +205,8 @@ def start_head() -> StartedHead:
         ray_command, "start", "--head", "--port=0", "--dashboard-host=127.0.0.1", "--node-ip-address=127.0.0.1",
         "--disable-usage-stats", f"--object-store-memory={_OBJECT_STORE_BYTES}",
     ]  # fmt: skip
+    if (gpus := gpus_for_ray()) is not None:  # AMD cards that Ray does not count by itself
+        command.append(f"--num-gpus={gpus}")
     failed = f"Ray could not be started with `{' '.join(command)}`"
     try:
         starter = subprocess.Popen(

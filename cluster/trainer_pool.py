@@ -15,6 +15,7 @@ import ray
 from ray.exceptions import RayActorError
 
 from cluster.calls import get
+from cluster.devices.probe import check_rig
 from cluster.placement import Placement, assign, keep_groups, place_roles
 from cluster.settings import Settings
 from cluster.trainer_actor import LESS_MEMORY, Trainer, TrainerReport
@@ -112,7 +113,11 @@ class TrainerPool:
 
         Args:
             recorded: the groups that the run began with; none: it begins now.
+
+        Raises:
+            LunaError: Ray and torch do not count the same cards on a node, or a node does not answer.
         """
+        check_rig()
         engine_settings = settings.train.model_dump(include={"engine", "dtype", "threads"})
         key = sha256_json([base.sha, str(base.path), settings.lora.model_dump(), engine_settings])
         if key != self._key:

@@ -16,6 +16,7 @@ from jobs.context import EXIT_STATUSES
 from jobs.demo import commands as demo
 from jobs.generation import commands as generation
 from jobs.reward import commands as reward
+from jobs.rig import commands as rig
 from jobs.submit import commands as submit
 from jobs.teacher import commands as teach
 
@@ -39,6 +40,8 @@ app.command("deploy")(serve.deploy_command)
 app.command("chat")(chat.chat_command)
 app.command("compare")(chat.compare_command)
 app.command("down")(down.down)
+app.command("plan")(rig.plan_command)
+app.command("doctor")(rig.doctor_command)
 app.add_typer(generation.app, name="generation")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(curriculum.app, name="curriculum")

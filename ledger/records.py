@@ -112,6 +112,8 @@ class GenerationRow(Record):
     """SHA-256 of what the parent made of earlier examples, which decided on replay; empty where it had no say."""
     rehearsed_sha: Sha256 | Literal[""] = ""
     """SHA-256 of what the base says itself, of which some rows are repeated; empty where nothing is rehearsed."""
+    gpu: str = ""
+    """Card that trained the row: name, capability, CUDA or HIP version, driver; empty on a CPU and in older rows."""
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:

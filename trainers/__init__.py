@@ -8,7 +8,8 @@ inside an actor alike. `cluster` and `jobs` may import it; it imports only `curr
     engines.py      chooses the engine; the only file that knows all of them
     generator.py    the `Generator` protocol: greedy text and log-likelihoods of a voice
     data.py         a job's examples and pairs as token rows; schedule.py: rate and rows of each step
-    checkpoint.py   training state on disk; curves.py: TensorBoard; runtime.py: device, dtype, threads
+    checkpoint.py   training state on disk; curves.py: TensorBoard; runtime.py: device, dtype, threads; driver.py: what
+                    the kernel's drivers say of the cards
     models/         the frozen base and adapters on disk
     lean/           the fast forward and backward over packed rows
     fused/          the engine that trains all roles in one pass

@@ -23,13 +23,20 @@ def fingerprint(job: TrioJob, info: EngineInfo) -> str:
     """SHA-256 over all that decides the bytes: the job, its data files' content, the engine's."""
     settings = [job.train.model_dump(exclude={"checkpoint_every_steps"}), job.lora.model_dump(), job.text.model_dump()]
     whole: list[Any] = [job.roles, dict(job.parents), dict(job.role_steps), job.seed, settings]
-    whole += [sha256_file(Path(job.train_file)), dataclasses.asdict(info)]
+    whole += [sha256_file(Path(job.train_file)), _deciding(info)]
     if job.train.kl_weight:
         whole += [sha256_file(Path(job.delta_file)) if job.delta_file else None]
     if job.channels.mode == "dual":
         files = [sha256_file(Path(file)) if file else None for file in (job.preference_file, job.rewards_file)]
         whole += [job.channels.model_dump(), files, job.health.model_dump() if job.rewards_file else None]
     return sha256_json(whole)
+
+
+def _deciding(info: EngineInfo) -> dict[str, Any]:
+    """The engine's facts without the driver's version; of a CPU, which has no card, those of earlier versions."""
+    facts = dataclasses.asdict(info)
+    card = facts.pop("card")
+    return {**facts, **({"card": {**card, "driver": ""}} if card else {})}
 
 
 def save_checkpoint(run_dir: Path, step: int, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
@@ -60,7 +67,7 @@ def load_checkpoint(run_dir: Path, expected_fingerprint: str) -> tuple[dict[str,
     record: dict[str, Any] = json.loads((found[-1] / "state.json").read_text())
     if record["fingerprint"] != expected_fingerprint:
         raise LunaError(
-            f"the checkpoint {found[-1]} belongs to another training job (settings, data or machine differ); "
+            f"the checkpoint {found[-1]} belongs to another training job (settings, data, machine or card differ); "
             f"delete {run_dir} to train from the start."
         )
     return load_file(found[-1] / "state.safetensors"), record

@@ -11,6 +11,7 @@ from curriculum.transcript import LengthSettings
 from ledger.errors import LunaError
 from ledger.roles import Role
 from trainers.config import ChannelSettings, LoraSettings, TrainSettings
+from trainers.driver import Card
 from trainers.generator import Generator
 from trainers.health.index import HealthSettings
 from trainers.lean.base import LeanBase
@@ -150,6 +151,8 @@ class EngineInfo:
     """Of the libraries that compute, and the machine's architecture."""
     graphs: bool = False
     """Whether a step is replayed from CUDA graphs, whose sums have another order."""
+    card: Card | None = None
+    """The card that computed; None on a CPU."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ import platform
 
 import torch
 
+from trainers.driver import Card, amd, nvidia
+
 
 def default_device() -> torch.device:
     """The first accelerator that torch sees (CUDA and ROCm both call it `cuda`), else the CPU."""
@@ -33,6 +35,17 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
 def _cpu_multiplies_bfloat16() -> bool:
     checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return any(check() for check in checks if check is not None)
+
+
+def card_of(device: torch.device) -> Card | None:
+    """Which card this is; None for a CPU."""
+    if device.type != "cuda":
+        return None
+    properties = torch.cuda.get_device_properties(device)
+    if torch.version.hip:
+        return Card(properties.name, properties.gcnArchName.partition(":")[0], f"HIP {torch.version.hip}", amd()[1])
+    capability = f"{properties.major}.{properties.minor}"
+    return Card(properties.name, capability, f"CUDA {torch.version.cuda}", nvidia()[1])
 
 
 def usable_cores() -> int:

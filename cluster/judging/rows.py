@@ -63,6 +63,7 @@ def rows_of(
                 collected_sha=collected.collected_sha,
                 view_sha=planned.view_sha,
                 rehearsed_sha=planned.rehearsed_sha,
+                gpu=str(engine.card or ""),
                 **dict(planned.channels),
             )
         )

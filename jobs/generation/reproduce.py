@@ -22,7 +22,7 @@ from ledger.roles import Role
 from ledger.store import Stores
 from trainers.config import TrainSettings
 from trainers.engines import open_engine
-from trainers.job import Engine, MicroBatches, TrioProgress
+from trainers.job import Engine, EngineInfo, MicroBatches, TrioProgress
 from trainers.models.adapter_set import AdapterSet
 from trainers.models.frozen import Base
 from trainers.runtime import default_device
@@ -53,6 +53,8 @@ def reproduce(home: Home, gen_id: int) -> dict[Role, tuple[str, str]]:
     """
     record = _read_record(home, gen_id)
     engine = _open_engine(home, record)
+    if differs := other_card(record.rows, engine.info):
+        logger.info(differs)
     found: dict[Role, tuple[str, str]] = {}
     with tempfile.TemporaryDirectory(prefix="luna-reproduce-") as folder:
         # Adapters go to a folder of their own, where the parents are links.
@@ -76,6 +78,16 @@ def reproduce(home: Home, gen_id: int) -> dict[Role, tuple[str, str]]:
                     publish_dir(made, home.adapter_dir(made.name))
                     logger.info(f"the missing adapter {made.name[:12]} of {row.role} is back")
     return found
+
+
+def other_card(rows: Sequence[GenerationRow], info: EngineInfo) -> str:
+    """How this process's device differs from those that trained a generation; empty if it does not, as far as the
+    record says."""
+    here = str(info.card or info.device)
+    there = list(dict.fromkeys(row.gpu or row.device for row in rows if (row.gpu or row.device) != here))
+    if not there or (info.card and there == [info.device]):  # an older row of a GPU, which does not name it
+        return ""
+    return f"recorded on {' and '.join(there)}, and this is {here}: bytes may differ for that alone"
 
 
 def _read_record(home: Home, gen_id: int) -> _Record:

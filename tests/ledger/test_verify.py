@@ -391,11 +391,12 @@ def test_the_files_of_a_second_channel_are_checked_and_its_columns_are_empty_wit
         "collected_sha",
         "view_sha",
         "rehearsed_sha",
+        "gpu",
         "row_sha",
     ]
-    assert header[-8:] == own
-    assert lines[0][-8:-1] == [""] * 7
-    assert lines[-1][-8] == files["pref_sha"]
+    assert header[-9:] == own
+    assert lines[0][-9:-1] == [""] * 8
+    assert lines[-1][-9] == files["pref_sha"]
     assert verify(home) == []
     flip_byte(home.data_file(files["pref_sha"]))
     only(verify(home), "preference pairs changed", "G2")

@@ -55,6 +55,7 @@ class FusedEngine:
             threads=self.threads,
             versions={"torch": torch.__version__, "machine": platform.machine()},
             graphs=step_for(self.lean.model, self.lean.lora.rank) is GraphStep,
+            card=runtime.card_of(self.device),
         )
 
     def train(

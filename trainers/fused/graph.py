@@ -251,8 +251,12 @@ def step_for(model: LeanModel, rank: int) -> type[TrioStep]:
     if model.device.type != "cuda" or not torch.version.cuda or find_spec("triton") is None:
         return TrioStep
     capability = torch.cuda.get_device_capability(model.device)
-    widest = 128 if capability >= (9, 0) else 64
-    return GraphStep if capability >= (8, 0) and max(model.head_width, rank) <= widest else TrioStep
+    return GraphStep if graphs_fit(capability, max(model.head_width, rank)) else TrioStep
+
+
+def graphs_fit(capability: tuple[int, int], widest: int) -> bool:
+    """Whether the kernels fit an NVIDIA GPU, for the wider of a head and the rank."""
+    return capability >= (8, 0) and widest <= (128 if capability >= (9, 0) else 64)
 
 
 def bytes_a_token(model: LeanModel, rank: int) -> int:

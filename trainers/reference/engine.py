@@ -72,6 +72,7 @@ class TrlEngine:
             dtype=str(self.dtype).removeprefix("torch."),
             threads=self.threads,
             versions={"torch": torch.__version__, "trl": trl.__version__},
+            card=runtime.card_of(self.device),
         )
 
     def train(
