@@ -135,10 +135,8 @@ class EngineInfo:
     graphs: bool = False
     """Whether a step is replayed from CUDA graphs, whose sums have another order."""
     workers: tuple[tuple[int, int], ...] = ((0, 1),)
-    """Processes that shared the rows of each step, as (first step, processes): several where a worker was lost or came
-    in between. Sums over processes have another order."""
-    base_weights: str = "whole"
-    """Of the frozen linear layers: as they are, or `nf4`, rounded to four bits."""
+    """Processes that shared the rows of a step, as (first step, processes); more than one entry where a worker was lost
+    or came in between. Sums over processes have another order."""
 
 
 @dataclass(frozen=True)

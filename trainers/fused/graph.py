@@ -257,8 +257,10 @@ def step_for(model: LeanModel, rank: int) -> type[TrioStep]:
     """How the adapters of a rank are trained: by graphs where that fits the device, else part by part.
 
     Fitting are NVIDIA GPUs with Triton from Ampere on. Measured on Hopper; blocks of wide heads and high ranks may not
-    fit what an older one's processor holds.
+    fit what an older one's processor holds. A base in four bits goes part by part.
     """
+    if not model.whole:
+        return TrioStep
     if model.device.type != "cuda" or not torch.version.cuda or find_spec("triton") is None:
         return TrioStep
     capability = torch.cuda.get_device_capability(model.device)
@@ -273,7 +275,8 @@ def bytes_a_token(model: LeanModel, rank: int) -> int:
     """
     (q, width), (k, _), *_, (_, inner) = model.module_shapes[0]
     states = 5 * width + q + 2 * k + 3 * inner + 7 * rank
-    return len(model.layers) * states * model.embedding.element_size() * 6 // 5
+    whole = states + len(model.layers) * 2 * width if model.recomputes else len(model.layers) * states
+    return whole * model.embedding.element_size() * 6 // 5
 
 
 def rounding(bank: AdapterBank) -> Callable[[], None]:
