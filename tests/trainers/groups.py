@@ -11,11 +11,13 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+import trainers.fused.run as run_module
 from ledger.errors import LunaError
 from tests.trainers.builders import CPU, LORA
 from trainers.config import TrainSettings
 from trainers.engines import open_engine
 from trainers.fused.engine import FusedEngine
+from trainers.fused.graph import GraphStep, step_for
 from trainers.fused.run import FusedRun
 from trainers.job import TrioJob, TrioOutcome
 from trainers.models.frozen import Base
@@ -32,6 +34,8 @@ class Task:
     """The process of rank 1 asks to stop after so many steps."""
     disturb: bool = False
     """The process of rank 1 moves its adapters by a hair."""
+    graphs: bool = False
+    """Steps are taken as on a GPU, by plain operations."""
 
 
 @dataclass
@@ -54,9 +58,9 @@ def train_together(folder: Path, base: Base, tasks: Sequence[Task], size: int = 
         return [one.get(240) for one in asked]
 
 
-def train_alone(base: Base, job: TrioJob) -> Told:
+def train_alone(base: Base, task: Task) -> Told:
     """The same of one process."""
-    return _train(FusedEngine(base, ONE_THREAD, LORA, CPU), Task(job), 0)
+    return _train(FusedEngine(base, ONE_THREAD, LORA, CPU), task, 0)
 
 
 def _worker(rank: int, size: int, meeting: str, base: Base, tasks: Sequence[Task]) -> list[Told]:
@@ -84,6 +88,7 @@ def _train(engine: FusedEngine, task: Task, rank: int) -> Told:
         return rank == 1 and task.stop_after is not None and steps > task.stop_after
 
     engine._refuse_apart = seen  # type: ignore[method-assign]
+    run_module.step_for = (lambda *_: GraphStep) if task.graphs else step_for  # type: ignore[assignment]
     try:
         told.outcome = engine.train(task.job, lambda p: told.losses.append(dict(p.losses)), asked_to_stop)
     except LunaError as error:

@@ -15,9 +15,6 @@ from ledger.roles import ROLES
 from tests.trainers.builders import CPU, LORA, make_home, make_job, sums, tastes, tiny_base
 from tests.trainers.groups import ONE_THREAD, Task, train_alone, train_together
 from trainers.engines import open_engine
-from trainers.fused.graph import GraphStep
-from trainers.fused.step import StepParts
-from trainers.lean.packing import Group
 from trainers.models.adapters import WEIGHTS, initial_adapter
 from trainers.parallel import World
 
@@ -36,18 +33,24 @@ def held_job(home, **more):
 UNEVEN = {"creative": 3, "logical": 5, "dialectical": 4}
 
 
-def jobs(home, run):
+def tasks_of(home, run):
     """By name what both a group and one process train."""
     common = {"threads": 1, "checkpoint_every_steps": 3}
     rows = [e for role in ROLES for e in sums(role, 2 * UNEVEN[role] - 1)]
+    parts = {"gradient_accumulation_steps": 2, "gradient_checkpointing": True, **common}
     return {
-        "examples": make_job(home, steps=8, run=f"examples-{run}", **common),
-        "all channels": held_job(home, steps=8, run=f"all-{run}", **common),
-        "few rows": make_job(home, steps=UNEVEN, examples=rows, batch_size=2, run=f"few-{run}", **common),
-        "parts": make_job(
-            home, steps=4, run=f"parts-{run}", gradient_accumulation_steps=2, gradient_checkpointing=True, **common
+        "examples": Task(make_job(home, steps=8, run=f"examples-{run}", **common)),
+        "all channels": Task(held_job(home, steps=8, run=f"all-{run}", **common)),
+        "few rows": Task(make_job(home, steps=UNEVEN, examples=rows, batch_size=2, run=f"few-{run}", **common)),
+        "parts": Task(make_job(home, steps=4, run=f"parts-{run}", **parts)),
+        "graphs": Task(held_job(home, steps=8, run=f"graphs-{run}", **common), graphs=True),
+        "few rows, graphs": Task(
+            make_job(home, steps=UNEVEN, examples=rows, batch_size=2, run=f"few-graphs-{run}", **parts), graphs=True
         ),
     }
+
+
+NAMES = ("examples", "all channels", "few rows", "parts", "graphs", "few rows, graphs")
 
 
 @pytest.fixture(scope="module")
@@ -59,16 +62,15 @@ def home(tmp_path_factory):
 def trained(home, tmp_path_factory):
     """By name (what one process saw, what each of two saw), and the group's further tasks."""
     base = tiny_base(home)
-    ours = jobs(home, "two")
+    ours = tasks_of(home, "two")
     further = {
         "stopped": Task(make_job(home, steps=6, run="stopped", threads=1), stop_after=2),
         "disturbed": Task(make_job(home, steps=2, run="disturbed", threads=1), disturb=True),
         "missing": Task(make_job(home, steps=2, run="missing", threads=1, parents=dict.fromkeys(ROLES, "0" * 64))),
     }
-    tasks = [*(Task(job) for job in ours.values()), *further.values()]
-    by_rank = train_together(tmp_path_factory.mktemp("meeting"), base, tasks)
+    by_rank = train_together(tmp_path_factory.mktemp("meeting"), base, [*ours.values(), *further.values()])
     both = dict(zip([*ours, *further], zip(*by_rank, strict=True), strict=True))
-    alone = {name: train_alone(base, job) for name, job in jobs(home, "one").items()}
+    alone = {name: train_alone(base, task) for name, task in tasks_of(home, "one").items()}
     return alone, both
 
 
@@ -84,7 +86,7 @@ def update(home, outcome):
     return torch.cat(parts)
 
 
-@pytest.mark.parametrize("name", ["examples", "all channels", "few rows", "parts"])
+@pytest.mark.parametrize("name", NAMES)
 def test_two_workers_learn_what_one_learns(home, trained, name):
     alone, (lead, other) = trained[0][name], trained[1][name]
     assert (alone.error, lead.error, other.error) == ("", "", "")
@@ -95,7 +97,7 @@ def test_two_workers_learn_what_one_learns(home, trained, name):
     assert (one - two).norm() / one.norm() <= 5e-3
 
 
-@pytest.mark.parametrize("name", ["examples", "all channels", "few rows", "parts", "stopped"])
+@pytest.mark.parametrize("name", [*NAMES, "stopped"])
 def test_every_workers_state_is_the_same_and_the_leading_one_tells(trained, name):
     lead, other = trained[1][name]
     assert lead.states == other.states != []
@@ -116,8 +118,9 @@ def test_one_worker_goes_on_with_what_two_have_begun(home, trained):
         "Paused: training stopped at step 2 of 6; the next run goes on there."
     ] * 2
     base = tiny_base(home)
-    rest = train_alone(base, make_job(home, steps=6, run="stopped", threads=1))
-    whole = train_alone(base, make_job(home, steps=6, run="unbroken", threads=1))
+    rest, whole = (
+        train_alone(base, Task(make_job(home, steps=6, run=run, threads=1))) for run in ("stopped", "unbroken")
+    )
     assert len(rest.losses) == 4
     assert rest.outcome.engine.workers == ((0, 2), (2, 1))
     one, two = update(home, whole.outcome), update(home, rest.outcome)
