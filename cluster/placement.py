@@ -12,8 +12,10 @@ class Placement:
     """Roles that share one actor, and so one copy of the base."""
 
     roles: tuple[Role, ...]
-    gpus: int
-    """1 on an accelerator, 0 on the CPU."""
+    gpus: float
+    """What one worker asks Ray for: 1 on an accelerator, a share of one that serves as well, 0 on the CPU."""
+    workers: int = 1
+    """With more than one they train together, each a share of every step's rows."""
 
     @property
     def name(self) -> str:
