@@ -224,7 +224,9 @@ def contradictions(settings: Settings) -> list[str]:
     if train.engine == "trl" and train.gradient_checkpointing:
         found.append('train.gradient_checkpointing needs the fused engine; leave it out, or set train.engine = "auto"')
     if train.engine == "trl" and train.quantize != "none":
-        found.append(f'train.quantize = "{train.quantize}" needs the fused engine; set it to "none", or train.engine = "auto"')
+        found.append(
+            f'train.quantize = "{train.quantize}" needs the fused engine; set it to "none", or train.engine = "auto"'
+        )
     return found
 
 

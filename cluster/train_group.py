@@ -79,7 +79,11 @@ def train_in_group(
             "train together need a whole one each. Plan fewer workers."
         )
     group = ray.remote(TrainGroup).options(
-        num_cpus=0, max_concurrency=4, max_restarts=0, label_selector=_this_node(), runtime_env={"env_vars": ENVIRONMENT}
+        num_cpus=0,
+        max_concurrency=4,
+        max_restarts=0,
+        label_selector=_this_node(),
+        runtime_env={"env_vars": ENVIRONMENT},
     )
     actor = group.remote()
     try:
@@ -88,9 +92,7 @@ def train_in_group(
         ray.kill(actor)  # which ends its workers
 
 
-def _follow(
-    actor: Any, asked: Any, on_progress: Callable[[TrioProgress], None], stop: threading.Event
-) -> TrioOutcome:
+def _follow(actor: Any, asked: Any, on_progress: Callable[[TrioProgress], None], stop: threading.Event) -> TrioOutcome:
     """The group's answer; meanwhile its progress and log lines are passed on, and the wish to stop is told."""
     begun = time.monotonic()
     while not ray.wait([asked], timeout=_LOOK_EVERY_S)[0]:
@@ -138,9 +140,7 @@ class TrainGroup:
         self._progress: TrioProgress | None = None
         self._begun = self._stop = False
 
-    def train(
-        self, placement: Placement, base: Base, settings: Settings, job: TrioJob, storage: str
-    ) -> TrioOutcome:
+    def train(self, placement: Placement, base: Base, settings: Settings, job: TrioJob, storage: str) -> TrioOutcome:
         """Run the group to the end; raises what the engine raises."""
         from ray.train.v2.api.exceptions import TrainingFailedError
 

@@ -11,6 +11,9 @@ import sys
 import threading
 from pathlib import Path
 
+LONG_STEPS = {"batch_size": 64, "threads": 1, "checkpoint_every_steps": 2}
+"""Of a training that takes a few seconds, so that a node can be lost in the middle."""
+
 
 def main(folder: Path, lost_at: int) -> None:
     import ray
@@ -25,7 +28,7 @@ def main(folder: Path, lost_at: int) -> None:
     from trainers.job import TrioProgress
 
     home = Home(folder / "home")
-    job = make_job(home, steps=8, run=f"lost-at-{lost_at}", threads=1, checkpoint_every_steps=2)
+    job = make_job(home, steps=8, run=f"lost-at-{lost_at}", **LONG_STEPS)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     ray.init(address=cluster.address, log_to_driver=False)

@@ -8,7 +8,7 @@ import torch
 import trainers.fused.run as run_module
 from ledger.errors import LunaError
 from ledger.roles import ROLES
-from tests.trainers.builders import CPU, LORA, make_home, make_job, quietly, random_base, sums, tastes, tiny_base
+from tests.trainers.builders import CPU, LORA, make_home, make_job, quietly, sums, tastes, tiny_base
 from trainers.config import LoraSettings, TrainSettings
 from trainers.data import tokenise
 from trainers.engines import open_engine
@@ -143,7 +143,9 @@ def test_a_training_in_four_bits_learns_and_is_that_of_the_widened_base(nf4, hom
 def test_two_lanes_in_four_bits_give_equal_bytes(nf4, home):
     settings = SETTINGS.model_copy(update={"quantize": "nf4", "threads": 2})
     engine = FusedEngine(tiny_base(home), settings, LORA, CPU)
-    assert quietly(engine, make_job(home, steps=3, run="nf4-a")) == quietly(engine, make_job(home, steps=3, run="nf4-b"))
+    assert quietly(engine, make_job(home, steps=3, run="nf4-a")) == quietly(
+        engine, make_job(home, steps=3, run="nf4-b")
+    )
 
 
 def test_four_bits_without_bitsandbytes_is_told_with_what_to_do(home, monkeypatch):

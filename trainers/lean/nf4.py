@@ -42,7 +42,7 @@ class Nf4:
             from bitsandbytes import functional
         except ImportError as error:
             raise LunaError(
-                'a base in four bits needs bitsandbytes, which is not installed here; run `make setup`, or set [train] '
+                "a base in four bits needs bitsandbytes, which is not installed here; run `make setup`, or set [train] "
                 'quantize = "none".'
             ) from error
         self._functional, self.device = functional, device
