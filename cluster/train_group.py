@@ -2,7 +2,7 @@
 
 A group is made for one job and ended with it: its workers load the base, join by gloo on CPUs and by nccl beside it on
 GPUs, and open the engine as any trainer does. When a worker is lost Ray Train ends the others and starts as many as the
-cluster has devices for now, at least one; they go on from the last checkpoint. With more devices again it does the same.
+cluster has devices for now, at least one, which go on from the last checkpoint; when devices come back, the same.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ def train_in_group(
     """
     if placement.workers > 1 and 0 < placement.gpus < 1:
         raise LunaError(
-            f"{placement.workers} workers of {placement.name} would each have {placement.gpus:g} of a GPU; workers that "
-            "train together need a whole one each. Plan fewer workers."
+            f"{placement.workers} workers of {placement.name} would each have {placement.gpus:g} of a GPU; workers "
+            "that train together need a whole one each. Plan fewer workers."
         )
     group = ray.remote(TrainGroup).options(
         num_cpus=0,

@@ -161,7 +161,7 @@ class FusedEngine:
 
 
 def _loaded(base: Base, train: TrainSettings, device: torch.device) -> tuple[LeanModel, Any]:
-    """(the base on the device, its tokenizer). What is held in four bits goes there layer by layer, never as a whole."""
+    """(the base on the device, its tokenizer). In four bits it goes there layer by layer, never as a whole."""
     dtype = runtime.resolve_dtype(train.dtype, device)
     if train.quantize == "none":
         hf_model, tokenizer = load_base(base.path, dtype, device)

@@ -50,7 +50,7 @@ class OnlineHealth:
 
     settings: HealthSettings
     probes: Mapping[Role, Probe]
-    world: World = World.alone()
+    world: World = field(default_factory=World.alone)
     """Of several processes that train together the leading one's figures count."""
     states: dict[Role, GateState] = field(default_factory=dict)
     skipped_updates: dict[Role, Counter[str]] = field(default_factory=dict)
