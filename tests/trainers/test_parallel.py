@@ -14,6 +14,7 @@ from curriculum.parquet import freeze
 from ledger.roles import ROLES
 from tests.trainers.builders import CPU, LORA, make_home, make_job, sums, tastes, tiny_base
 from tests.trainers.groups import ONE_THREAD, Task, train_alone, train_together
+from tests.trainers.test_online_health import ROLL_BACK, job_of
 from trainers.engines import open_engine
 from trainers.models.adapters import WEIGHTS, initial_adapter
 from trainers.parallel import World
@@ -43,6 +44,7 @@ def tasks_of(home, run):
         "all channels": Task(held_job(home, steps=8, run=f"all-{run}", **common)),
         "few rows": Task(make_job(home, steps=UNEVEN, examples=rows, batch_size=2, run=f"few-{run}", **common)),
         "parts": Task(make_job(home, steps=4, run=f"parts-{run}", **parts)),
+        "gated": Task(job_of(home, f"gated-{run}", ROLL_BACK, every=2)),
         "graphs": Task(held_job(home, steps=8, run=f"graphs-{run}", **common), graphs=True),
         "few rows, graphs": Task(
             make_job(home, steps=UNEVEN, examples=rows, batch_size=2, run=f"few-graphs-{run}", **parts), graphs=True
@@ -50,7 +52,7 @@ def tasks_of(home, run):
     }
 
 
-NAMES = ("examples", "all channels", "few rows", "parts", "graphs", "few rows, graphs")
+NAMES = ("examples", "all channels", "few rows", "parts", "gated", "graphs", "few rows, graphs")
 
 
 @pytest.fixture(scope="module")

@@ -90,11 +90,9 @@ class FusedEngine:
                 if run.step % job.train.checkpoint_every_steps == 0 and run.step < job.steps:
                     self._save(run, time.perf_counter() - start)
         self._refuse_apart(run)
-        roles, info = (
-            self.world.of_lead(lambda: self._publish(run)),
-            dataclasses.replace(self.info, workers=run.workers),
-        )
-        return TrioOutcome(roles, run.seconds + time.perf_counter() - start, info)
+        roles = self.world.of_lead(lambda: self._publish(run))
+        seconds, info = run.seconds + time.perf_counter() - start, dataclasses.replace(self.info, workers=run.workers)
+        return TrioOutcome(roles, seconds, info)
 
     def generator(self, adapters: AdapterSet) -> LeanGenerator:
         """See :meth:`trainers.job.Engine.generator`."""
