@@ -26,7 +26,7 @@ from cluster.trainer_actor import ENVIRONMENT, LESS_MEMORY, TrainerLine, Trainer
 from ledger.errors import LunaError
 from ledger.logs import LineHandler, listening, log_context
 from trainers.config import LoraSettings, TrainSettings
-from trainers.job import TrioJob, TrioOutcome, TrioProgress
+from trainers.job import Paused, TrioJob, TrioOutcome, TrioProgress
 from trainers.models.frozen import Base
 
 _START_TIMEOUT_S = 300
@@ -98,12 +98,12 @@ def _follow(actor: Any, asked: Any, on_progress: Callable[[TrioProgress], None],
     while not ray.wait([asked], timeout=_LOOK_EVERY_S)[0]:
         if stop.is_set():
             actor.stop.remote()
-        report = _report(actor)
+        report, has_begun = _report(actor)
         if report.progress is not None:
             on_progress(report.progress)
-        if not get(actor.has_begun.remote(), _REPORT_TIMEOUT_S):
+        if not has_begun:
             _refuse_to_wait_longer(time.monotonic() - begun, stop)
-    _report(actor)
+    _report(actor)  # what was logged at its end
     try:
         outcome: TrioOutcome = get(asked)
     except RayActorError as error:
@@ -113,7 +113,7 @@ def _follow(actor: Any, asked: Any, on_progress: Callable[[TrioProgress], None],
 
 def _refuse_to_wait_longer(waited_s: float, stop: threading.Event) -> None:
     if stop.is_set():
-        raise LunaError("the training was asked to stop before a worker had begun; nothing was trained.")
+        raise Paused("training stopped before a worker had begun; the next run begins it.")
     if waited_s > _START_TIMEOUT_S:
         raise LunaError(
             f"no worker of the group began within {_START_TIMEOUT_S} s: no node has the CPUs and GPUs that one asks "
@@ -121,15 +121,15 @@ def _refuse_to_wait_longer(waited_s: float, stop: threading.Event) -> None:
         )
 
 
-def _report(actor: Any) -> TrainerReport:
-    """What the group says now; its log lines are logged here."""
+def _report(actor: Any) -> tuple[TrainerReport, bool]:
+    """What the group says now, and whether a worker has begun; its log lines are logged here."""
+    report, has_begun = TrainerReport(None, []), True
     with suppress(RayActorError, GetTimeoutError):  # a death is seen where the answer is awaited
-        report: TrainerReport = ray.get(actor.report.remote(), timeout=_REPORT_TIMEOUT_S)
-        for line in report.lines:
-            with log_context(role=line.role):
-                logging.getLogger(line.logger).log(line.level, "%s", line.message)
-        return report
-    return TrainerReport(None, [])
+        report, has_begun = ray.get(actor.report.remote(), timeout=_REPORT_TIMEOUT_S)
+    for line in report.lines:
+        with log_context(role=line.role):
+            logging.getLogger(line.logger).log(line.level, "%s", line.message)
+    return report, has_begun
 
 
 class TrainGroup:
@@ -138,7 +138,7 @@ class TrainGroup:
     def __init__(self) -> None:
         self._lines: list[TrainerLine] = []
         self._progress: TrioProgress | None = None
-        self._begun = self._stop = False
+        self._begun, self._stop = 0, False
 
     def train(self, placement: Placement, base: Base, settings: Settings, job: TrioJob, storage: str) -> TrioOutcome:
         """Run the group to the end; raises what the engine raises."""
@@ -161,20 +161,22 @@ class TrainGroup:
         outcome: TrioOutcome = answer
         return outcome
 
+    def begin(self, size: int) -> None:
+        """Of the leading worker: so many have begun, for the first time or after another number of them."""
+        self._begun += 1
+        again = "; it goes on from its last checkpoint, since a worker was lost or came" if self._begun > 1 else ""
+        self._lines.append(TrainerLine(__name__, logging.INFO, f"{size} worker(s) train together{again}", None))
+
     def tell(self, progress: TrioProgress | None, lines: list[TrainerLine]) -> bool:
         """Of the leading worker: how far it is. Returns whether to stop."""
-        self._begun, self._progress = True, progress or self._progress
+        self._progress = progress or self._progress
         self._lines += lines
         return self._stop
 
-    def report(self) -> TrainerReport:
-        """See :class:`TrainerReport`."""
+    def report(self) -> tuple[TrainerReport, bool]:
+        """What there is to tell, and whether a worker has begun."""
         lines, self._lines = self._lines, []
-        return TrainerReport(self._progress, lines)
-
-    def has_begun(self) -> bool:
-        """Whether there was a worker yet."""
-        return self._begun
+        return TrainerReport(self._progress, lines), self._begun > 0
 
     def stop(self) -> None:
         """Ask the workers to save a checkpoint and return."""
@@ -214,8 +216,9 @@ def _work(config: dict[str, Any]) -> TrioOutcome | LunaError:
 
     order: _Order = config["order"]
     world = World.current()
-    link = _Link(order.group if world.leads else None)
-    with link:
+    if world.leads:
+        get(order.group.begin.remote(world.size))
+    with _Link(order.group if world.leads else None) as link:
         try:
             device = _device(order.on_gpus)
             engine = world.together(lambda: open_engine(order.base, order.train, order.lora, device))
@@ -248,7 +251,6 @@ class _Link:
 
     def __enter__(self) -> _Link:
         self._listening.enter_context(listening(LineHandler(self._keep)))
-        self._tell()
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -60,7 +60,7 @@ class World:
 
     def any(self, flag: bool) -> bool:
         """Whether it is true in any process."""
-        return bool(self.sum_(torch.tensor(int(flag))).item())
+        return flag if self.is_alone else bool(self.sum_(torch.tensor(int(flag))).item())
 
     def are_equal(self, tensor: Tensor) -> bool:
         """Whether a tensor of four-byte numbers has the same bytes in all processes, by their sum as integers."""
