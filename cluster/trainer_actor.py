@@ -202,7 +202,7 @@ ENVIRONMENT = {
 }
 
 
-def start_trainer(gpus: int) -> Any:
+def start_trainer(gpus: float) -> Any:
     """A trainer actor on one GPU, or on the CPUs of a node; :meth:`TrainerActor.open` comes next."""
     actor = ray.remote(TrainerActor).options(
         num_cpus=1, num_gpus=gpus, max_concurrency=4, max_restarts=0, runtime_env={"env_vars": ENVIRONMENT}

@@ -93,8 +93,8 @@ class TrainSettings(_Settings):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the frozen base and the adapter products. `auto`: bfloat16 where the device multiplies it natively."""
     quantize: Literal["none", "nf4"] = "none"
-    """`nf4`: while Luna trains and measures, the base's linear layers are held in four bits, and each is widened for its
-    product. Served is the whole base. The fused engine's."""
+    """`nf4`: while Luna trains and measures, the base's linear layers are held in four bits, and each is widened for
+    its product. Served is the whole base. The fused engine's."""
     threads: int | None = Field(None, ge=1)
     """CPU threads; none means the cores of this process. Recorded, since sums depend on it."""
     checkpoint_every_steps: int = Field(50, ge=1)

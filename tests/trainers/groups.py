@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 import trainers.fused.run as run_module
 from ledger.errors import LunaError
+from ledger.roles import Role
 from tests.trainers.builders import CPU, LORA
 from trainers.config import TrainSettings
 from trainers.engines import open_engine
@@ -44,7 +45,7 @@ class Told:
 
     outcome: TrioOutcome | None = None
     error: str = ""
-    losses: list[dict[str, float]] = field(default_factory=list)
+    losses: list[dict[Role, float]] = field(default_factory=list)
     states: list[str] = field(default_factory=list)
     """Digests of masters and moments wherever the processes compare theirs."""
 
@@ -88,7 +89,7 @@ def _train(engine: FusedEngine, task: Task, rank: int) -> Told:
         return rank == 1 and task.stop_after is not None and steps > task.stop_after
 
     engine._refuse_apart = seen  # type: ignore[method-assign]
-    run_module.step_for = (lambda *_: GraphStep) if task.graphs else step_for  # type: ignore[assignment]
+    run_module.step_for = (lambda *_: GraphStep) if task.graphs else step_for  # type: ignore[attr-defined]
     try:
         told.outcome = engine.train(task.job, lambda p: told.losses.append(dict(p.losses)), asked_to_stop)
     except LunaError as error:

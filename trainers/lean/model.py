@@ -121,8 +121,8 @@ class LeanModel:
         for number in range(len(self.layers)):
             if self.recomputes and torch.is_grad_enabled():
                 # Nothing is drawn at random in a block, and the adapters' gradients are written in its backward alone.
-                again = {"use_reentrant": False, "preserve_rng_state": False}
-                x = checkpoint(self._block, number, x, attention, bank, slices, **again)
+                block = (self._block, number, x, attention, bank, slices)
+                x = checkpoint(*block, use_reentrant=False, preserve_rng_state=False)
             else:
                 x = self._block(number, x, attention, bank, slices)
         return x
