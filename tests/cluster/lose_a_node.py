@@ -30,8 +30,8 @@ def main(folder: Path, lost_at: int) -> None:
 
     home = Home(folder / "home")
     job = make_job(home, steps=8, run=f"lost-at-{lost_at}", **LONG_STEPS)
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    nodes = [cluster.add_node(num_cpus=1)]
     ray.init(address=cluster.address, log_to_driver=False)
     seen: list[TrioProgress] = []
 
