@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-LONG_STEPS: dict[str, Any] = {"batch_size": 64, "threads": 1, "checkpoint_every_steps": 2}
+LONG_STEPS: dict[str, Any] = {"batch_size": 32, "threads": 1, "checkpoint_every_steps": 2}
 """Of a training that takes a few seconds, so that a node can be lost in the middle."""
 
 
