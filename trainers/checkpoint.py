@@ -20,8 +20,12 @@ from trainers.job import EngineInfo, TrioJob
 
 
 def fingerprint(job: TrioJob, info: EngineInfo) -> str:
-    """SHA-256 over all that decides the bytes: the job, its data files' content, the engine's."""
-    settings = [job.train.model_dump(exclude={"checkpoint_every_steps"}), job.lora.model_dump(), job.text.model_dump()]
+    """SHA-256 over all that decides the bytes: the job, its data files' content, the engine's.
+
+    How many processes share a step is left out: what some of a group have trained the others go on with.
+    """
+    train = job.train.model_dump(exclude={"checkpoint_every_steps", "gradient_checkpointing"})
+    settings = [train, job.lora.model_dump(), job.text.model_dump()]
     whole: list[Any] = [job.roles, dict(job.parents), dict(job.role_steps), job.seed, settings]
     whole += [sha256_file(Path(job.train_file)), _deciding(info)]
     if job.train.kl_weight:
@@ -33,9 +37,10 @@ def fingerprint(job: TrioJob, info: EngineInfo) -> str:
 
 
 def _deciding(info: EngineInfo) -> dict[str, Any]:
-    """The engine's facts without the driver's version; of a CPU, which has no card, those of earlier versions."""
-    facts = dataclasses.asdict(info)
-    card = facts.pop("card")
+    """The engine's facts without its number of processes and the driver's version; of a CPU, which has no card, those
+    of earlier versions."""
+    facts = {name: value for name, value in dataclasses.asdict(info).items() if name not in ("card", "workers")}
+    card = dataclasses.asdict(info.card) if info.card else None
     return {**facts, **({"card": {**card, "driver": ""}} if card else {})}
 
 

@@ -88,8 +88,14 @@ class TrainSettings(_Settings):
     """AdamW's decay of the mean squared gradient. A short run forgets its steep start sooner at 0.98."""
     engine: Literal["auto", "fused", "trl"] = "auto"
     """`fused`: all roles in one pass (Llama and Qwen2 shapes); `trl`: one after another; `auto` prefers fused."""
+    gradient_checkpointing: bool = False
+    """Compute each layer's states again in the backward instead of keeping them: less memory, more time, the same
+    bytes. The fused engine's."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the frozen base and the adapter products. `auto`: bfloat16 where the device multiplies it natively."""
+    quantize: Literal["none", "nf4"] = "none"
+    """`nf4`: while Luna trains and measures, the base's linear layers are held in four bits, and each is widened for
+    its product. Served is the whole base. The fused engine's."""
     threads: int | None = Field(None, ge=1)
     """CPU threads; none means the cores of this process. Recorded, since sums depend on it."""
     checkpoint_every_steps: int = Field(50, ge=1)

@@ -153,6 +153,9 @@ class EngineInfo:
     """Whether a step is replayed from CUDA graphs, whose sums have another order."""
     card: Card | None = None
     """The card that computed; None on a CPU."""
+    workers: tuple[tuple[int, int], ...] = ((0, 1),)
+    """Processes that shared the rows of a step, as (first step, processes); more than one entry where a worker was lost
+    or came in between. Sums over processes have another order."""
 
 
 @dataclass(frozen=True)
