@@ -221,6 +221,10 @@ def contradictions(settings: Settings) -> list[str]:
     for name, value in (("kl_weight", train.kl_weight), ("least_loss", train.least_loss)):
         if train.engine == "trl" and value:
             found.append(f'train.{name} = {value} needs the fused engine; set it to 0, or train.engine = "auto"')
+    if train.engine == "trl" and train.gradient_checkpointing:
+        found.append('train.gradient_checkpointing needs the fused engine; leave it out, or set train.engine = "auto"')
+    if train.engine == "trl" and train.quantize != "none":
+        found.append(f'train.quantize = "{train.quantize}" needs the fused engine; set it to "none", or train.engine = "auto"')
     return found
 
 

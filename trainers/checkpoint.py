@@ -20,10 +20,15 @@ from trainers.job import EngineInfo, TrioJob
 
 
 def fingerprint(job: TrioJob, info: EngineInfo) -> str:
-    """SHA-256 over all that decides the bytes: the job, its data files' content, the engine's."""
-    settings = [job.train.model_dump(exclude={"checkpoint_every_steps"}), job.lora.model_dump(), job.text.model_dump()]
+    """SHA-256 over all that decides the bytes: the job, its data files' content, the engine's.
+
+    How many processes share a step is left out: what some of a group have trained the others go on with.
+    """
+    train = job.train.model_dump(exclude={"checkpoint_every_steps", "gradient_checkpointing"})
+    settings = [train, job.lora.model_dump(), job.text.model_dump()]
+    engine = {name: value for name, value in dataclasses.asdict(info).items() if name != "workers"}
     whole: list[Any] = [job.roles, dict(job.parents), dict(job.role_steps), job.seed, settings]
-    whole += [sha256_file(Path(job.train_file)), dataclasses.asdict(info)]
+    whole += [sha256_file(Path(job.train_file)), engine]
     if job.train.kl_weight:
         whole += [sha256_file(Path(job.delta_file)) if job.delta_file else None]
     if job.channels.mode == "dual":

@@ -105,8 +105,14 @@ class TrainSettings(_Settings):
     """`fused`: all roles in one pass (Llama and Qwen2 shapes); `trl`: one after another; `sharded`: one after another,
     over several workers, for a base that does not fit one card; `auto` prefers fused."""
     sharded: ShardedSettings = ShardedSettings()
+    gradient_checkpointing: bool = False
+    """Compute each layer's states again in the backward instead of keeping them: less memory, about a third more
+    time, the same bytes. The trl engine has none."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the frozen base and the adapter products. `auto`: bfloat16 where the device multiplies it natively."""
+    quantize: Literal["none", "nf4"] = "none"
+    """`nf4`: while Luna trains and measures, the base's linear layers are held in four bits, a quarter of bfloat16's
+    memory, and each is widened for its product. Served is the whole base. The fused engine's."""
     threads: int | None = Field(None, ge=1)
     """CPU threads; none means the cores of this process. Recorded, since sums depend on it."""
     checkpoint_every_steps: int = Field(50, ge=1)

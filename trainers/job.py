@@ -134,6 +134,9 @@ class EngineInfo:
     """Of the libraries that compute, and the machine's architecture."""
     graphs: bool = False
     """Whether a step is replayed from CUDA graphs, whose sums have another order."""
+    workers: tuple[tuple[int, int], ...] = ((0, 1),)
+    """Processes that shared the rows of a step, as (first step, processes); more than one entry where a worker was lost
+    or came in between. Sums over processes have another order."""
 
 
 @dataclass(frozen=True)

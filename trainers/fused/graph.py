@@ -29,6 +29,7 @@ from trainers.lean.lanes import Lanes
 from trainers.lean.model import LeanModel
 from trainers.lean.packing import Group, Packed, pack
 from trainers.lean.segments import Bucket, Segments, SegmentViews, lay_out, slot_weights
+from trainers.parallel import World
 
 _POSITIONS = 8192
 """Longest row, for which the rotary table is made."""
@@ -106,9 +107,10 @@ class GraphStep(TrioStep):
         lanes: Lanes,
         weight_decay: float = 0.0,
         beta2: float = 0.999,
+        world: World = World.alone(),
         ops: Ops | None = None,
     ):
-        super().__init__(model, bank, lanes, weight_decay, beta2)
+        super().__init__(model, bank, lanes, weight_decay, beta2, world)
         slots, device = bank.slots, model.device
         self._on_gpu = device.type == "cuda"
         # All graphs of a step share their memory: no two run at once, and their results are read in between.
@@ -145,7 +147,8 @@ class GraphStep(TrioStep):
         longest = max((len(row.tokens) for part in parts for group in part for row in group.rows), default=0)
         if longest > _POSITIONS:
             raise ValueError(f"a row has {longest} tokens; on a GPU the most is {_POSITIONS}")
-        weights = slot_weights(parts, self.bank.slots)
+        # On the host, so that a step is packed ahead while the device is busy with the one before.
+        weights = self.world.sum_(torch.tensor(slot_weights(parts, self.bank.slots), dtype=torch.float64)).tolist()
         return [lay_out(part, self.bank.slots, weights, self._on_gpu) for part in parts]
 
     def kl_parts(self, parts: Sequence[Sequence[Group]]) -> list[Packed]:
@@ -166,16 +169,24 @@ class GraphStep(TrioStep):
         for number, batch in enumerate(parts.sft):
             assert isinstance(batch, Segments)
             losses[0] += self._gradient_of(batch, fresh=number == 0)
-        if parts.pairs:
-            pairs = pair_weight(parts.pairs, slots, device)
-            losses[1] = sum(self._pairs_gradient(part, pairs, parts.beta) for part in parts.pairs)
-        if parts.kl:
-            held = torch.stack([parent_weight(part, slots) for part in parts.kl]).sum(0)
-            losses[2] = sum(self._kl_gradient(part, held) for part in parts.kl)
+        if parts.pairs or parts.kl or not self.world.is_alone:
+            held, pairs = self._weights(parts)
+            losses[1] = sum((self._pairs_gradient(part, pairs, parts.beta) for part in parts.pairs), losses[1])
+            losses[2] = sum((self._kl_gradient(part, held) for part in parts.kl), losses[2])
+        self.world.sum_(losses)
+        self.world.sum_(self.bank.grad)
         torch.stack(
             [(losses * self._shares).sum(0), *losses, torch.linalg.vector_norm(self.bank.grad, dim=1)], out=self._found
         )
         return StepLosses(*self._found)
+
+    def _weights(self, parts: StepParts) -> tuple[Tensor, Tensor]:
+        """What the losses beside the examples' are divided by: see :meth:`TrioStep._normalisers`."""
+        slots, device = self.bank.slots, self.model.device
+        none = torch.zeros(1, slots, device=device)
+        held = torch.cat([none, *(parent_weight(part, slots)[None] for part in parts.kl)]).sum(0)
+        weights = self.world.sum_(torch.stack([held.double(), pair_weight(parts.pairs, slots, device)]))
+        return weights[0].float(), weights[1]
 
     def _pairs_gradient(self, part: PackedPairs, weight: Tensor, beta: float) -> Tensor:
         with torch.enable_grad():
@@ -246,8 +257,10 @@ def step_for(model: LeanModel, rank: int) -> type[TrioStep]:
     """How the adapters of a rank are trained: by graphs where that fits the device, else part by part.
 
     Fitting are NVIDIA GPUs with Triton from Ampere on. Measured on Hopper; blocks of wide heads and high ranks may not
-    fit what an older one's processor holds.
+    fit what an older one's processor holds. A base in four bits goes part by part.
     """
+    if not model.whole:
+        return TrioStep
     if model.device.type != "cuda" or not torch.version.cuda or find_spec("triton") is None:
         return TrioStep
     capability = torch.cuda.get_device_capability(model.device)
@@ -262,7 +275,8 @@ def bytes_a_token(model: LeanModel, rank: int) -> int:
     """
     (q, width), (k, _), *_, (_, inner) = model.module_shapes[0]
     states = 5 * width + q + 2 * k + 3 * inner + 7 * rank
-    return len(model.layers) * states * model.embedding.element_size() * 6 // 5
+    whole = states + len(model.layers) * 2 * width if model.recomputes else len(model.layers) * states
+    return whole * model.embedding.element_size() * 6 // 5
 
 
 def rounding(bank: AdapterBank) -> Callable[[], None]:

@@ -27,6 +27,7 @@ from trainers.job import Channel, EngineInfo, NonFiniteError, TrioJob, TrioProgr
 from trainers.lean.adapter_bank import AdapterBank
 from trainers.lean.base import LeanBase
 from trainers.lean.packing import Group, Row, cut, token_count
+from trainers.parallel import World
 from trainers.schedule import learning_rate, share_of_step, slice_of_step
 
 _BEFORE = "before."
@@ -49,13 +50,26 @@ class FusedRun:
 
     Made with the parents' adapters in the bank: the reference of the preference channel, and what the parents expect of
     the rows that are replayed, are measured here, before a checkpoint may put later ones in their place.
+
+    Of several processes each has the whole state and passes its share of a step's rows.
     """
 
-    def __init__(self, lean: LeanBase, job: TrioJob, bank: AdapterBank, data: RoleData, info: EngineInfo):
-        self.lean, self.job, self.bank, self.data = lean, job, bank, data
+    def __init__(
+        self,
+        lean: LeanBase,
+        job: TrioJob,
+        bank: AdapterBank,
+        data: RoleData,
+        info: EngineInfo,
+        world: World = World.alone(),
+    ):
+        self.lean, self.job, self.bank, self.data, self.world = lean, job, bank, data, world
+        model = lean.model.recomputing() if job.train.gradient_checkpointing else lean.model
         kind = step_for(lean.model, bank.rank)
-        self.trio = kind(lean.model, bank, lean.lanes, job.train.weight_decay, job.train.adam_beta2)
+        self.trio = kind(model, bank, lean.lanes, job.train.weight_decay, job.train.adam_beta2, world)
         self.step = 0
+        self.workers = info.workers
+        """See :attr:`trainers.job.EngineInfo.workers`."""
         self.seconds = 0.0
         """Of training before this process's part, up to the checkpoint that it goes on from."""
         self.losses: dict[Role, list[float]] = {role: [] for role in job.roles}
@@ -65,7 +79,7 @@ class FusedRun:
         self._channels: dict[Channel, dict[Role, float]] = {}
         shares = [(*data.shares[role], job.train.kl_weight) for role in job.roles]
         self._shares = torch.tensor(shares, device=lean.model.device).t()
-        self._rows: dict[str, Row] = self._replayed_with_parents()
+        self._rows: dict[str, Row] = self._replayed_with_parents()  # of what this process passes
         self._pairs = self._pairs_with_reference()
         self.health = self._online_health()
         self._ahead: tuple[int, StepParts] | None = None
@@ -112,9 +126,10 @@ class FusedRun:
             return {role: by_role[role] for role in roles}
 
         channels: dict[Channel, dict[Role, float]] = {}
-        if self._pairs or self.data.replayed:
+        has_pairs = any(self.data.pairs.values())
+        if has_pairs or self.data.replayed:
             channels["sft"] = of(found.sft, [role for role in active if shares[role][0]])
-        if self._pairs:
+        if has_pairs:
             channels["dpo"] = of(found.dpo, [role for role in active if shares[role][1]])
         if self.data.replayed:
             channels["kl"] = of(found.kl, [role for role in active if self._replays(role)])
@@ -140,10 +155,10 @@ class FusedRun:
         return learning_rate(self.step, steps, train.lr_of(role), train.warmup_steps) if self.step < steps else None
 
     def _parts(self, step: int) -> StepParts:
-        """A step's rows and pairs of every role, packed, in as many parts as micro-batches and lanes ask for."""
-        chosen = [[self._row(e) for e in self._batch_examples(role, step)] for role in self.job.roles]
+        """This process's rows and pairs of a step, packed, in as many parts as micro-batches and lanes ask for."""
+        chosen = [[self._row(e) for e in self._own_examples(slot, step)] for slot in range(len(self.job.roles))]
         groups = [Group(slot, rows) for slot, rows in enumerate(chosen) if rows]
-        pairs = [self._pairs[pair.id] for role in self.job.roles for pair in self._batch_pairs(role, step)]
+        pairs = [self._pairs[pair.id] for slot in range(len(self.job.roles)) for pair in self._own_pairs(slot, step)]
         device = self.lean.model.device
         parts = self.trio.parts(token_count(groups), self.job.train.gradient_accumulation_steps)
         lanes = self.lean.lanes.lanes_for((sum(map(len, chosen)) + len(pairs)) // parts)
@@ -165,18 +180,27 @@ class FusedRun:
         """The role's pairs of a step; with more than its steps have room for they are thinned evenly."""
         return share_of_step(self.data.pairs[role], step, self.job.role_steps[role], self.job.channels.pairs_of(role))
 
+    def _own_examples(self, slot: int, step: int) -> Sequence[Example]:
+        """This process's share of a role's examples of a step; of what is over, each role's begins elsewhere."""
+        return self.world.share(self._batch_examples(self.job.roles[slot], step), slot)
+
+    def _own_pairs(self, slot: int, step: int) -> Sequence[Preference]:
+        """This process's share of a role's pairs of a step."""
+        return self.world.share(self._batch_pairs(self.job.roles[slot], step), slot)
+
     def _row(self, example: Example) -> Row:
         if example.id not in self._rows:
             self._rows[example.id] = tokenise(self.lean.tokenizer, example, self.job.text)
         return self._rows[example.id]
 
     def _replayed_with_parents(self) -> dict[str, Row]:
-        """By id every row that is held to its parent, tokenised, with what the parent expects."""
+        """By id every row that this process holds to its parent, tokenised, with what the parent expects."""
         lean, replayed = self.lean, self.data.replayed
         found = {
             example.id: (slot, tokenise(lean.tokenizer, example, self.job.text))
             for slot, role in enumerate(self.job.roles)
-            for example in self.data.examples[role]
+            for step in range(self.job.role_steps[role] if replayed else 0)
+            for example in self._own_examples(slot, step)
             if example.id in replayed
         }
         expected = expectations(lean.model, self.bank, lean.lanes, list(found.values()), self.job.train.kl_top)
@@ -186,13 +210,13 @@ class FusedRun:
         }
 
     def _pairs_with_reference(self) -> dict[str, PairRows]:
-        """By id every pair that the run takes, tokenised, with the parent's margin."""
+        """By id every pair that this process takes, tokenised, with the parent's margin."""
         job, lean = self.job, self.lean
         scheduled = {
             pair.id: (slot, pair)
             for slot, role in enumerate(job.roles)
             for step in range(job.role_steps[role])
-            for pair in self._batch_pairs(role, step)
+            for pair in self._own_pairs(slot, step)
         }
         found = [
             PairRows(slot, *tokenise_pair(lean.tokenizer, pair, job.text), pair.weight)
@@ -213,7 +237,7 @@ class FusedRun:
                 found = scored_examples(unique(self.data.examples[role]), scores, job.health.online_rows)
                 if found is not None:
                     probes[role] = Probe(slot, [self._row(example) for example in found[0]], found[1])
-        return OnlineHealth(job.health, probes)
+        return OnlineHealth(job.health, probes, self.world)
 
     def skipped_updates(self, role: Role) -> dict[str, int]:
         """Updates of a role that were not made, by why."""
@@ -265,7 +289,7 @@ class FusedRun:
         `seconds` is how long this process has trained.
         """
         before = {f"{_BEFORE}{name}": value for name, value in (self.health.before or {}).items()}
-        record: dict[str, Any] = {"fingerprint": self.fingerprint, "losses": self.losses}
+        record: dict[str, Any] = {"fingerprint": self.fingerprint, "losses": self.losses, "workers": self.workers}
         record |= {"health": self.health.state_dict(), "seconds": self.seconds + seconds, "learned": dict(self.learned)}
         return {**self.trio.state_dict(), **before}, record
 
@@ -279,6 +303,9 @@ class FusedRun:
         self.learned = Counter(record["learned"])
         self.step, self.seconds = record["step"], record["seconds"]
         self.losses = {role: record["losses"][role] for role in self.job.roles}
+        before = tuple((step, size) for step, size in record.get("workers", [(0, 1)]))
+        same = before[-1][1] == self.world.size
+        self.workers = before if same else (*before, (self.step, self.world.size))
 
 
 def _named(what: str, items: Sequence[Example] | Sequence[Preference]) -> list[str]:

@@ -15,6 +15,7 @@ from trainers.lean.lanes import Lanes
 from trainers.lean.model import LeanModel
 from trainers.lean.packing import Group, Packed, pack
 from trainers.lean.segments import Segments
+from trainers.parallel import World
 
 
 @dataclass(frozen=True)
@@ -58,15 +59,25 @@ class StepLosses:
 
 
 class TrioStep:
-    """The adapters of a bank in training."""
+    """The adapters of a bank in training.
+
+    Several processes take a step together: each passes parts of its own, and losses, gradients and norms are those of
+    all parts of all processes, the same in each.
+    """
 
     guarded = False
     """Whether :meth:`move` itself leaves everything alone when a loss or a norm is not finite."""
 
     def __init__(
-        self, model: LeanModel, bank: AdapterBank, lanes: Lanes, weight_decay: float = 0.0, beta2: float = 0.999
+        self,
+        model: LeanModel,
+        bank: AdapterBank,
+        lanes: Lanes,
+        weight_decay: float = 0.0,
+        beta2: float = 0.999,
+        world: World = World.alone(),
     ):
-        self.model, self.bank, self.lanes = model, bank, lanes
+        self.model, self.bank, self.lanes, self.world = model, bank, lanes, world
         self._banks = [bank]  # the lanes' own; further ones come when they are first asked for
         self._parameters = [torch.nn.Parameter(bank.master[slot]) for slot in range(bank.slots)]
         for slot, parameter in enumerate(self._parameters):
@@ -104,14 +115,12 @@ class TrioStep:
         slots, device = self.bank.slots, self.model.device
         while len(self._banks) < parts.lanes:
             self._banks.append(self.bank.with_own_gradients())
-        pairs = pair_weight(parts.pairs, slots, device)
         examples: list[Packed] = []
         for batch in parts.sft:
             # A batch of the other kind of step must not be left out in silence: its rows would count as trained.
             assert isinstance(batch, Packed), "segments are trained by GraphStep"
             examples.append(batch)
-        tokens = sum((completion_weight(batch, slots) for batch in examples), torch.zeros(slots, device=device))
-        held = sum((parent_weight(batch, slots) for batch in examples), torch.zeros(slots, device=device))
+        tokens, held, pairs = self._normalisers(examples, parts.pairs)
         shares = torch.ones(3, slots, device=device) if parts.shares is None else parts.shares
         work: list[Packed | PackedPairs] = [*examples, *parts.pairs]
 
@@ -134,10 +143,21 @@ class TrioStep:
                         losses[channel] += loss.detach()
             return losses
 
-        losses = torch.stack(self.lanes.map(lane, range(parts.lanes))).sum(0)
+        losses = self.world.sum_(torch.stack(self.lanes.map(lane, range(parts.lanes))).sum(0))
         for other in self._banks[1 : parts.lanes]:
             self.bank.grad.add_(other.grad)
+        self.world.sum_(self.bank.grad)
         return StepLosses((losses * shares).sum(0), losses[0], losses[1], losses[2], self.bank.grad.norm(dim=1))
+
+    def _normalisers(self, examples: Sequence[Packed], pairs: Sequence[PackedPairs]) -> tuple[Tensor, Tensor, Tensor]:
+        """What each slot's SFT, KL and DPO losses are divided by, each (slots,): the sums over all parts of the step of
+        every process."""
+        slots, none = self.bank.slots, torch.zeros(self.bank.slots, device=self.model.device)
+        tokens = sum((completion_weight(batch, slots) for batch in examples), none)
+        held = sum((parent_weight(batch, slots) for batch in examples), none)
+        weights = torch.stack([tokens.double(), held.double(), pair_weight(pairs, slots, self.model.device)])
+        self.world.sum_(weights)
+        return weights[0].float(), weights[1].float(), weights[2]
 
     def move(self, rates: Sequence[float | None], clip: float, norms: Tensor, learned: Tensor | None = None) -> None:
         """Clip each slot's gradient to norm `clip` and take its optimizer's step at its rate; None leaves it alone.

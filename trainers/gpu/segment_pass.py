@@ -20,7 +20,7 @@ from torch import Tensor
 from trainers.gpu.ops import Adapter, Ops, Places, Shape
 from trainers.lean.adapter_bank import FUSED_MODULES, AdapterBank, BatchedViews
 from trainers.lean.model import LeanModel
-from trainers.lean.ops import FusedLinear
+from trainers.lean.ops import FrozenLinear
 from trainers.lean.segments import Bucket, SegmentViews
 
 
@@ -120,12 +120,18 @@ class SegmentPass:
         shape = Shape(bucket.slots, bucket.length, self.model.heads, self.model.key_heads, self.model.head_width)
         places = Places(shape, batch.positions, batch.start, batch.stop, batch.prefix, *self.rotary)
         kept: list[_Kept] = []
+        begins: list[tuple[Tensor, Tensor | None]] = []  # of each block, to compute it again
         x, onto = F.embedding(batch.ids, self.model.embedding), None
         for number in range(len(self.model.layers)):
+            if self.model.recomputes:
+                begins.append((x, onto))
+                kept.clear()
             x, onto = self._forward(number, x, onto, places, kept)
         assert onto is not None  # a model has layers
         losses, grad = self._losses(x + onto, batch, channel_shares)
         for number in reversed(range(len(self.model.layers))):
+            if not kept:
+                self._forward(number, *begins[number], places, kept)
             grad = self._backward(number, grad, kept.pop(), places, fresh)
         self.far.finish()
         return losses
@@ -179,7 +185,7 @@ class SegmentPass:
 
     def _base(self, number: int, group: int, x: Tensor) -> tuple[Tensor, Tensor]:
         """A group's outputs (N, out) for x (N, in) without adapters, and what their A matrices give, (R, L, S r)."""
-        frozen: FusedLinear = self.model.layers[number].groups[group]
+        frozen: FrozenLinear = self.model.layers[number].groups[group]
         a = self.views[number * len(FUSED_MODULES) + group].a
         down = self.near(lambda: torch.bmm(x.view(self.bank.slots, -1, x.shape[1]), a.transpose(1, 2)))
         y = x @ frozen.weight.t() if frozen.bias is None else torch.addmm(frozen.bias, x, frozen.weight.t())

@@ -29,6 +29,7 @@ from trainers.health.index import (
 from trainers.lean.adapter_bank import AdapterBank
 from trainers.lean.base import LeanBase
 from trainers.lean.packing import Row
+from trainers.parallel import World
 
 LEAST_ROWS = 4
 """With fewer scored examples nothing can be said of a role."""
@@ -49,6 +50,8 @@ class OnlineHealth:
 
     settings: HealthSettings
     probes: Mapping[Role, Probe]
+    world: World = World.alone()
+    """Of several processes that train together the leading one's figures count."""
     states: dict[Role, GateState] = field(default_factory=dict)
     skipped_updates: dict[Role, Counter[str]] = field(default_factory=dict)
     """Updates that were not made, by what was done instead."""
@@ -74,13 +77,17 @@ class OnlineHealth:
             state = self.states.get(role, GateState())
             action: Action = "freeze" if state.frozen else "update"
             if self.is_due(step):
-                partials[role] = partial_health(lean, bank.state_dict(probe.slot), probe, self.settings)
+                partials[role] = self._measured(lean, bank, probe)
                 undoable = replace(state, undoable=self.before is not None)
                 self.states[role], action = gate_step(undoable, partials[role], self.settings)
             if action != "update":
                 actions[role] = action
                 self.skipped_updates.setdefault(role, Counter())[action] += 1
         return actions, partials
+
+    def _measured(self, lean: LeanBase, bank: AdapterBank, probe: Probe) -> float:
+        adapter = bank.state_dict(probe.slot)
+        return self.world.of_lead(lambda: partial_health(lean, adapter, probe, self.settings))
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps beside :attr:`before`."""

@@ -1,7 +1,7 @@
 """The fast forward and backward of Llama and Qwen2 shapes over packed rows; knows neither examples nor datasets.
 
 `model` is the forward, `ops` its parts with their backward written out, `adapter_bank` the adapters in flat buffers,
-`packing` rows with shared prefixes, `logprobs` the fused cross-entropy, `lanes` threads on a CPU, `generator` decoding
+`nf4` the base in four bits, `packing` rows with shared prefixes, `logprobs` the fused cross-entropy, `lanes` threads on a CPU, `generator` decoding
 and scoring, `base` what the rest of `trainers` is handed.
 
 To add a model family, name it in `model.SUPPORTED_FAMILIES`, refuse in `why_unsupported` what it computes otherwise,

@@ -10,6 +10,7 @@ Shapes: N packed tokens, D model width, H query heads, K key heads, d head width
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from trainers.lean.adapter_bank import FUSED_MODULES, TARGET_MODULES, AdapterBank
 from trainers.lean.logprobs import judged_log_probs, likeliest_tokens, listed_log_probs, token_log_probs
-from trainers.lean.ops import FusedLinear, Slices, attend, linear, put, rms_norm, rotate, swiglu, take
+from trainers.lean.ops import FrozenLinear, FusedLinear, Slices, attend, linear, put, rms_norm, rotate, swiglu, take
 from trainers.lean.packing import Group, Likeliest, Packed, Row, causal_mask, pack
 
 SUPPORTED_FAMILIES = ("llama", "qwen2")
@@ -44,28 +46,46 @@ def why_unsupported(config: Any) -> str | None:
 
 @dataclass(frozen=True)
 class LeanLayer:
-    groups: list[FusedLinear]
+    groups: list[FrozenLinear]
     module_shapes: list[tuple[int, int]]
     attention_norm: Tensor
     mlp_norm: Tensor
 
 
 class LeanModel:
-    """Frozen weights of one decoder, read from a loaded Hugging Face model (shared, not copied)."""
+    """Frozen weights of one decoder, read from a loaded Hugging Face model (shared, not copied).
 
-    def __init__(self, hf_model: Any):
+    Args:
+        hold: how the weights of a layer's linear modules are held; as they are, or see :mod:`trainers.lean.nf4`.
+        device: where to compute, if not where the loaded model lies.
+    """
+
+    recomputes = False
+    """Whether a backward computes the states of each block again instead of having kept them."""
+
+    def __init__(self, hf_model: Any, hold: Hold = FusedLinear, device: torch.device | None = None):
         config, body = hf_model.config, hf_model.model
+        hf_embedding, hf_output = body.embed_tokens.weight.detach(), hf_model.lm_head.weight.detach()
         self.heads: int = config.num_attention_heads
         self.key_heads: int = config.num_key_value_heads
         self.head_width: int = getattr(config, "head_dim", None) or config.hidden_size // self.heads
         self.eps: float = config.rms_norm_eps
-        self.embedding: Tensor = body.embed_tokens.weight.detach()
-        self.output: Tensor = hf_model.lm_head.weight.detach()
-        self.final_norm: Tensor = body.norm.weight.detach()
-        self.inv_freq: Tensor = body.rotary_emb.inv_freq.float()
-        self.rotary_scale: float = body.rotary_emb.attention_scaling
-        self.layers = [_read_layer(layer) for layer in body.layers]
+        self.embedding: Tensor = hf_embedding.to(device)
+        tied = hf_output.data_ptr() == hf_embedding.data_ptr()
+        self.output: Tensor = self.embedding if tied else hf_output.to(device)
         self.dtype, self.device = self.embedding.dtype, self.embedding.device
+        self.final_norm: Tensor = body.norm.weight.detach().to(self.device)
+        self.inv_freq: Tensor = body.rotary_emb.inv_freq.float().to(self.device)
+        self.rotary_scale: float = body.rotary_emb.attention_scaling
+        self.layers = [_read_layer(layer, hold, self.device) for layer in body.layers]
+        self.whole = hold is FusedLinear
+        """Whether the weights are held as they are."""
+
+    def recomputing(self) -> LeanModel:
+        """The same model, whose backward computes the states of each block again instead of having kept them."""
+        other = copy.copy(self)
+        other.recomputes = True
+        return other
 
     @property
     def module_shapes(self) -> list[list[tuple[int, int]]]:
@@ -98,12 +118,21 @@ class LeanModel:
 
     def blocks(self, x: Tensor, attention: Attention, bank: AdapterBank | None, slices: Slices) -> Tensor:
         """All decoder blocks: (n, D) -> (n, D). `attention(layer, qkv)` is how tokens see one another."""
-        for number, layer in enumerate(self.layers):
-            qkv = self.linear(number, 0, rms_norm(x, layer.attention_norm, self.eps), bank, slices)
-            x = x + self.linear(number, 1, attention(number, qkv), bank, slices)
-            gate_up = self.linear(number, 2, rms_norm(x, layer.mlp_norm, self.eps), bank, slices)
-            x = x + self.linear(number, 3, swiglu(gate_up), bank, slices)
+        for number in range(len(self.layers)):
+            if self.recomputes and torch.is_grad_enabled():
+                # Nothing is drawn at random in a block, and the adapters' gradients are written in its backward alone.
+                again = {"use_reentrant": False, "preserve_rng_state": False}
+                x = checkpoint(self._block, number, x, attention, bank, slices, **again)
+            else:
+                x = self._block(number, x, attention, bank, slices)
         return x
+
+    def _block(self, number: int, x: Tensor, attention: Attention, bank: AdapterBank | None, slices: Slices) -> Tensor:
+        layer = self.layers[number]
+        qkv = self.linear(number, 0, rms_norm(x, layer.attention_norm, self.eps), bank, slices)
+        x = x + self.linear(number, 1, attention(number, qkv), bank, slices)
+        gate_up = self.linear(number, 2, rms_norm(x, layer.mlp_norm, self.eps), bank, slices)
+        return x + self.linear(number, 3, swiglu(gate_up), bank, slices)
 
     @torch.no_grad()
     def prefill(self, ids: Sequence[int], slot: int, bank: AdapterBank | None) -> list[Tensor]:
@@ -155,26 +184,29 @@ class LeanModel:
 Attention = Callable[[int, Tensor], Tensor]
 """Of a layer's (n, (H + 2K) d) queries, keys and values, side by side: (n, H * d)."""
 
+Hold = Callable[[Tensor, Tensor | None], FrozenLinear]
+"""Of stacked weights (out, in) and their biases: the layer to compute with."""
 
-def _read_layer(layer: Any) -> LeanLayer:
+
+def _read_layer(layer: Any, hold: Hold, device: torch.device) -> LeanLayer:
     modules = [layer.get_submodule(name) for name in TARGET_MODULES]
-    groups = [_stacked([modules[member] for member in members]) for members in FUSED_MODULES]
+    groups = [hold(*_stacked([modules[member] for member in members])) for members in FUSED_MODULES]
     shapes = [(int(module.weight.shape[0]), int(module.weight.shape[1])) for module in modules]
     norms = layer.input_layernorm.weight.detach(), layer.post_attention_layernorm.weight.detach()
-    return LeanLayer(groups, shapes, *norms)
+    return LeanLayer(groups, shapes, *(norm.to(device) for norm in norms))
 
 
-def _stacked(modules: Sequence[Any]) -> FusedLinear:
+def _stacked(modules: Sequence[Any]) -> tuple[Tensor, Tensor | None]:
     """The modules' weights one below the other, and themselves made views of that, so that nothing is held twice."""
     weights = [module.weight.detach() for module in modules]
     weight = torch.cat(weights) if len(weights) > 1 else weights[0]
     for module, part in zip(modules, weight.split([len(own) for own in weights]), strict=True):
         module.weight.data = part
     if all(module.bias is None for module in modules):
-        return FusedLinear(weight, None)
+        return weight, None
     zeros = [weight.new_zeros(len(module.weight)) for module in modules]
     biases = [z if m.bias is None else m.bias.detach() for m, z in zip(modules, zeros, strict=True)]
-    return FusedLinear(weight, torch.cat(biases))
+    return weight, torch.cat(biases)
 
 
 class PackedAttention:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -17,6 +17,18 @@ from torch.nn import functional as F
 from trainers.lean.adapter_bank import AdapterBank, FusedViews
 
 Slices = Sequence[tuple[int, int, int]]
+
+
+class FrozenLinear(Protocol):
+    """A frozen linear layer, however its weight is held."""
+
+    @property
+    def weight(self) -> Tensor:
+        """(out, in), for the product that follows."""
+        ...
+
+    @property
+    def bias(self) -> Tensor | None: ...
 
 
 @dataclass(frozen=True)
@@ -28,7 +40,7 @@ class FusedLinear:
 
 
 def linear(
-    x: Tensor, frozen: FusedLinear, views: FusedViews | None, slices: Slices, bank: AdapterBank | None
+    x: Tensor, frozen: FrozenLinear, views: FusedViews | None, slices: Slices, bank: AdapterBank | None
 ) -> Tensor:
     """(n, in) -> (n, out): y = x W^T + b, and for each slice (slot, start, end) its adapter's s (x A^T) B^T on top."""
     return cast(Tensor, _SlicedLoRA.apply(x, frozen, views, slices, bank))
@@ -43,7 +55,7 @@ class _SlicedLoRA(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, frozen: FusedLinear, views: FusedViews | None, slices: Slices, bank: AdapterBank | None
+        ctx: Any, x: Tensor, frozen: FrozenLinear, views: FusedViews | None, slices: Slices, bank: AdapterBank | None
     ) -> Tensor:
         y = x @ frozen.weight.t() if frozen.bias is None else torch.addmm(frozen.bias, x, frozen.weight.t())
         adapted: list[tuple[int, int, int]] = []

@@ -239,7 +239,7 @@ def _no_progress_bars() -> None:
 
 
 def load_base(path: Path, dtype: Any, device: Any) -> tuple[Any, Any]:
-    """(model, tokenizer) of a prepared base, frozen and in evaluation mode, on `device`.
+    """(model, tokenizer) of a prepared base, frozen and in evaluation mode, on `device`; None leaves it where it is read.
 
     To the tokenizer the name of a special token is text like any other, wherever somebody quotes it.
     """
@@ -248,4 +248,5 @@ def load_base(path: Path, dtype: Any, device: Any) -> tuple[Any, Any]:
     _no_progress_bars()
     model, tokenizer = _loaded(str(path), {"pretrained_model_name_or_path": path, "local_files_only": True}, dtype)
     tokenizer.split_special_tokens = True
-    return model.to(device).requires_grad_(False).eval(), tokenizer
+    placed = model if device is None else model.to(device)
+    return placed.requires_grad_(False).eval(), tokenizer

@@ -34,7 +34,7 @@ class NativePlacement:
 
     def __init__(self, plan: Plan):
         self.plan = plan
-        self.device = plan.ranks.device
+        self.device = plan.device
 
     def __call__(self, **inputs: Any) -> Any:
         """See :meth:`trainers.sharded.placement.Placement.__call__`."""
@@ -69,7 +69,7 @@ class NativePlacement:
         found = {f"master.{name}": parameter for name, parameter in self.parameters.items()}
         for name, parameter in self.parameters.items():
             found |= {f"{moment}.{name}": self.optimizer.state[parameter][moment] for moment in MOMENTS}
-        count = {"count": torch.tensor(self.optimizer.count)} if self.plan.ranks.first else {}
+        count = {"count": torch.tensor(self.optimizer.count)} if self.plan.world.leads else {}
         return self._on_first(found) | count
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
@@ -86,7 +86,7 @@ class NativePlacement:
         found = {}
         for name, tensor in tensors.items():
             whole = self._whole(tensor.detach())  # one at a time, since each is whole on every device for a moment
-            if self.plan.ranks.first:
+            if self.plan.world.leads:
                 found[name] = whole.float().cpu().clone()
         return found
 
@@ -139,7 +139,7 @@ class _Fsdp2(NativePlacement):
         cuda = self.device.type == "cuda"
         narrow = plan.dtype if plan.dtype != torch.float32 else None
         how: dict[str, Any] = {
-            "mesh": init_device_mesh(self.device.type, (plan.ranks.size,)),
+            "mesh": init_device_mesh(self.device.type, (plan.world.size,)),
             "mp_policy": MixedPrecisionPolicy(param_dtype=narrow, reduce_dtype=torch.float32),
             "offload_policy": CPUOffloadPolicy(pin_memory=cuda) if plan.train.sharded.offload_param else OffloadPolicy(),
         }
@@ -170,7 +170,7 @@ def _accelerator(plan: Plan) -> Iterator[Any]:
 
     forget_accelerator()
     try:
-        yield Accelerator(cpu=plan.ranks.device.type == "cpu", mixed_precision="no")
+        yield Accelerator(cpu=plan.device.type == "cpu", mixed_precision="no")
     finally:
         forget_accelerator()
 

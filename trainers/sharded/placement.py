@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from trainers.config import TrainSettings
-from trainers.sharded.ranks import Ranks
+from trainers.parallel import World
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -20,7 +20,8 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 class Plan:
     """Where and how a model is trained."""
 
-    ranks: Ranks
+    world: World
+    device: torch.device
     dtype: torch.dtype
     """Of the products. What is trained and its moments are float32 wherever they lie."""
     train: TrainSettings

@@ -27,7 +27,7 @@ def placed_by_deepspeed(load: Loader, plan: Plan) -> Iterator[ZeroPlacement]:
     from accelerate.utils import InitProcessGroupKwargs
     from transformers.integrations import unset_hf_deepspeed_config
 
-    cuda = plan.ranks.device.type == "cuda"
+    cuda = plan.device.type == "cuda"
     forget_accelerator()
     try:
         # `cpu` stays False on a CPU too: accelerate would leave DeepSpeed out. The backend is what tells it then that
@@ -54,12 +54,12 @@ def zero_config(plan: Plan) -> dict[str, Any]:
     sharded, bf16 = plan.train.sharded, plan.dtype == torch.bfloat16
     stage: dict[str, Any] = {"stage": 3 if sharded.strategy == "zero3" else 2}
     if sharded.offload_param:
-        stage["offload_param"] = {"device": "cpu", "pin_memory": plan.ranks.device.type == "cuda"}
+        stage["offload_param"] = {"device": "cpu", "pin_memory": plan.device.type == "cuda"}
     config = {
         "zero_optimization": stage,
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
-        "train_batch_size": plan.ranks.size,
+        "train_batch_size": plan.world.size,
         "gradient_clipping": plan.train.max_grad_norm,
         "zero_allow_untested_optimizer": True,
         "bf16": {"enabled": bf16},
@@ -116,7 +116,7 @@ class ZeroPlacement:
         found = self._on_first("master.", None)
         for moment in MOMENTS:
             found |= self._on_first(f"{moment}.", moment)
-        return found | ({"count": torch.tensor(self._adamw.count)} if self.plan.ranks.first else {})
+        return found | ({"count": torch.tensor(self._adamw.count)} if self.plan.world.leads else {})
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """See :meth:`trainers.sharded.placement.Placement.load_state_dict`."""
@@ -136,21 +136,21 @@ class ZeroPlacement:
                 whole = utils.safe_get_full_fp32_param(parameter)
             else:
                 whole = utils.safe_get_full_optimizer_state(parameter, moment)
-            if self.plan.ranks.first:
+            if self.plan.world.leads:
                 found[f"{prefix}{name}"] = whole.detach().float().cpu().clone()
         return found
 
     def _set(self, parameter: Any, value: Tensor, moment: str | None) -> None:
         """This worker's part of a master, or of a moment."""
-        utils, value = self.deepspeed.utils, value.to(self.plan.ranks.device)
+        utils, value = self.deepspeed.utils, value.to(self.plan.device)
         if not self.in_parts:
             if moment is None:
                 utils.safe_set_full_fp32_param(parameter, value)
             else:
                 utils.safe_set_full_optimizer_state(parameter, value, moment)
             return
-        size, rank = utils.safe_get_local_fp32_param(parameter).numel(), self.plan.ranks.rank
-        padded = F.pad(value.flatten(), (0, size * self.plan.ranks.size - value.numel()))
+        size, rank = utils.safe_get_local_fp32_param(parameter).numel(), self.plan.world.rank
+        padded = F.pad(value.flatten(), (0, size * self.plan.world.size - value.numel()))
         part = padded[size * rank : size * (rank + 1)]
         if moment is None:
             utils.safe_set_local_fp32_param(parameter, part)
@@ -163,7 +163,7 @@ class ZeroPlacement:
             parameter.data.copy_(value)
             return
         with self.deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
-            if self.plan.ranks.first:
+            if self.plan.world.leads:
                 parameter.data.copy_(value)
 
 
