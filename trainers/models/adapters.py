@@ -17,7 +17,7 @@ from torch import Tensor
 from ledger.errors import LunaError
 from ledger.files import explain_write_errors, publish_dir, sha256_bytes, sha256_json, temporary_beside
 from ledger.metadata import CONFIG_FILE, MODEL_FILE, read_adapter_config
-from ledger.roles import ROLES
+from ledger.roles import ROLES, Role
 from trainers.config import LoraSettings
 from trainers.lean.adapter_bank import TARGET_MODULES
 from trainers.lean.base import LeanBase
@@ -180,6 +180,15 @@ def _plain(value: Any) -> Any:
 def blend(parent: Mapping[str, Tensor], child: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
     """parent + alpha (child - parent), tensor by tensor (DESIGN section 6)."""
     return {name: parent[name] + alpha * (child[name] - parent[name]) for name in child}
+
+
+def blend_files(parents: AdapterSet, children: AdapterSet, alpha: float, into: Path) -> AdapterSet:
+    """Write the blend of each of the children's roles under `into`, with its child's config, unchecked."""
+    shas: dict[Role, str] = {}
+    for role in children.shas:
+        tensors = blend(read_tensors(parents.path(role)), read_tensors(children.path(role)), alpha)
+        shas[role] = publish_tensors(into, tensors, (children.path(role) / CONFIG).read_text())
+    return AdapterSet(into, shas)
 
 
 def lean_generator(lean: LeanBase, adapters: AdapterSet) -> LeanGenerator:

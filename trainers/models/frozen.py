@@ -250,3 +250,12 @@ def load_base(path: Path, dtype: Any, device: Any) -> tuple[Any, Any]:
     tokenizer.split_special_tokens = True
     placed = model if device is None else model.to(device)
     return placed.requires_grad_(False).eval(), tokenizer
+
+
+def load_tokenizer(path: Path) -> Any:
+    """The tokenizer of a prepared base, as :func:`load_base` gives it."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+    tokenizer.split_special_tokens = True
+    return tokenizer

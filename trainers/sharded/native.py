@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainers.sharded.placement import MOMENTS, LeavingAdamW, Loader, Plan, adamw, trainable
+from trainers.sharded.placement import MOMENTS, LeavingAdamW, Loader, Plan, adamw, blocks_of, trainable
 
 
 @contextmanager
@@ -155,12 +155,6 @@ class _Fsdp2(NativePlacement):
     def _summed_up(self, last: bool) -> AbstractContextManager[Any]:
         self.model.set_requires_gradient_sync(last)
         return nullcontext()
-
-
-def blocks_of(module: Any) -> list[Any]:
-    """The decoder blocks of a model, which transformers names as what must not be split."""
-    kinds = set(module._no_split_modules or ())
-    return [part for part in module.modules() if type(part).__name__ in kinds]
 
 
 @contextmanager

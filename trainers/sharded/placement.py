@@ -101,6 +101,12 @@ def trainable(model: Any) -> dict[str, Any]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
+def blocks_of(module: Any) -> list[Any]:
+    """The decoder blocks of a model, which transformers names as what must not be split."""
+    kinds = set(module._no_split_modules or ())
+    return [part for part in module.modules() if type(part).__name__ in kinds]
+
+
 def placed(load: Loader, plan: Plan) -> AbstractContextManager[Placement]:
     """The model under the strategy of the settings, for as long as the context is open."""
     if plan.train.sharded.strategy in ("zero2", "zero3"):
