@@ -7,6 +7,7 @@ machine's memory with `offload_param`. Of a whole model in training, both win.
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -22,7 +23,15 @@ from trainers.sharded.placement import MOMENTS, LeavingAdamW, Loader, Plan, adam
 @contextmanager
 def placed_by_deepspeed(load: Loader, plan: Plan) -> Iterator[ZeroPlacement]:
     """See :func:`trainers.sharded.placement.placed`."""
-    deepspeed = _deepspeed()
+    with warnings.catch_warnings():
+        # DeepSpeed asks torch for some collectives by the names that they had before torch 2.13.
+        warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)
+        with _placed(load, plan, _deepspeed()) as placement:
+            yield placement
+
+
+@contextmanager
+def _placed(load: Loader, plan: Plan, deepspeed: Any) -> Iterator[ZeroPlacement]:
     from accelerate import Accelerator, DeepSpeedPlugin
     from accelerate.utils import InitProcessGroupKwargs
     from transformers.integrations import unset_hf_deepspeed_config
@@ -40,8 +49,12 @@ def placed_by_deepspeed(load: Loader, plan: Plan) -> Iterator[ZeroPlacement]:
         module = load()  # transformers reads the weights of a zero3 model into parts
         unset_hf_deepspeed_config()
         parameters = trainable(module)
+        # DeepSpeed rounds what it trains to the products' format and widens that again: an adapter begins as it was.
+        exact = {name: own.detach().clone() for name, own in parameters.items() if own.dtype != plan.dtype}
         engine, _ = accelerator.prepare(module, adamw(parameters.values(), plan.train))
         placement = ZeroPlacement(deepspeed, engine, parameters, plan)
+        for name, value in exact.items():
+            placement.set_master(name, value)
         yield placement
         engine.destroy()
     finally:
@@ -122,12 +135,16 @@ class ZeroPlacement:
         """See :meth:`trainers.sharded.placement.Placement.load_state_dict`."""
         with torch.no_grad():
             for name, parameter in self.parameters.items():
-                self._set(parameter, tensors[f"master.{name}"], None)
+                self.set_master(name, tensors[f"master.{name}"])
                 for moment in MOMENTS:
                     self._set(parameter, tensors[f"{moment}.{name}"], moment)
                 self._set_products(parameter, tensors[f"master.{name}"])
         for part in self._parts():
             self._adamw.state[part]["step"].copy_(tensors["count"])
+
+    def set_master(self, name: str, value: Tensor) -> None:
+        """Take over a master's values, not those of the products."""
+        self._set(self.parameters[name], value, None)
 
     def _on_first(self, prefix: str, moment: str | None) -> dict[str, Tensor]:
         utils, found = self.deepspeed.utils, {}
@@ -172,6 +189,6 @@ def _deepspeed() -> Any:
     import deepspeed
     from deepspeed.utils import logger
 
-    logger.setLevel(logging.WARNING)
+    logger.setLevel(logging.ERROR)  # it warns of an optimizer of ours
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
