@@ -78,7 +78,7 @@ class TrainerPool:
     def open(self, base: Base, settings: Settings) -> TrainerSession:
         """Place the trio on the devices of this moment; actors of another base, shape or placement are released."""
         gpus = int(ray.cluster_resources().get("GPU", 0))
-        engine_settings = settings.train.model_dump(include={"engine", "dtype", "threads", "quantize"})
+        engine_settings = settings.train.model_dump(include={"engine", "dtype", "threads", "quantize", "sharded"})
         key = sha256_json([base.sha, str(base.path), settings.lora.model_dump(), engine_settings, gpus])
         if key != self._key:
             self.release()

@@ -60,7 +60,7 @@ class ShardedSettings(_Settings):
     """How the `sharded` engine lays a model over the workers of a job. Nothing here is read by another engine."""
 
     strategy: Literal["ddp", "fsdp2", "zero2", "zero3"] = "fsdp2"
-    """`ddp`: a whole copy a worker; `zero2`: gradients and optimizer state in parts; `fsdp2` and `zero3`: the weights in
+    """`ddp`: a whole copy a worker; `zero2`: gradients and optimizer state in parts; `fsdp2` and `zero3`: weights in
     parts too, for a base that does not fit one card. `zero2` and `zero3` are DeepSpeed's, `fsdp2` is PyTorch's."""
     offload_param: bool = False
     """Keep the parts of the weights in the machine's memory and bring each to the device when it is used."""

@@ -242,7 +242,7 @@ def _quiet_libraries() -> None:
 
 
 def load_base(path: Path, dtype: Any, device: Any) -> tuple[Any, Any]:
-    """(model, tokenizer) of a prepared base, frozen and in evaluation mode, on `device`; None leaves it where it is read.
+    """(model, tokenizer) of a prepared base, frozen and in evaluation mode, on `device`; None: where it is read.
 
     To the tokenizer the name of a special token is text like any other, wherever somebody quotes it.
     """

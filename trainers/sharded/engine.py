@@ -1,8 +1,8 @@
 """The sharded engine: one learner after another, its model laid over the workers of a process group.
 
-For a base that does not fit one card, which its adapters are trained over all the same, and for training the base
-itself. It takes the process group that is initialised, or is alone; all workers make the same calls, and the leading one
-writes. Slower than the fused engine wherever that one's base fits: a role after the other, each prompt computed whole.
+For a base that does not fit one card, and for training the base itself. It takes the process group that is initialised,
+or is alone; all workers make the same calls, and the leading one writes. Slower than the fused engine wherever that one's
+base fits: a role after the other, each prompt computed whole.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from trainers.sharded.learner import (
     take_adapter,
     whole,
 )
-from trainers.sharded.placement import Loader, Placement, Plan, placed
+from trainers.sharded.placement import Loader, Plan, placed
 from trainers.sharded.progress import Watch
 from trainers.sharded.ranks import group_of, launcher_environment, tensors_of_lead
 from trainers.sharded.run import ShardedRun
@@ -75,8 +75,8 @@ class ShardedEngine:
     def __init__(self, base: Base, train: TrainSettings, lora: LoraSettings, device: torch.device):
         if train.quantize != "none":
             raise LunaError(
-                f'the sharded engine holds its base as it is, and [train] quantize = "{train.quantize}" needs the fused '
-                'engine. Leave quantize out: [train.sharded] strategy = "zero3" with offload_param makes room too.'
+                f'the sharded engine holds its base as it is, and [train] quantize = "{train.quantize}" needs the '
+                'fused engine. Leave quantize out: [train.sharded] strategy = "zero3" with offload_param makes room too.'
             )
         self.base, self.settings, self.lora, self.device = base, train, lora, device
         self.threads = runtime.pin_threads(train.threads)
@@ -179,9 +179,7 @@ class ShardedEngine:
             data = world.together(lambda: read_role_data(job))
             yield _Session(job, data, world, world.of_lead(lambda: fingerprint(job, self.info)))
 
-    def _train_role(
-        self, session: _Session, role: Role, watch: Watch, should_stop: Callable[[], bool]
-    ) -> _Done:
+    def _train_role(self, session: _Session, role: Role, watch: Watch, should_stop: Callable[[], bool]) -> _Done:
         """One role to its end, or what it came to before an interruption."""
         job, world, folder = session.job, session.world, Path(session.job.run_dir) / role
         if (done := world.of_lead(lambda: _finished(folder, session.mark))) is not None:

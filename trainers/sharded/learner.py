@@ -84,7 +84,7 @@ def publish_adapter(adapters_dir: Path, masters: Mapping[str, Tensor], lora: Lor
 
 
 def publish_whole(models_dir: Path, masters: Mapping[str, Tensor], base: Base) -> Base:
-    """Write a trained base, in the number format of its parent, as `<models_dir>/<sha>`, with its parent's tokenizer."""
+    """Write a trained base as `<models_dir>/<sha>`, in its parent's number format and with its parent's tokenizer."""
     temporary = temporary_beside(models_dir / "new")
     try:
         model, _ = load_base(base.path, "auto", None)

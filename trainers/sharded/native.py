@@ -141,7 +141,9 @@ class _Fsdp2(NativePlacement):
         how: dict[str, Any] = {
             "mesh": init_device_mesh(self.device.type, (plan.world.size,)),
             "mp_policy": MixedPrecisionPolicy(param_dtype=narrow, reduce_dtype=torch.float32),
-            "offload_policy": CPUOffloadPolicy(pin_memory=cuda) if plan.train.sharded.offload_param else OffloadPolicy(),
+            "offload_policy": CPUOffloadPolicy(pin_memory=cuda)
+            if plan.train.sharded.offload_param
+            else OffloadPolicy(),
         }
         for block in blocks_of(module):
             fully_shard(block, **how)

@@ -33,7 +33,9 @@ def reference_margins(forward: Forward, world: World, device: torch.device, pair
     return _shared_out(world, pairs, lambda pair: pair.tokens, measure)
 
 
-def expectations(forward: Forward, world: World, device: torch.device, rows: Sequence[Row], count: int) -> list[Likeliest]:
+def expectations(
+    forward: Forward, world: World, device: torch.device, rows: Sequence[Row], count: int
+) -> list[Likeliest]:
     """What the parent expects at each token of each row's answer, in order: the `count` likeliest."""
 
     def measure(chunk: Sequence[Row]) -> list[Likeliest]:

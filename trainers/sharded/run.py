@@ -106,7 +106,9 @@ class ShardedRun:
             return loss * plan.world.size  # the strategies average over the workers
 
         def preferences(part: Sequence[PairRows]) -> Tensor:
-            logits = answer_logits(self.placement, [row for pair in part for row in (pair.chosen, pair.rejected)], device)
+            logits = answer_logits(
+                self.placement, [row for pair in part for row in (pair.chosen, pair.rejected)], device
+            )
             batch = pack_pairs(part, device)
             log_probs = target_log_probs(logits, batch.rows.targets)
             weight = torch.tensor([whole], dtype=torch.float64, device=device)
@@ -189,8 +191,8 @@ class ShardedRun:
         ]
         named = [f"{what} {', '.join(item.id[:12] for item in own)}" for what, own in items if own]
         return (
-            f"the loss of {', '.join(self.roles)} is {total} (gradient norm {norm}) at step {self.step + 1} in the batch "
-            f"of {' and '.join(named)}; nothing was changed by this step. Look at these, or lower [train] lr."
+            f"the loss of {', '.join(self.roles)} is {total} (gradient norm {norm}) at step {self.step + 1} in the "
+            f"batch of {' and '.join(named)}; nothing was changed by this step. Look at these, or lower [train] lr."
         )
 
     def state_dict(self, mark: str, seconds: float) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -24,4 +25,4 @@ def share_of_rank(
     own += [blank(items[0])] * (each - len(own))
     parts = min(parts, each)
     bounds = [each * part // parts for part in range(parts + 1)]
-    return [own[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
+    return [own[start:end] for start, end in pairwise(bounds)]

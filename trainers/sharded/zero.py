@@ -1,4 +1,4 @@
-"""DeepSpeed's strategies, through accelerate: `zero2`, gradients and optimizer state in parts; `zero3`, the weights too.
+"""DeepSpeed's strategies, through accelerate: `zero2`, gradients and optimizer state in parts; `zero3`, weights too.
 
 With LoRA there is little state to part: what `zero3` wins is room for a frozen base that does not fit one card, in the
 machine's memory with `offload_param`. Of a whole model in training, both win.
@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ledger.errors import LunaError
 from trainers.sharded.native import forget_accelerator
 from trainers.sharded.placement import MOMENTS, LeavingAdamW, Loader, Plan, adamw, trainable
 
@@ -186,8 +187,14 @@ class ZeroPlacement:
 
 def _deepspeed() -> Any:
     """The library, quiet, and without the one operation that it would compile for a CPU."""
-    import deepspeed
-    from deepspeed.utils import logger
+    try:
+        import deepspeed
+        from deepspeed.utils import logger
+    except ImportError as error:
+        raise LunaError(
+            f'[train.sharded] strategy = "zero2" and "zero3" need DeepSpeed, which cannot be imported here ({error}). '
+            'Run `make setup` (DeepSpeed is for Linux alone), or set strategy = "fsdp2".'
+        ) from error
 
     logger.setLevel(logging.ERROR)  # it warns of an optimizer of ours
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

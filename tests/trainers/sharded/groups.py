@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import multiprocessing
-import sys
-import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +26,7 @@ from trainers.sharded.placement import Loader, Placement, Plan, placed
 class Task:
     """A job of a group under a strategy."""
 
+    base: Base
     job: TrioJob
     whole_into: Path | None = None
     """Train the whole base instead, and put it here."""
@@ -57,26 +56,26 @@ class Told:
         return [next(iter(one.values())) for one in self.losses]
 
 
-def train_together(folder: Path, base: Base, tasks: Sequence[Task], size: int = 2) -> list[list[Told]]:
+def train_together(folder: Path, tasks: Sequence[Task], size: int = 2) -> list[list[Told]]:
     """What each process saw of each task, by rank."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(size) as pool:
         meeting = f"file://{folder / 'meeting'}"
-        asked = [pool.apply_async(_worker, (rank, size, meeting, base, tasks)) for rank in range(size)]
+        asked = [pool.apply_async(_worker, (rank, size, meeting, tasks)) for rank in range(size)]
         return [one.get(240) for one in asked]
 
 
-def _worker(rank: int, size: int, meeting: str, base: Base, tasks: Sequence[Task]) -> list[Told]:
+def _worker(rank: int, size: int, meeting: str, tasks: Sequence[Task]) -> list[Told]:
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=size)
-    told = [train_here(base, task, last=rank == size - 1) for task in tasks]
+    told = [train_here(task, last=rank == size - 1) for task in tasks]
     dist.destroy_process_group()
     return told
 
 
-def train_here(base: Base, task: Task, last: bool = True) -> Told:
+def train_here(task: Task, last: bool = True) -> Told:
     """One task in this process, with the others of its group, if it has one."""
     told, steps, job = Told(), 0, task.job
-    engine = open_engine(base, job.train, job.lora, CPU)
+    engine = open_engine(task.base, job.train, job.lora, CPU)
     assert isinstance(engine, ShardedEngine)
 
     @contextlib.contextmanager
@@ -102,9 +101,6 @@ def train_here(base: Base, task: Task, last: bool = True) -> Told:
             told.outcome = engine.train_whole(job, task.whole_into, note, asked_to_stop)
     except LunaError as error:
         told.error = f"{type(error).__name__}: {error}"
-    except Exception:
-        traceback.print_exc(file=sys.stderr)
-        raise
     finally:
         sharded.placed = placed
     return told
