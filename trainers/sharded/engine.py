@@ -1,8 +1,8 @@
 """The sharded engine: one learner after another, its model laid over the workers of a process group.
 
 For a base that does not fit one card, and for training the base itself. It takes the process group that is initialised,
-or is alone; all workers make the same calls, and the leading one writes. Slower than the fused engine wherever that one's
-base fits: a role after the other, each prompt computed whole.
+or is alone; all workers make the same calls, and the leading one writes. The fused engine is faster wherever the base
+fits: here a role follows the other, and each prompt is computed whole.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class ShardedEngine:
         if train.quantize != "none":
             raise LunaError(
                 f'the sharded engine holds its base as it is, and [train] quantize = "{train.quantize}" needs the '
-                'fused engine. Leave quantize out: [train.sharded] strategy = "zero3" with offload_param makes room too.'
+                'fused engine. Leave it out: [train.sharded] strategy = "zero3" with offload_param makes room too.'
             )
         self.base, self.settings, self.lora, self.device = base, train, lora, device
         self.threads = runtime.pin_threads(train.threads)

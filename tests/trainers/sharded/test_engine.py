@@ -62,9 +62,13 @@ def opened(base, job):
 def test_roles_follow_one_another_from_the_fused_engines_own_start(home, base, fused):
     job, steps = make_job(home, roles=ROLES, steps={"logical": 4, "creative": 3}, run="fused"), []
     wanted: dict[str, list[float]] = {role: [] for role in ROLES}
-    fused.train(
-        job, lambda p: [wanted[r].append(p.losses[r]) for r in ROLES if p.step <= p.role_totals[r]], lambda: False
-    )
+
+    def note(progress):
+        for role in ROLES:
+            if progress.step <= progress.role_totals[role]:
+                wanted[role].append(progress.losses[role])
+
+    fused.train(job, note, lambda: False)
     ours, environment = under(job, "fsdp2", "two-roles"), dict(os.environ)
     engine = opened(base, ours)
     outcome = engine.train(ours, steps.append, lambda: False)
@@ -151,6 +155,6 @@ def test_what_it_has_not_is_refused_with_a_way_out(home, base, parent, tmp_path)
     lost = dataclasses.replace(job, parents={"logical": sha}, adapters_dir=str(foreign.adapters_dir))
     with pytest.raises(LunaError, match="does not fit this base"):
         quietly(engine, lost)
+    uneven = make_job(home, steps=2, lr={"creative": 1e-3, "logical": 2e-3, "dialectical": 1e-3})
     with pytest.raises(LunaError, match="one learning rate"):
-        rates = {"creative": 1e-3, "logical": 2e-3, "dialectical": 1e-3}
-        engine.train_whole(make_job(home, steps=2, lr=rates), tmp_path, lambda _: None, lambda: False)
+        engine.train_whole(uneven, tmp_path, lambda _: None, lambda: False)
