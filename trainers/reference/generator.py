@@ -41,7 +41,9 @@ def with_adapter(model: Any, folder: Path, lora: LoraSettings) -> Iterator[Any]:
     try:
         yield adapted
     finally:
-        del adapted.unload().peft_config
+        bare = adapted.unload()
+        if hasattr(bare, "peft_config"):  # else PEFT warns of a second adapter when the next one comes
+            del bare.peft_config
 
 
 class PeftGenerator:

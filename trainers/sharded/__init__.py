@@ -4,5 +4,5 @@
 in training, `shares` what each worker takes of a step, `passes` and `reference` what is asked of a model, `placement`
 what a strategy does: PyTorch's own in `native`, DeepSpeed's in `zero`.
 
-To add a strategy, implement `placement.Placement` and choose it in `placement.placed`.
+To add a strategy, implement `placement.Placement` and choose it in `strategies.placed`.
 """

@@ -17,7 +17,7 @@ from trainers.sharded.placement import MOMENTS, LeavingAdamW, Loader, Plan, adam
 
 @contextmanager
 def placed_by_torch(load: Loader, plan: Plan) -> Iterator[NativePlacement]:
-    """See :func:`trainers.sharded.placement.placed`."""
+    """See :func:`trainers.sharded.strategies.placed`."""
     if plan.train.sharded.strategy == "fsdp2":
         yield _Fsdp2(load(), plan)
         return

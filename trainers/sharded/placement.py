@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -105,14 +104,3 @@ def blocks_of(module: Any) -> list[Any]:
     """The decoder blocks of a model, which transformers names as what must not be split."""
     kinds = set(module._no_split_modules or ())
     return [part for part in module.modules() if type(part).__name__ in kinds]
-
-
-def placed(load: Loader, plan: Plan) -> AbstractContextManager[Placement]:
-    """The model under the strategy of the settings, for as long as the context is open."""
-    if plan.train.sharded.strategy in ("zero2", "zero3"):
-        from trainers.sharded.zero import placed_by_deepspeed
-
-        return placed_by_deepspeed(load, plan)
-    from trainers.sharded.native import placed_by_torch
-
-    return placed_by_torch(load, plan)

@@ -23,7 +23,7 @@ from trainers.sharded.placement import MOMENTS, LeavingAdamW, Loader, Plan, adam
 
 @contextmanager
 def placed_by_deepspeed(load: Loader, plan: Plan) -> Iterator[ZeroPlacement]:
-    """See :func:`trainers.sharded.placement.placed`."""
+    """See :func:`trainers.sharded.strategies.placed`."""
     with warnings.catch_warnings():
         # DeepSpeed asks torch for some collectives by the names that they had before torch 2.13.
         warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)
