@@ -45,10 +45,11 @@ from trainers.sharded.learner import (
     take_adapter,
     whole,
 )
-from trainers.sharded.placement import Loader, Plan, placed
+from trainers.sharded.placement import Loader, Plan
 from trainers.sharded.progress import Watch
 from trainers.sharded.ranks import group_of, launcher_environment, tensors_of_lead
 from trainers.sharded.run import ShardedRun
+from trainers.sharded.strategies import placed
 
 Workers = tuple[tuple[int, int], ...]
 

@@ -19,7 +19,8 @@ from trainers.job import TrioJob, TrioOutcome
 from trainers.models.frozen import Base
 from trainers.sharded import engine as sharded
 from trainers.sharded.engine import ShardedEngine, WholeOutcome
-from trainers.sharded.placement import Loader, Placement, Plan, placed
+from trainers.sharded.placement import Loader, Placement, Plan
+from trainers.sharded.strategies import placed
 
 
 @dataclass(frozen=True)
@@ -60,13 +61,13 @@ def train_together(folder: Path, tasks: Sequence[Task], size: int = 2) -> list[l
     """What each process saw of each task, by rank."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(size) as pool:
-        meeting = f"file://{folder / 'meeting'}"
+        meeting = str(folder / "meeting")
         asked = [pool.apply_async(_worker, (rank, size, meeting, tasks)) for rank in range(size)]
         return [one.get(240) for one in asked]
 
 
 def _worker(rank: int, size: int, meeting: str, tasks: Sequence[Task]) -> list[Told]:
-    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=size)
+    dist.init_process_group("gloo", store=dist.FileStore(meeting, size), rank=rank, world_size=size)
     told = [train_here(task, last=rank == size - 1) for task in tasks]
     dist.destroy_process_group()
     return told
@@ -93,7 +94,7 @@ def train_here(task: Task, last: bool = True) -> Told:
         steps += 1
         return last and task.stop_after is not None and steps > task.stop_after
 
-    sharded.placed = watched
+    setattr(sharded, "placed", watched)  # noqa: B010  # its own name there is not exported
     try:
         if task.whole_into is None:
             told.outcome = engine.train(job, note, asked_to_stop)
@@ -102,7 +103,7 @@ def train_here(task: Task, last: bool = True) -> Told:
     except LunaError as error:
         told.error = f"{type(error).__name__}: {error}"
     finally:
-        sharded.placed = placed
+        setattr(sharded, "placed", placed)  # noqa: B010
     return told
 
 

@@ -61,7 +61,7 @@ def opened(base, job):
 
 def test_roles_follow_one_another_from_the_fused_engines_own_start(home, base, fused):
     job, steps = make_job(home, roles=ROLES, steps={"logical": 4, "creative": 3}, run="fused"), []
-    wanted: dict[str, list[float]] = {role: [] for role in ROLES}
+    wanted = {role: [] for role in ROLES}
 
     def note(progress):
         for role in ROLES:

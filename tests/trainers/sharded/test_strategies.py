@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,11 +31,11 @@ class Trained:
     adapters: Path
     parent: str
     fused: str
-    losses: list
+    losses: list[float]
     base: Path
-    whole: dict
-    whole_losses: list
-    told: dict
+    whole: dict[str, torch.Tensor]
+    whole_losses: list[float]
+    told: dict[Any, Any]
 
     def update(self, sha):
         """What a training moved, in one vector."""
