@@ -25,6 +25,8 @@ from trainers.models.adapters import WEIGHTS, initial_adapter, write_adapter
 from trainers.reference.engine import TrlEngine
 from trainers.sharded.engine import ShardedEngine
 
+pytestmark = pytest.mark.slow
+
 STRATEGIES = ("ddp", "fsdp2", "zero2", "zero3")
 ROLES = ("logical", "creative")
 

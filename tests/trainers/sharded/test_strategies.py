@@ -20,6 +20,8 @@ from trainers.models.adapters import CONFIG, WEIGHTS, initial_adapter, write_ada
 from trainers.models.frozen import load_base
 from trainers.schedule import learning_rate, slice_of_step
 
+pytestmark = pytest.mark.slow
+
 STRATEGIES = ("ddp", "fsdp2", "zero2", "zero3")
 STEPS = 8
 
