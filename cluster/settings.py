@@ -231,6 +231,8 @@ def contradictions(settings: Settings) -> list[str]:
         found.append(
             f'train.quantize = "{train.quantize}" needs the fused engine; set it to "none", or train.engine = "auto"'
         )
+    if train.engine == "sharded" and train.quantize != "none":
+        found.append(f'train.quantize = "{train.quantize}" needs the fused engine; set it to "none"')
     return found
 
 

@@ -118,7 +118,7 @@ class TrainerPool:
             LunaError: Ray and torch do not count the same cards on a node, or a node does not answer.
         """
         check_rig()
-        engine_settings = settings.train.model_dump(include={"engine", "dtype", "threads", "quantize"})
+        engine_settings = settings.train.model_dump(include={"engine", "dtype", "threads", "quantize", "sharded"})
         key = sha256_json([base.sha, str(base.path), settings.lora.model_dump(), engine_settings])
         if key != self._key:
             self.release()

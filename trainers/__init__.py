@@ -14,12 +14,13 @@ inside an actor alike. `cluster` and `jobs` may import it; it imports only `curr
     lean/           the fast forward and backward over packed rows
     fused/          the engine that trains all roles in one pass
     reference/      the engine on TRL
+    sharded/        the engine on accelerate, FSDP2 and DeepSpeed, for a base that does not fit one card
     evals/          scores of a generation
     health/         the reward health index and its gates
     reward/         the reward model
 
-Imports go downwards: engines, then fused | reference, health.probe | evals, health.online, health.gradients, models,
-lean, then job, generator, config and runtime. No two of these packages import each other.
+Imports go downwards: engines, then sharded, fused | reference, health.probe | evals, health.online, health.gradients,
+models, lean, then job, generator, config and runtime. No two of these packages import each other.
 
 To add an engine, implement `job.Engine` in a package of its own and choose it in `engines.open_engine`; give it a
 `lean` base if its gradients can be measured. To add a score, see `evals`; a model family, `lean`; a health component,

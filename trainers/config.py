@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
 from curriculum.reward import OutOfRangeRule
 from ledger.roles import ROLES, Role
@@ -56,6 +56,22 @@ class LoraSettings(_Settings):
     """The update is scaled by alpha / rank."""
 
 
+class ShardedSettings(_Settings):
+    """How the `sharded` engine lays a model over the workers of a job. Nothing here is read by another engine."""
+
+    strategy: Literal["ddp", "fsdp2", "zero2", "zero3"] = "fsdp2"
+    """`ddp`: a whole copy a worker; `zero2`: gradients and optimizer state in parts; `fsdp2` and `zero3`: weights in
+    parts too, for a base that does not fit one card. `zero2` and `zero3` are DeepSpeed's, `fsdp2` is PyTorch's."""
+    offload_param: bool = False
+    """Keep the parts of the weights in the machine's memory and bring each to the device when it is used."""
+
+    @model_validator(mode="after")
+    def _check_offload(self) -> Self:
+        if self.offload_param and self.strategy in ("ddp", "zero2"):
+            raise ValueError(f"offload_param needs weights in parts, and {self.strategy} keeps them whole; use zero3")
+        return self
+
+
 class TrainSettings(_Settings):
     """One generation's training. A step takes `batch_size` examples of every role that has steps left."""
 
@@ -86,11 +102,13 @@ class TrainSettings(_Settings):
     weight_decay: float = Field(0.0, ge=0)
     adam_beta2: float = Field(0.999, gt=0, lt=1)
     """AdamW's decay of the mean squared gradient. A short run forgets its steep start sooner at 0.98."""
-    engine: Literal["auto", "fused", "trl"] = "auto"
-    """`fused`: all roles in one pass (Llama and Qwen2 shapes); `trl`: one after another; `auto` prefers fused."""
+    engine: Literal["auto", "fused", "trl", "sharded"] = "auto"
+    """`fused`: all roles in one pass (Llama and Qwen2 shapes); `trl`: one after another; `sharded`: one after another,
+    over several workers, for a base that does not fit one card; `auto` prefers fused."""
+    sharded: ShardedSettings = ShardedSettings()
     gradient_checkpointing: bool = False
     """Compute each layer's states again in the backward instead of keeping them: less memory, more time, the same
-    bytes. The fused engine's."""
+    bytes. The trl engine has none."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the frozen base and the adapter products. `auto`: bfloat16 where the device multiplies it natively."""
     quantize: Literal["none", "nf4"] = "none"

@@ -31,6 +31,11 @@ def open_engine(base: Base, train: TrainSettings, lora: LoraSettings, device: to
         raise LunaError(
             f'engine = "fused" cannot train this base: {reason}. Set [train] engine = "auto", or change the base.'
         )
+    if train.engine == "sharded":
+        from trainers.sharded.engine import ShardedEngine
+
+        logger.info("engine: sharded, one role after another (%s)", train.sharded.strategy)
+        return ShardedEngine(base, train, lora, device)
     world = World.current()
     if train.engine == "trl" or reason:
         _refuse_for_trl(train, reason or 'engine = "trl" is set', world)

@@ -140,7 +140,7 @@ class RoleOutcome:
 class EngineInfo:
     """What equal bytes depend on besides the job."""
 
-    engine: Literal["fused", "trl"]
+    engine: Literal["fused", "trl", "sharded"]
     device: str
     """Device type as torch names it: `cpu` or `cuda`."""
     dtype: str

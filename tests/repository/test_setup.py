@@ -135,6 +135,13 @@ def test_a_missing_pin_is_named(setup: ModuleType) -> None:
         setup.pinned_version("torch", "torchvision==1\n")
 
 
+def test_what_is_built_here_is_pinned_and_left_out_of_what_is_downloaded(setup: ModuleType) -> None:
+    pins = (ROOT / "constraints" / "cpu.txt").read_text()
+    rest = setup.without_package(pins, setup.BUILT_HERE)
+    assert set(pins.splitlines()) - set(rest.splitlines()) == {"deepspeed==0.19.8 ; sys_platform == 'linux'"}
+    assert setup.pinned_version(setup.BUILT_HERE, pins) == "0.19.8"
+
+
 def test_explain_says_stack_and_reason_without_touching_anything() -> None:
     done = subprocess.run(
         [sys.executable, str(ROOT / "scripts" / "setup.py"), "--explain"],

@@ -16,8 +16,8 @@ from trainers.lean.base import LeanBase
 from trainers.reward.model import RewardModel, load_reward_model
 
 UNMEASURABLE = (
-    "reward health is not measured with the trl engine: it needs the gradients and states of the fused one "
-    '([train] engine = "auto" takes it where the model\'s family is known)'
+    "reward health is not measured with the trl and sharded engines: it needs the gradients and states of the fused "
+    'one ([train] engine = "auto" takes it where the model\'s family is known)'
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from ledger.errors import LunaError
 from ledger.files import explain_write_errors, publish_dir, sha256_bytes, sha256_json, temporary_beside
 from ledger.metadata import CONFIG_FILE, MODEL_FILE, read_adapter_config
-from ledger.roles import ROLES
+from ledger.roles import ROLES, Role
 from trainers.config import LoraSettings
 from trainers.lean.adapter_bank import TARGET_MODULES
 from trainers.lean.base import LeanBase
@@ -128,20 +128,29 @@ def write_adapter(adapters_dir: Path, tensors: Mapping[str, Tensor], lora: LoraS
     Args:
         base: what its config names for tools that load base and adapter together (`Base.loadable`).
     """
+    named = {f"{_PREFIX}{name}{_SUFFIX}": value.detach().float().cpu().contiguous() for name, value in tensors.items()}
+    return publish_tensors(adapters_dir, named, adapter_config(lora, base, TARGET_MODULES))
+
+
+def adapter_config(lora: LoraSettings, base: str, target_modules: Collection[str]) -> str:
+    """The text of an adapter's config over the layers of these names, as PEFT reads it.
+
+    Args:
+        base: as of :func:`write_adapter`.
+    """
     from peft import LoraConfig
 
-    named = {f"{_PREFIX}{name}{_SUFFIX}": value.detach().float().cpu().contiguous() for name, value in tensors.items()}
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=0.0,
         bias="none",
-        target_modules=sorted(module.rsplit(".", 1)[1] for module in TARGET_MODULES),
+        target_modules=sorted({module.rsplit(".", 1)[-1] for module in target_modules}),
         task_type="CAUSAL_LM",
         base_model_name_or_path=base,
         inference_mode=True,
     )
-    return publish_tensors(adapters_dir, named, json.dumps(_plain(config.to_dict()), indent=2, sort_keys=True) + "\n")
+    return json.dumps(_plain(config.to_dict()), indent=2, sort_keys=True) + "\n"
 
 
 def publish_tensors(adapters_dir: Path, tensors: Mapping[str, Tensor], config: str) -> str:
@@ -174,6 +183,17 @@ def blend(parent: Mapping[str, Tensor] | None, child: Mapping[str, Tensor], alph
     if parent is None:
         parent = {name: torch.zeros_like(value) if ".lora_B" in name else value for name, value in child.items()}
     return {name: parent[name] + alpha * (child[name] - parent[name]) for name in child}
+
+
+def blend_files(parents: AdapterSet, children: AdapterSet, alpha: float, into: Path) -> AdapterSet:
+    """Write the blend of each of the children's roles under `into`, with its child's config, unchecked; a role without
+    a parent has the base for one."""
+    shas: dict[Role, str] = {}
+    for role in children.shas:
+        parent = read_tensors(parents.path(role)) if role in parents.shas else None
+        tensors = blend(parent, read_tensors(children.path(role)), alpha)
+        shas[role] = publish_tensors(into, tensors, (children.path(role) / CONFIG).read_text())
+    return AdapterSet(into, shas)
 
 
 def lean_generator(lean: LeanBase, adapters: AdapterSet) -> LeanGenerator:

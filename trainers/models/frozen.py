@@ -82,7 +82,7 @@ def _noted_sha(pointer: Path) -> str | None:
 
 
 def _fill(settings: FrozenModelSettings, folder: Path) -> None:
-    _no_progress_bars()
+    _quiet_libraries()
     source = settings.source
     if source == "tiny":
         from trainers.models.tiny import make_tiny_base
@@ -221,7 +221,7 @@ def _refuse_other_tokenizer(source: str, model: Any, tokenizer: Any) -> None:
         raise LunaError(
             f"the tokenizer of {source!r} has no end-of-text token; answers could not end. Use another base."
         )
-    rows = int(model.get_input_embeddings().weight.shape[0])
+    rows = int(model.get_input_embeddings().num_embeddings)  # weights that are read into parts have no rows
     highest = max([*tokenizer.get_vocab().values(), tokenizer.eos_token_id])
     if highest >= rows:
         token = tokenizer.convert_ids_to_tokens(highest)
@@ -231,21 +231,34 @@ def _refuse_other_tokenizer(source: str, model: Any, tokenizer: Any) -> None:
         )
 
 
-def _no_progress_bars() -> None:
-    """Transformers' own bars would run through ours and fill job logs."""
+def _quiet_libraries() -> None:
+    """Transformers' own bars would run through ours and fill job logs; so would what DeepSpeed says."""
+    import torch
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    # accelerate imports DeepSpeed wherever a model is saved, which then says on standard output that it finds no GPU.
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
 
 
 def load_base(path: Path, dtype: Any, device: Any) -> tuple[Any, Any]:
-    """(model, tokenizer) of a prepared base, frozen and in evaluation mode, on `device`.
+    """(model, tokenizer) of a prepared base, frozen and in evaluation mode, on `device`; None: where it is read.
 
     To the tokenizer the name of a special token is text like any other, wherever somebody quotes it.
     """
     if not (path / "config.json").exists():
         raise LunaError(f"the base at {path} is missing; run `luna init` again to prepare it.")
-    _no_progress_bars()
+    _quiet_libraries()
     model, tokenizer = _loaded(str(path), {"pretrained_model_name_or_path": path, "local_files_only": True}, dtype)
     tokenizer.split_special_tokens = True
-    return model.to(device).requires_grad_(False).eval(), tokenizer
+    placed = model if device is None else model.to(device)
+    return placed.requires_grad_(False).eval(), tokenizer
+
+
+def load_tokenizer(path: Path) -> Any:
+    """The tokenizer of a prepared base, as :func:`load_base` gives it."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+    tokenizer.split_special_tokens = True
+    return tokenizer

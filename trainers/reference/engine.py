@@ -41,9 +41,9 @@ from trainers.job import (
     TrioProgress,
 )
 from trainers.models.adapter_set import AdapterSet
-from trainers.models.adapters import CONFIG, WEIGHTS, blend, check_shape, publish_tensors, read_tensors
+from trainers.models.adapters import WEIGHTS, blend_files
 from trainers.models.frozen import Base, load_base
-from trainers.reference.generator import PeftGenerator
+from trainers.reference.generator import PeftGenerator, load_adapter
 from trainers.schedule import slice_of_step, warmup_of
 
 logger = logging.getLogger(__name__)
@@ -149,7 +149,7 @@ class TrlEngine:
     @contextlib.contextmanager
     def _adapted(self, role: Role, folder: Path | None, seed: int, trainable: bool) -> Iterator[Any]:
         """The base with one adapter on it, a fresh one without a folder; taken off again afterwards."""
-        from peft import LoraConfig, PeftModel, get_peft_model
+        from peft import LoraConfig, get_peft_model
 
         if folder is None:
             torch.manual_seed(int(sha256_json([seed, role])[:8], 16))
@@ -161,12 +161,7 @@ class TrlEngine:
             )
             model = get_peft_model(self.model, lora)
         else:
-            check_shape(folder, self.lora.rank, self.lora.alpha)
-            try:
-                model = PeftModel.from_pretrained(self.model, folder, is_trainable=trainable)
-            except Exception as error:  # PEFT and safetensors raise many kinds for one cause
-                first = str(error).splitlines()[0]
-                raise LunaError(f"the adapter {folder} does not fit this base: {first}") from error
+            model = load_adapter(self.model, folder, self.lora, trainable)
         try:
             yield model
         finally:
@@ -192,12 +187,7 @@ class TrlEngine:
 
     def blended(self, parents: AdapterSet, children: AdapterSet, alpha: float, into: Path) -> AdapterSet:
         """See :meth:`trainers.job.Engine.blended`."""
-        shas: dict[Role, str] = {}
-        for role in children.shas:
-            parent = read_tensors(parents.path(role)) if role in parents.shas else None
-            tensors = blend(parent, read_tensors(children.path(role)), alpha)
-            shas[role] = publish_tensors(into, tensors, (children.path(role) / CONFIG).read_text())
-        return AdapterSet(into, shas)
+        return blend_files(parents, children, alpha, into)
 
     @contextlib.contextmanager
     def _voiced(self, voice: Voice, adapters: AdapterSet) -> Iterator[Any]:

@@ -2,16 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from ledger.errors import LunaError
 from ledger.roles import Voice
+from trainers.config import LoraSettings
 from trainers.generator import Answer, Likelihood, prompt_ids, row_ids
+from trainers.models.adapters import check_shape
 
 _ROWS_AT_ONCE = 16
+
+
+def load_adapter(model: Any, folder: Path, lora: LoraSettings, trainable: bool) -> Any:
+    """The model with a published adapter on it, after checking that it is of the settings' shape.
+
+    Raises:
+        LunaError: it is of another shape, broken, or of another base.
+    """
+    from peft import PeftModel
+
+    check_shape(folder, lora.rank, lora.alpha)
+    try:
+        return PeftModel.from_pretrained(model, folder, is_trainable=trainable)
+    except Exception as error:  # PEFT and safetensors raise many kinds for one cause
+        first = str(error).splitlines()[0]
+        raise LunaError(f"the adapter {folder} does not fit this base: {first}") from error
+
+
+@contextmanager
+def with_adapter(model: Any, folder: Path, lora: LoraSettings) -> Iterator[Any]:
+    """The model with a published adapter on it; taken off again afterwards."""
+    adapted = load_adapter(model, folder, lora, trainable=False)
+    try:
+        yield adapted
+    finally:
+        bare = adapted.unload()
+        if hasattr(bare, "peft_config"):  # else PEFT warns of a second adapter when the next one comes
+            del bare.peft_config
 
 
 class PeftGenerator:
