@@ -10,7 +10,9 @@
     devices/          what Ray, torch and the drivers say of the devices, and whether they agree
     plan/             where a generation trains, in how many bytes and seconds, before anything starts
     trainer_pool.py   the trainer actors (trainer_actor.py) on the devices there are (placement.py)
+    workers/          groups that several processes train together, under Ray Train
     server/           the coordinator's side of serving
+    access/           Ray's token; metrics.py what is told to Prometheus
 
 Only `jobs` may import it; it wraps `trainers` and `serving`, which know nothing of it. To add a step of a generation
 see `steps`. To let a job ask the coordinator for more, add a method to `Coordinator` that takes and returns frozen

@@ -22,7 +22,6 @@ from cluster.attempts import begin_step
 from cluster.judging.blending import candidate_of
 from cluster.judging.measuring import Examiner
 from cluster.judging.rows import rows_of, write_adapter_metadata
-from cluster.placement import Placement
 from cluster.request import RunSpec
 from cluster.server.client import follow_head, retire_candidate
 from cluster.steps.admission import check_exam
@@ -30,12 +29,13 @@ from cluster.steps.consequences import consequences, recorded_verdict
 from cluster.steps.data import collect, taken_by
 from cluster.steps.everyday import everyday_of
 from cluster.steps.planning import make_plan
-from cluster.steps.records import Collected, Deployed, Judged, Measured, Planned, StepRecord, Trained, TrainingNotes
-from cluster.steps.training import trained_roles, training_notes, trio_jobs
-from cluster.trainer_pool import Follower, TrainerPool
+from cluster.steps.records import Collected, Deployed, Judged, Measured, Planned, StepRecord, Trained
+from cluster.steps.training import NotedTraining, trained_roles, trio_jobs
+from cluster.trainer_pool import TrainerPool
+from cluster.workers.follow import Follower
 from ledger.journal import Step
 from ledger.store import Stores
-from trainers.job import MicroBatches, TrioOutcome, TrioProgress
+from trainers.job import TrioProgress
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +58,8 @@ class GenerationRun:
     def __init__(self, spec: RunSpec, stores: Stores, pool: TrainerPool, watcher: Watcher):
         self.spec, self.watcher = spec, watcher
         self.stores, self.ledger, self.journal = stores, stores.ledger, stores.journal
-        self.notes = training_notes(self.journal, spec.run_id)
-        self.session = pool.open(spec.base, spec.settings, self.notes.placements if self.notes else ())
+        self.notes = NotedTraining(self.journal, spec.run_id)
+        self.session = pool.open(spec.home, spec.base, spec.settings, self.notes.placements)
 
     def run(self) -> Judged:
         """Take the steps that have no result yet."""
@@ -105,26 +105,10 @@ class GenerationRun:
 
     def train(self, collected: Collected, planned: Planned) -> Trained:
         """Train the three roles from the parent's adapters, in the groups that the run began with."""
-        known = self.notes or TrainingNotes(placements=())
-        self._note(known.model_copy(update={"placements": self.session.placements}))
-        follow = Follower(self.watcher.on_progress, self._note_outcome, self._note_micro_batches)
-        self.session.train(trio_jobs(self.spec, self._known, collected, planned), follow, self.watcher.stop)
-        return trained_roles(self._known)
-
-    @property
-    def _known(self) -> TrainingNotes:
-        assert self.notes is not None, "training has begun"
-        return self.notes
-
-    def _note(self, notes: TrainingNotes) -> None:
-        self.journal.note(self.spec.run_id, "train", notes.model_dump(mode="json"))
-        self.notes = notes
-
-    def _note_outcome(self, group: Placement, outcome: TrioOutcome) -> None:
-        self._note(self._known.with_outcome(group, outcome))
-
-    def _note_micro_batches(self, group: Placement, raised: MicroBatches) -> None:
-        self._note(self._known.with_micro_batches(group, raised))
+        self.notes.begin(self.session.placements)
+        follow = Follower(self.watcher.on_progress, self.notes.add_outcome, self.notes.add_micro_batches)
+        self.session.train(trio_jobs(self.spec, self.notes.known, collected, planned), follow, self.watcher.stop)
+        return trained_roles(self.notes.known)
 
     def measure(self, collected: Collected, planned: Planned, trained: Trained) -> Measured:
         """Take every score of the adapters as trained, beside their parent's on the same items."""

@@ -15,22 +15,27 @@ import ray
 from ray.exceptions import RayActorError
 
 from cluster.calls import get
-from cluster.devices.probe import check_rig
+from cluster.devices import RayNode
+from cluster.devices.probe import check_rig, ray_nodes
 from cluster.placement import Placement, assign, keep_groups, place_roles
+from cluster.plan.groups import planned_groups
 from cluster.settings import Settings
 from cluster.trainer_actor import LESS_MEMORY, Trainer, TrainerReport
+from cluster.workers.follow import Follower, merge_progress
+from cluster.workers.groups import train_groups
 from curriculum.everyday import EverydayQuestion, Known
 from curriculum.example import Example
 from curriculum.parent_view import ParentView
 from curriculum.preferences.pairs import Preference
 from ledger.errors import LunaError
 from ledger.files import sha256_json
+from ledger.home import Home
 from ledger.logs import log_context
 from ledger.records import EvalRecord
 from ledger.roles import Role
 from trainers.evals.exam import Compared, RolePlan
 from trainers.health.probe import HealthPlan
-from trainers.job import MicroBatches, Paused, StepTooLarge, TrioJob, TrioOutcome, TrioProgress
+from trainers.job import Paused, StepTooLarge, TrioJob, TrioOutcome
 from trainers.models.adapter_set import AdapterSet
 from trainers.models.frozen import Base
 
@@ -75,15 +80,6 @@ _MEASURING = Work(
 
 
 @dataclass(frozen=True)
-class Follower:
-    """Who is told how a training goes: its progress, each group that has finished, what was raised for memory."""
-
-    on_progress: Callable[[TrioProgress], None]
-    on_outcome: Callable[[Placement, TrioOutcome], None] = lambda *_: None
-    on_micro_batches: Callable[[Placement, MicroBatches], None] = lambda *_: None
-
-
-@dataclass(frozen=True)
 class Calls:
     """One method of the trainers, asked for several groups."""
 
@@ -104,8 +100,10 @@ class TrainerPool:
     def __init__(self) -> None:
         self._trainers: dict[Placement, Trainer] = {}
         self._key = ""
+        self._planned: tuple[tuple[RayNode, ...], tuple[Placement, ...]] | None = None
+        """The nodes that the groups were planned for, and the groups."""
 
-    def open(self, base: Base, settings: Settings, recorded: Sequence[Placement] = ()) -> TrainerSession:
+    def open(self, home: Home, base: Base, settings: Settings, recorded: Sequence[Placement] = ()) -> TrainerSession:
         """Give the groups of a run to the devices of this moment.
 
         Trainers of another base, shape or group are released. Nodes that come or go later change nothing for those
@@ -117,23 +115,33 @@ class TrainerPool:
         Raises:
             LunaError: Ray and torch do not count the same cards on a node, or a node does not answer.
         """
-        check_rig()
         engine_settings = settings.train.model_dump(include={"engine", "dtype", "threads", "quantize", "sharded"})
         key = sha256_json([base.sha, str(base.path), settings.lora.model_dump(), engine_settings])
         if key != self._key:
             self.release()
             self._key = key
-        now = place_roles(ray.cluster_resources().get("GPU", 0))
+        now = self._groups_now(home, base, settings)
         placements = keep_groups(recorded, now) if recorded else now
         for group in [group for group in self._trainers if group not in placements]:
             ray.kill(self._trainers.pop(group).actor)
         return TrainerSession(self._trainers, placements, base, settings)
+
+    def _groups_now(self, home: Home, base: Base, settings: Settings) -> tuple[Placement, ...]:
+        """As planned for the cards that there are; without any, or with logical ones alone, as :func:`place_roles`."""
+        if not any(node.torch_gpus for node in check_rig()):
+            return place_roles(ray.cluster_resources().get("GPU", 0))
+        nodes = tuple(ray_nodes())
+        if self._planned is None or self._planned[0] != nodes:
+            self.release()  # a warm trainer's memory would count as taken
+            self._planned = nodes, planned_groups(home, base, settings)
+        return self._planned[1]
 
     def release(self) -> None:
         """Give the devices back."""
         for trainer in self._trainers.values():
             ray.kill(trainer.actor)
         self._trainers.clear()
+        self._planned = None
 
 
 class TrainerSession:
@@ -162,7 +170,17 @@ class TrainerSession:
             Paused: `stop` was set; all have saved a checkpoint.
             LunaError: what an engine raises, or a trainer died too often. The others have saved and stopped by then.
         """
-        jobs = dict(jobs)
+        together = {group: job for group, job in jobs.items() if group.workers > 1}
+        for group in together:
+            self._drop(group)  # it has a card that one of the workers needs
+        outcomes = train_groups(together, self._base, self._settings, follow, stop)
+        alone = {group: job for group, job in jobs.items() if group not in together}
+        return {**outcomes, **self._train_alone(alone, follow, stop)}
+
+    def _train_alone(
+        self, jobs: dict[Placement, TrioJob], follow: Follower, stop: threading.Event
+    ) -> dict[Placement, TrioOutcome]:
+        """Train the groups of one process each."""
 
         def look(reports: Sequence[TrainerReport], working: Collection[Trainer]) -> None:
             if stop.is_set():
@@ -382,22 +400,3 @@ class TrainerSession:
             _, late = ray.wait(list(working), num_returns=len(working), timeout=_STOP_TIMEOUT_S)
             for reference in late:
                 self._drop(working[reference][1].group)
-
-
-def merge_progress(parts: Sequence[TrioProgress]) -> TrioProgress:
-    """The trio's progress from that of its devices: the slowest decides."""
-    tokens = [part.tokens_per_s for part in parts]
-    return TrioProgress(
-        step=min(part.step for part in parts),
-        steps=max(part.steps for part in parts),
-        losses={role: loss for part in parts for role, loss in part.losses.items()},
-        examples_per_s=sum(part.examples_per_s for part in parts),
-        tokens_per_s=None if any(one is None for one in tokens) else sum(one for one in tokens if one is not None),
-        seconds_left=max(part.seconds_left for part in parts),
-        role_steps={role: step for part in parts for role, step in part.role_steps.items()},
-        role_totals={role: total for part in parts for role, total in part.role_totals.items()},
-        channels={
-            channel: {role: loss for part in parts for role, loss in part.channels.get(channel, {}).items()}
-            for channel in dict.fromkeys(channel for part in parts for channel in part.channels)
-        },
-    )

@@ -33,10 +33,10 @@ def simulated() -> bool:
     return os.environ.get(SIMULATED, "") not in ("", "0")
 
 
-def check_rig() -> None:
+def check_rig() -> list[NodeFacts]:
     """Refuse the cluster that this process has joined if Ray and torch do not count the same cards on each node.
 
-    Nodes are asked once in the life of this process.
+    Returns the counts of each node, which is asked once in the life of this process.
 
     Raises:
         LunaError: they differ, or a node does not answer.
@@ -46,7 +46,9 @@ def check_rig() -> None:
     for node in nodes:
         if (node, asked) not in _known:
             _known[node, asked] = next(iter(facts_of([node], whole=False)))
-    check_devices(nodes, [_known[node, asked] for node in nodes], asked)
+    found = [_known[node, asked] for node in nodes]
+    check_devices(nodes, found, asked)
+    return found
 
 
 def ray_nodes() -> list[RayNode]:

@@ -9,7 +9,8 @@
     serving.py   where the engine goes
     search.py    the fastest way to seat all groups
     decision.py  `plan_run`: the fastest way, or why there is none, by how much, and what would fit
-    of_home.py   what a home's settings and data ask for; reads files, all else here is pure
+    of_home.py   what a home's settings and data ask for; reads files
+    groups.py    the groups of a run that begins now; asks Ray and the cards, all else here is pure
 
 The constants of `memory` and `seconds` name where they were measured. To model a further term, add it to
 `memory.Footprint` or `seconds.step_seconds`, and a measured row to `tests/cluster/test_plan_model.py`.

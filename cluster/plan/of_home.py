@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,22 +33,20 @@ def wanted_of(home: Home, settings: Settings, base: Base) -> Wanted:
         LunaError: the base or an inbox file cannot be read.
     """
     config = _config_of(base)
-    train: Mapping[str, Any] = settings.train.model_dump()
-    sharded: Mapping[str, Any] = train.get("sharded") or {}
-    engine: Any = train["engine"]
-    if engine == "auto":
-        engine = "trl" if why_unsupported(SimpleNamespace(**config)) else "fused"
+    train = settings.train
+    unsupported = why_unsupported(SimpleNamespace(**config))
+    engine = train.engine if train.engine != "auto" else "trl" if unsupported else "fused"
     return Wanted(
         shape=BaseShape.of_config(config),
         rank=settings.lora.rank,
         roles=_rows_of_roles(home, settings, base),
-        dtype=settings.train.dtype,
-        parts=settings.train.gradient_accumulation_steps,
+        dtype=train.dtype,
+        parts=train.gradient_accumulation_steps,
         engine=engine,
-        strategy=sharded.get("strategy", "zero3"),
-        offload_param=sharded.get("offload_param", False),
-        gradient_checkpointing=train.get("gradient_checkpointing", False),
-        base_bits=4 if train.get("quantize", "none") != "none" else 16,
+        strategy=train.sharded.strategy,
+        offload_param=train.sharded.offload_param,
+        gradient_checkpointing=train.gradient_checkpointing,
+        base_bits=16 if train.quantize == "none" else 4,
     )
 
 

@@ -19,7 +19,7 @@ from ledger.home import Home
 from ledger.journal import RunJournal
 from ledger.logs import log_context
 from ledger.roles import Role
-from trainers.job import MicroBatches, TrioJob
+from trainers.job import MicroBatches, TrioJob, TrioOutcome
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +101,35 @@ def training_notes(journal: RunJournal, run_id: str) -> TrainingNotes | None:
         with suppress(ValidationError):
             return TrainingNotes.model_validate(known)
     return None
+
+
+class NotedTraining:
+    """What a run's journal knows of its training, written down anew with all that comes to it."""
+
+    def __init__(self, journal: RunJournal, run_id: str):
+        self._journal, self._run_id = journal, run_id
+        self.known = training_notes(journal, run_id) or TrainingNotes(placements=())
+
+    @property
+    def placements(self) -> tuple[Placement, ...]:
+        """The groups that the run began with; none before its training has begun."""
+        return self.known.placements
+
+    def begin(self, placements: tuple[Placement, ...]) -> None:
+        """Note the groups that are trained."""
+        self._note(self.known.model_copy(update={"placements": placements}))
+
+    def add_outcome(self, group: Placement, outcome: TrioOutcome) -> None:
+        """Note that a group has finished."""
+        self._note(self.known.with_outcome(group, outcome))
+
+    def add_micro_batches(self, group: Placement, raised: MicroBatches) -> None:
+        """Note that a group's steps are cut in more parts."""
+        self._note(self.known.with_micro_batches(group, raised))
+
+    def _note(self, notes: TrainingNotes) -> None:
+        self._journal.note(self._run_id, "train", notes.model_dump(mode="json"))
+        self.known = notes
 
 
 def trained_roles(notes: TrainingNotes) -> Trained:

@@ -91,11 +91,16 @@ def other_card(rows: Sequence[GenerationRow], info: EngineInfo) -> str:
 
 
 def _read_record(home: Home, gen_id: int) -> _Record:
-    """The record of a generation, with its data files checked."""
+    """The record of a generation, with its data files checked.
+
+    Raises:
+        LunaError: a file is missing or changed, or several processes trained it together.
+    """
     with Stores.open(home) as stores:
         rows = stores.ledger.generation(gen_id)
         runs = {run.run_id: run for run in stores.journal.runs()}
         trained = stores.journal.step_result(rows[0].run_id, "train") or {}
+        refuse_a_groups(gen_id, trained)
         raised = {role: found.get("micro_batches", ()) for role, found in trained.get("roles", {}).items()}
         parents: dict[Role, str] = {}
         if rows[0].parent_gen is not None:
@@ -109,6 +114,23 @@ def _read_record(home: Home, gen_id: int) -> _Record:
         if sha:
             _check_file(home.data_file(sha), sha, what)
     return _Record(rows, parents, request, raised)
+
+
+def refuse_a_groups(gen_id: int, trained: Mapping[str, Any]) -> None:
+    """Refuse what several processes trained together: their sums have an order that one process does not repeat.
+
+    Args:
+        trained: the journal's record of the `train` step, as plain data.
+    """
+    found = trained.get("roles", {})
+    workers = {role: max(size for _, size in own["engine"].get("workers", [[0, 1]])) for role, own in found.items()}
+    if several := {role: size for role, size in workers.items() if size > 1}:
+        told = ", ".join(f"{role} by {size}" for role, size in several.items())
+        raise LunaError(
+            f"G{gen_id} was trained by several processes together ({told}), whose sums have another order than those "
+            "of the one that would repeat it here: its bytes cannot be found again. `luna ledger verify` checks its "
+            "files."
+        )
 
 
 def _open_engine(home: Home, record: _Record) -> Engine:

@@ -32,11 +32,21 @@ def plan_command(
             raise typer.Exit(NO)
 
 
-def doctor_command(json_: bool = JSON_OPTION, home: Path | None = HOME_OPTION) -> None:
+def doctor_command(
+    install_dashboard: bool = typer.Option(
+        False, "--install-dashboard", help="Put Luna's Grafana board beside those of the running Ray instead."
+    ),
+    json_: bool = JSON_OPTION,
+    home: Path | None = HOME_OPTION,
+) -> None:
     """Show what Ray, torch and the drivers see, and check the home and its runs. Exit status 3 if anything is wrong."""
+    from jobs.dashboard import install
     from jobs.rig.doctor import examine, print_examined
 
     with friendly_errors():
+        if install_dashboard:
+            out.print(f"wrote {install()}", soft_wrap=True)
+            return
         found = examine(resolve_home(home))
         if json_:
             out.print_json(json.dumps(asdict(found)))

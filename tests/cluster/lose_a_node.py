@@ -22,7 +22,7 @@ def main(folder: Path, lost_at: int) -> None:
 
     from cluster.placement import Placement
     from cluster.settings import Settings
-    from cluster.train_group import train_in_group
+    from cluster.workers.train_group import train_in_group
     from ledger.home import Home
     from ledger.roles import ROLES
     from tests.trainers.builders import LORA, make_job, tiny_base
@@ -42,8 +42,7 @@ def main(folder: Path, lost_at: int) -> None:
 
     settings = Settings(train=job.train, lora=LORA)
     placement = Placement(ROLES, 0, workers=2)
-    storage = str(folder / "ray-train")
-    outcome = train_in_group(placement, tiny_base(home), settings, job, storage, note, threading.Event())
+    outcome = train_in_group(placement, tiny_base(home), settings, job, note, threading.Event())
     print(
         json.dumps(
             {

@@ -55,6 +55,7 @@ def nodes() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patched:
         for name, value in {**environment(), "RAY_TMPDIR": f"/tmp/luna-nodes-{os.getpid()}"}.items():
             patched.setenv(name, value)
+        patched.setenv("LUNA_SIMULATED_GPUS", "1")
         made = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "num_gpus": 1, "include_dashboard": False})
         patched.setenv("RAY_ADDRESS", made.address)
         connect()
@@ -183,7 +184,7 @@ def test_memory_that_runs_out_is_in_the_log_and_the_journal_and_in_what_is_shown
                         torch.empty(1 << 50)
                 return whole(model, batch, bank, *others)
 
-            LeanModel.log_probs = log_probs  # type: ignore[method-assign]
+            setattr(LeanModel, "log_probs", log_probs)  # noqa: B010
             super().open(*arguments)
 
     def start(group: Placement) -> Any:

@@ -114,15 +114,15 @@ def test_the_trl_engine_begins_again_in_more_micro_batches_as_far_as_its_batches
 ) -> None:
     from trl import SFTTrainer
 
-    class Tight(SFTTrainer):  # type: ignore[misc]
+    class Tight(SFTTrainer):
         def training_step(self, model: Any, inputs: Any, *others: Any) -> Any:
             if len(inputs["input_ids"]) > room:
                 torch.empty(1 << 50)
             return super().training_step(model, inputs, *others)
 
     monkeypatch.setattr("trl.SFTTrainer", Tight)
-    room, settings = 1, {"least_loss": None, "engine": "trl", "threads": 1}
-    actor = TrainerActor()
+    settings: dict[str, Any] = {"least_loss": None, "engine": "trl", "threads": 1}
+    room, actor = 1, TrainerActor()
     actor._engine = TrlEngine(tiny_base(home), SETTINGS, LORA, CPU)
     found, job = trained(actor, make_job(home, run="trl", steps=2, roles=["logical"], **settings))
     assert job.micro_batches == ((0, 4),)

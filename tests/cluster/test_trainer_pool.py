@@ -12,7 +12,8 @@ from cluster import trainer_actor, trainer_pool
 from cluster.placement import Placement
 from cluster.settings import Settings
 from cluster.trainer_actor import TrainerReport
-from cluster.trainer_pool import Follower, TrainerSession, merge_progress
+from cluster.trainer_pool import TrainerSession
+from cluster.workers.follow import Follower, merge_progress
 from ledger.errors import LunaError
 from trainers.job import Paused, TrioProgress
 from trainers.models.frozen import Base
@@ -99,10 +100,11 @@ def test_when_one_trainer_fails_the_others_stop_at_a_safe_point(session: Trainer
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_group_without_a_device_takes_turns_on_that_of_another(session: TrainerSession, tmp_path: Path) -> None:
-    log, lost, order = tmp_path / "log", Placement(("dialectical",), 7), []
+    log, lost = tmp_path / "log", Placement(("dialectical",), 7)
+    order: list[tuple[Placement, Any]] = []
     jobs: Any = {group: {"does": group.name, "log": str(log), "seconds": 2} for group in (FIRST, lost)}
     follow = Follower(lambda progress: None, lambda group, outcome: order.append((group, outcome)))
-    done = session.train(jobs, follow, threading.Event())
+    done: dict[Placement, Any] = {**session.train(jobs, follow, threading.Event())}
     assert order == list(done.items()) == [(FIRST, "creative+logical"), (lost, "dialectical")]
     assert log.read_text().split() == ["begun", "done", "begun", "done"], "one after the other"
 

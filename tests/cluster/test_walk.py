@@ -41,7 +41,7 @@ class OneProcess:
         self.opened = False
         self.settings: Any = None
 
-    def open(self, base: Base, settings: Any, recorded: Any = ()) -> OneProcess:
+    def open(self, home: Home, base: Base, settings: Any, recorded: Any = ()) -> OneProcess:
         if not self.opened:
             self.actor.open(base, settings.train, settings.lora)
         self.opened, self.settings = True, settings
@@ -57,8 +57,8 @@ class OneProcess:
     def evaluate(self, plans: Any, compared: Any, gen_id: int) -> Any:
         return self.actor.evaluate(plans, compared, gen_id, self.settings)
 
-    def everyday(self, pool: Any) -> Any:
-        return self.actor.everyday(ROLES, pool, self.settings)
+    def everyday(self, pool: Any, most: int) -> Any:
+        return self.actor.everyday(ROLES, pool, most, self.settings)
 
     def view(self, parents: Any, examples: Any, with_own: bool) -> Any:
         return self.actor.view([e for own in examples.values() for e in own], parents, with_own, self.settings.text)

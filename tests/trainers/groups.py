@@ -54,7 +54,7 @@ def train_together(folder: Path, base: Base, tasks: Sequence[Task], size: int = 
     """What each process saw of each task, by rank."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(size) as pool:
-        meeting = f"file://{folder / 'meeting'}"
+        meeting = (folder / "meeting").as_uri()
         asked = [pool.apply_async(_worker, (rank, size, meeting, base, tasks)) for rank in range(size)]
         return [one.get(240) for one in asked]
 

@@ -108,7 +108,6 @@ class GraphStep(TrioStep):
         weight_decay: float = 0.0,
         beta2: float = 0.999,
         world: World = World.alone(),
-        ops: Ops | None = None,
     ):
         super().__init__(model, bank, lanes, weight_decay, beta2, world)
         slots, device = bank.slots, model.device
@@ -122,7 +121,7 @@ class GraphStep(TrioStep):
         for slot, (optimizer, parameter) in enumerate(zip(self._optimizers, self._parameters, strict=True)):
             mean, square = self._moments[:, slot]
             optimizer.state[parameter] = {"step": self._steps[slot], "exp_avg": mean, "exp_avg_sq": square}
-        self._pass = SegmentPass.over(model, bank, ops or best_ops(device), _POSITIONS)
+        self._pass = SegmentPass.over(model, bank, best_ops(device), _POSITIONS)
         self._passes: dict[tuple[Bucket, bool], _BucketPass] = {}
         self._update = Graphed(self._pool)
         self._round = rounding(bank)

@@ -97,6 +97,7 @@ class ShardedEngine:
             dtype=str(self.dtype).removeprefix("torch."),
             threads=self.threads,
             versions={"torch": torch.__version__, "machine": platform.machine(), **versions},
+            card=runtime.card_of(self.device),
             workers=((0, World.current().size),),
         )
 

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -60,14 +61,10 @@ def train_in_group(
     base: Base,
     settings: Settings,
     job: TrioJob,
-    storage: str,
     on_progress: Callable[[TrioProgress], None],
     stop: threading.Event,
 ) -> TrioOutcome:
-    """Train a job on up to `placement.workers` devices.
-
-    Args:
-        storage: path or URI that every node reaches, for what Ray Train notes of the group.
+    """Train a job on up to `placement.workers` devices. What Ray Train notes of the group goes to the job's `run_dir`.
 
     Raises:
         Paused: `stop` was set; a checkpoint is saved.
@@ -87,7 +84,7 @@ def train_in_group(
     )
     actor = group.remote()
     try:
-        return _follow(actor, actor.train.remote(placement, base, settings, job, storage), on_progress, stop)
+        return _follow(actor, actor.train.remote(placement, base, settings, job), on_progress, stop)
     finally:
         ray.kill(actor)  # which ends its workers
 
@@ -140,7 +137,7 @@ class TrainGroup:
         self._progress: TrioProgress | None = None
         self._begun, self._stop = 0, False
 
-    def train(self, placement: Placement, base: Base, settings: Settings, job: TrioJob, storage: str) -> TrioOutcome:
+    def train(self, placement: Placement, base: Base, settings: Settings, job: TrioJob) -> TrioOutcome:
         """Run the group to the end; raises what the engine raises."""
         from ray.train.v2.api.exceptions import TrainingFailedError
 
@@ -149,7 +146,7 @@ class TrainGroup:
         train = settings.train.model_copy(update={"threads": threads})
         order = _Order(base, train, settings.lora, job, placement.gpus > 0, ray.get_runtime_context().current_actor)
         try:
-            answer = _trainer(placement, threads, order, storage).fit().return_value
+            answer = _trainer(placement, threads, order).fit().return_value
         except TrainingFailedError as error:
             reason = str(error).strip().splitlines()[-1][:300]
             raise LunaError(
@@ -183,7 +180,7 @@ class TrainGroup:
         self._stop = True
 
 
-def _trainer(placement: Placement, threads: int, order: _Order, storage: str) -> Any:
+def _trainer(placement: Placement, threads: int, order: _Order) -> Any:
     """Ray Train's trainer of a group."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -201,7 +198,7 @@ def _trainer(placement: Placement, threads: int, order: _Order, storage: str) ->
         ),
         run_config=RunConfig(
             name=f"{placement.name}-{uuid.uuid4().hex[:8]}",  # under a name that it knows Ray Train would go on
-            storage_path=storage,
+            storage_path=str(Path(order.job.run_dir) / "ray-train"),
             failure_config=FailureConfig(max_failures=_LOSSES),
             worker_runtime_env={"env_vars": ENVIRONMENT},
             logging_config=LoggingConfig(log_level="WARNING"),
