@@ -84,7 +84,7 @@ class TrainSettings(_Settings):
     """Peak learning rate, the same for every role or one for each; it falls linearly to 0 at the last step."""
     warmup_steps: int = Field(0, ge=0)
     """Steps in which the learning rate rises from 0 to its peak, but never more than half of a role's steps."""
-    kl_weight: float = Field(1.0, ge=0, allow_inf_nan=False)
+    kl_weight: float = Field(2.0, ge=0, allow_inf_nan=False)
     """Weight, beside the loss on the data, of how far a role has moved from its parent on the rows that it replays: the
     mean divergence of its next-token probabilities from the parent's over their answers. 0: nothing is compared. The
     `trl` engine compares nothing."""

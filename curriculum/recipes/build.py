@@ -14,8 +14,9 @@ from curriculum.recipes import creative, dialectical, grammar, logical
 from ledger.errors import LunaError
 from ledger.roles import ROLES, Role
 
-TOTALS: Mapping[Role, int] = {"creative": 800, "logical": 6000, "dialectical": 800}
-"""Examples of a recipe where no total is asked for: the logical role has fourteen families of puzzles to learn."""
+TOTALS: Mapping[Role, int] = {"creative": 800, "logical": 1600, "dialectical": 800}
+"""Examples of a recipe where no total is asked for: what one generation learns well enough for the gates. Fourteen
+families of puzzles need some 6,000 of the logical role."""
 
 EVERYDAY_SHARE = 0.1
 """Share of everyday lessons and small talk in every recipe, in [0, 1]: so much keeps what the base could do."""
@@ -23,9 +24,8 @@ EVERYDAY_SHARE = 0.1
 GOLDEN_RATIO = 0.6
 """Share of pure AGL in the rest of the logical and dialectical recipes, in [0, 1]: 60 % pure, 40 % hybrid."""
 
-PUZZLES_A_FAMILY = 400
-"""Puzzles of a recipe that make it worth another family, easy ones first: few examples of many families teach none.
-The logical role has all fourteen always."""
+PUZZLES_A_FAMILY: Mapping[Role, int] = {"creative": 400, "logical": 200, "dialectical": 400}
+"""Puzzles of a recipe that make it worth another family, easy ones first: few examples of many families teach none."""
 
 _HYBRID: Mapping[str, Mapping[str, float]] = {
     "logical": logical.PROPORTIONS,
@@ -87,8 +87,7 @@ def category_weights(role: Role, golden_ratio: float = GOLDEN_RATIO) -> dict[str
 
 def puzzle_weights(role: Role, count: int) -> dict[str, int]:
     """Proportions of the puzzle families among `count` puzzles of a role's recipe."""
-    families = len(LEARNED_LAST) if role == "logical" else max(1, count // PUZZLES_A_FAMILY)
-    return dict(list(LEARNED_LAST.items())[:families])
+    return dict(list(LEARNED_LAST.items())[: max(1, count // PUZZLES_A_FAMILY[role])])
 
 
 def _role_seed(role: Role, seed: int) -> int:

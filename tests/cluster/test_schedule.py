@@ -112,7 +112,7 @@ OWN_WORDS = [
 
 def test_a_first_generation_repeats_what_the_base_says_itself():
     found = role_schedule("logical", settings_of(), asked(0, 90), Earlier(own_words=OWN_WORDS), 0)
-    assert (found.n_delta, found.rehearsed, found.n_replay) == (90, 90, 90), "replay_least, at most half of the rows"
+    assert (found.n_delta, found.rehearsed, found.n_replay) == (90, 60, 60), "each of them twice at most"
     assert set(found.taken) == set(asked(0, 90)), "what is repeated is not taken"
     assert {row.id for row in found.rows} - {e.id for e in asked(0, 90)} == {e.id for e in OWN_WORDS}
     assert role_schedule(
