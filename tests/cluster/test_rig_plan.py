@@ -292,3 +292,11 @@ def test_a_hundred_nodes_are_planned_in_a_moment() -> None:
     began = time.perf_counter()
     assert isinstance(plan_run(wanted(), rig, ServingShare(2, 0.4)), Plan)
     assert time.perf_counter() - began < 10
+
+
+def test_what_a_running_server_holds_is_counted_once() -> None:
+    from cluster.plan.groups import counted_once
+
+    cards = [cpu(), card(0, free=79.5), card(1, free=47.0)]
+    found = counted_once(cards, ServingShare(1, 0.4))
+    assert [own.free_bytes / GIB for own in found] == [64, 79.5, 79.0]

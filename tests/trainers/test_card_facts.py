@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from jobs.generation.reproduce import other_card
+from jobs.generation.reproduce import other_card, refuse_a_groups
 from ledger.errors import LunaError
 from tests.ledger.builders import make_row
 from trainers.checkpoint import fingerprint, load_checkpoint, save_checkpoint
@@ -85,3 +85,10 @@ def test_the_drivers_files_are_read(tmp_path: Path) -> None:
 
 def test_without_drivers_there_is_nothing(tmp_path: Path) -> None:
     assert nvidia(tmp_path) == amd(tmp_path) == (0, "")
+
+
+def test_what_several_processes_trained_is_not_reproduced_by_one() -> None:
+    alone, together = {"engine": {"workers": [[0, 1]]}}, {"engine": {"workers": [[0, 2], [7, 1]]}}
+    refuse_a_groups(3, {"roles": {"logical": alone, "creative": {"engine": {}}}})  # the second of an earlier version
+    with pytest.raises(LunaError, match=r"G3 was trained by several processes together \(creative by 2\)"):
+        refuse_a_groups(3, {"roles": {"logical": alone, "creative": together}})
