@@ -55,7 +55,8 @@ def session(ray_head: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> T
             if job["does"] == "dies once" and log.read_text() == "begun\n":
                 os._exit(1)
             if job["does"] == "fails":
-                time.sleep(0.5)
+                while not Path(job["after"]).exists():
+                    time.sleep(0.1)
                 raise LunaError("not a number")
             deadline = time.monotonic() + job.get("seconds", 0)
             while time.monotonic() < deadline and not self.stopped:
@@ -93,7 +94,11 @@ def test_only_the_trainer_that_died_is_asked_again(session: TrainerSession, tmp_
 def test_when_one_trainer_fails_the_others_stop_at_a_safe_point(session: TrainerSession, tmp_path: Path) -> None:
     logs = tmp_path / "first", tmp_path / "second"
     with pytest.raises(LunaError, match="not a number"):
-        train(session, {"does": "fails", "log": str(logs[0])}, {"does": "works", "log": str(logs[1]), "seconds": 60})
+        train(
+            session,
+            {"does": "fails", "log": str(logs[0]), "after": str(logs[1])},
+            {"does": "works", "log": str(logs[1]), "seconds": 60},
+        )
     assert logs[1].read_text().split() == ["begun", "stopped"]
 
 
