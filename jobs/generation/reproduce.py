@@ -123,11 +123,12 @@ def refuse_a_groups(gen_id: int, trained: Mapping[str, Any]) -> None:
         trained: the journal's record of the `train` step, as plain data.
     """
     found = trained.get("roles", {})
-    workers = {role: max(size for _, size in own["engine"].get("workers", [[0, 1]])) for role, own in found.items()}
+    told = {role: own.get("engine", {}).get("workers", [[0, 1]]) for role, own in found.items()}  # not by old versions
+    workers = {role: max(size for _, size in own) for role, own in told.items()}
     if several := {role: size for role, size in workers.items() if size > 1}:
-        told = ", ".join(f"{role} by {size}" for role, size in several.items())
+        by = ", ".join(f"{role} by {size}" for role, size in several.items())
         raise LunaError(
-            f"G{gen_id} was trained by several processes together ({told}), whose sums have another order than those "
+            f"G{gen_id} was trained by several processes together ({by}), whose sums have another order than those "
             "of the one that would repeat it here: its bytes cannot be found again. `luna ledger verify` checks its "
             "files."
         )

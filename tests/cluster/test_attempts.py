@@ -121,7 +121,7 @@ class Poisoned:
     def __init__(self, error: Exception) -> None:
         self.error = error
 
-    def open(self, base: Any, settings: Any, recorded: Any = ()) -> Any:
+    def open(self, home: Any, base: Any, settings: Any, recorded: Any = ()) -> Any:
         return self
 
     @property
