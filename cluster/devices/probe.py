@@ -76,10 +76,10 @@ def facts_of(nodes: Iterable[RayNode], whole: bool = True) -> list[NodeFacts]:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here, found = ray.get_runtime_context().get_node_id(), []
-    asked = ray.remote(look_apart if whole else counts).options(num_cpus=0, max_retries=0)
+    asked = ray.remote(look_apart if whole else counts)
     pending = [
         (node, None if node.node == here else asked.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node.node, soft=False)
+            num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node.node, soft=False)
         ).remote(node.node, node.host))
         for node in nodes
     ]  # fmt: skip

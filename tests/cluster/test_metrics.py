@@ -129,8 +129,10 @@ def scraped():
 
 
 def wait_for(names, timeout_s=60):
-    deadline = time.monotonic() + timeout_s
-    while (missing := names - scraped()) and time.monotonic() < deadline:
+    """Ray gives a gauge out when it was told, not for ever: each name has to come once."""
+    missing, deadline = set(names), time.monotonic() + timeout_s
+    while missing and time.monotonic() < deadline:
+        missing -= scraped()
         time.sleep(1)
     assert missing == set()
 
