@@ -23,7 +23,7 @@ from curriculum.parent_view import ParentView
 from curriculum.preferences.pairs import Preference
 from curriculum.transcript import LengthSettings
 from ledger.errors import LunaError
-from ledger.logs import LineHandler, listening
+from ledger.logs import LineHandler, listening, log_context
 from ledger.records import EvalRecord
 from ledger.roles import BASE, Role
 from trainers.config import LoraSettings, TrainSettings
@@ -57,6 +57,17 @@ class TrainerLine:
     level: int
     message: str
     role: Role | None
+
+    @classmethod
+    def of(cls, record: logging.LogRecord) -> TrainerLine:
+        """What a :class:`ledger.logs.LineHandler` got."""
+        role: Role | None = record.role  # type: ignore[attr-defined]  # LineHandler sets it
+        return cls(record.name, record.levelno, record.getMessage(), role)
+
+    def log(self) -> None:
+        """Log it in this process as well."""
+        with log_context(role=self.role):
+            logging.getLogger(self.logger).log(self.level, "%s", self.message)
 
 
 @dataclass(frozen=True)
@@ -202,8 +213,7 @@ class TrainerActor:
         self._progress = progress
 
     def _keep(self, record: logging.LogRecord) -> None:
-        role: Role | None = record.role  # type: ignore[attr-defined]  # LineHandler sets it
-        self._lines.append(TrainerLine(record.name, record.levelno, record.getMessage(), role))
+        self._lines.append(TrainerLine.of(record))
 
 
 ENVIRONMENT = {

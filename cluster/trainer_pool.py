@@ -30,7 +30,6 @@ from curriculum.preferences.pairs import Preference
 from ledger.errors import LunaError
 from ledger.files import sha256_json
 from ledger.home import Home
-from ledger.logs import log_context
 from ledger.records import EvalRecord
 from ledger.roles import Role
 from trainers.evals.exam import Compared, RolePlan
@@ -383,8 +382,7 @@ class TrainerSession:
             with suppress(RayActorError):  # a death is seen where the answer is awaited
                 report: TrainerReport = ray.get(reference)
                 for line in report.lines:
-                    with log_context(role=line.role):
-                        logging.getLogger(line.logger).log(line.level, "%s", line.message)
+                    line.log()
                 reports.append(report)
         return reports
 

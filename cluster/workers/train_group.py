@@ -25,7 +25,7 @@ from cluster.placement import Placement
 from cluster.settings import Settings
 from cluster.trainer_actor import ENVIRONMENT, LESS_MEMORY, TrainerLine, TrainerReport
 from ledger.errors import LunaError
-from ledger.logs import LineHandler, listening, log_context
+from ledger.logs import LineHandler, listening
 from trainers.config import LoraSettings, TrainSettings
 from trainers.job import Paused, TrioJob, TrioOutcome, TrioProgress
 from trainers.models.frozen import Base
@@ -124,8 +124,7 @@ def _report(actor: Any) -> tuple[TrainerReport, bool]:
     with suppress(RayActorError, GetTimeoutError):  # a death is seen where the answer is awaited
         report, has_begun = ray.get(actor.report.remote(), timeout=_REPORT_TIMEOUT_S)
     for line in report.lines:
-        with log_context(role=line.role):
-            logging.getLogger(line.logger).log(line.level, "%s", line.message)
+        line.log()
     return report, has_begun
 
 
@@ -271,8 +270,7 @@ class _Link:
             self._told = time.monotonic()
 
     def _keep(self, record: logging.LogRecord) -> None:
-        role = record.role  # type: ignore[attr-defined]  # LineHandler sets it
-        self._lines.append(TrainerLine(record.name, record.levelno, record.getMessage(), role))
+        self._lines.append(TrainerLine.of(record))
 
 
 def _this_node() -> dict[str, str]:
