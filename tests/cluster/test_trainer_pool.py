@@ -69,7 +69,6 @@ def session(ray_head: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> T
         return ray.remote(StandIn).options(num_cpus=0, num_gpus=group.gpus, max_concurrency=4).remote()
 
     monkeypatch.setattr(trainer_actor, "start_trainer", start)
-    monkeypatch.setattr(trainer_pool, "_DEVICE_TIMEOUT_S", 1)
     return TrainerSession({}, (FIRST, SECOND), Base("tiny", "a" * 64, tmp_path), Settings())
 
 
@@ -104,7 +103,11 @@ def test_when_one_trainer_fails_the_others_stop_at_a_safe_point(session: Trainer
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_group_without_a_device_takes_turns_on_that_of_another(session: TrainerSession, tmp_path: Path) -> None:
+def test_a_group_without_a_device_takes_turns_on_that_of_another(
+    session: TrainerSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # here alone: where two groups wait for each other, a process that starts slowly must not take turns with the other
+    monkeypatch.setattr(trainer_pool, "_DEVICE_TIMEOUT_S", 1)
     log, lost = tmp_path / "log", Placement(("dialectical",), 7)
     order: list[tuple[Placement, Any]] = []
     jobs: Any = {group: {"does": group.name, "log": str(log), "seconds": 2} for group in (FIRST, lost)}
