@@ -94,7 +94,7 @@ class DataSettings(BaseModel):
     many, whose answers the parent finds least likely."""
     base_share: float = Field(0.4, ge=0, le=1)
     """Share, of the rows that are replayed, in which the base repeats its own right answers to everyday questions, so
-    that it keeps what it could do. A first generation repeats each twice, in up to half of its rows. 0: none."""
+    that it keeps what it could do. A first generation repeats each once, in up to half of its rows. 0: none."""
     own_answers: bool = False
     """Replay open items with the parent's own answer in place of the recorded one; closed ones keep theirs."""
     holdout_percent: int = Field(20, ge=1, le=90)

@@ -1,6 +1,6 @@
 """What the untouched base knows of everyday life: found out once a base, kept beside its weights.
 
-Of what each role's prompt brings out, the first part is asked of every generation, and the rest is rehearsed.
+Of what each role's prompt brings out, the first that are sure are asked of every generation, and the rest is rehearsed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from cluster.request import RunSpec
 from cluster.trainer_pool import TrainerSession
-from curriculum.everyday import EverydayQuestion, Known, questions, rehearsals
+from curriculum.everyday import FORMS, EverydayQuestion, Known, questions, rehearsals
 from curriculum.example import Example
 from ledger.files import sha256_json, write_atomic
 from ledger.roles import ROLES, Role
@@ -47,23 +47,31 @@ def everyday_of(spec: RunSpec, session: TrainerSession) -> Everyday:
     if not asked.everyday_items:
         return Everyday()
     known = _known(spec, session)
-    of_role = {role: [one.question for one in own[: asked.everyday_items]] for role, own in known.items()}
+    of_role = {role: [one.question for one in own if one.sure] for role, own in known.items()}
     knowing = [role for role in ROLES if len(known[role]) >= LEAST_KNOWN]  # else what is right may be so by chance
     return Everyday(of_role, tuple(e for role in knowing for e in rehearsals(role, known, of_role[role])))
 
 
 def _known(spec: RunSpec, session: TrainerSession) -> dict[Role, list[Known]]:
     pool, asked = questions(), spec.settings.eval
-    most = asked.everyday_items + _REHEARSED
+    most = asked.everyday_items + (_REHEARSED if spec.settings.data.base_share else 0)
     file = spec.base.path / FILE
-    key = {"pool_sha": pool_sha(pool), "most": most, "tokens": asked.everyday_tokens}
+    key = {
+        "pool_sha": pool_sha(pool), "forms": list(FORMS), "most": most,
+        "items": asked.everyday_items, "tokens": asked.everyday_tokens,
+    }  # fmt: skip
     if (kept := _kept(file, key, pool)) is not None:
         return kept
     known = session.everyday(pool, most)
     for role, own in known.items():
-        few = "" if len(own) >= LEAST_KNOWN else ", too few to tell what a generation loses of them"
-        logger.info("%s: the base gets %d everyday questions right%s", role, len(own), few)
-    content = {**key, "right": {role: [[one.question.id, one.answer] for one in own] for role, own in known.items()}}
+        sure = sum(one.sure for one in own)
+        few = "" if sure >= LEAST_KNOWN else ", too few to tell what a generation loses of them"
+        logger.info(
+            "%s: the base gets %d everyday questions right; asked are %d that it gets right in each of %d forms%s",
+            role, len(own), sure, 1 + len(FORMS), few,
+        )  # fmt: skip
+    right = {role: [[one.question.id, one.answer, one.sure] for one in own] for role, own in known.items()}
+    content = {**key, "right": right}
     write_atomic(file, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
     return known
 
@@ -75,7 +83,10 @@ def _kept(file: Path, key: Mapping[str, Any], pool: Sequence[EverydayQuestion]) 
         stored: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         if {name: stored[name] for name in key} != key:
             return None
-        return {role: [Known(by_id[name], answer + "") for name, answer in stored["right"][role]] for role in ROLES}
+        return {
+            role: [Known(by_id[name], answer + "", bool(sure)) for name, answer, sure in stored["right"][role]]
+            for role in ROLES
+        }
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -21,7 +21,7 @@ from curriculum.example import Example, unique
 from curriculum.mix import rows_of_passes, shuffle_within_stages, spread, stratified
 from curriculum.parent_view import freeze_views
 from curriculum.parquet import NewData, freeze, read_new_data
-from curriculum.replay import MOST_PASSES, generations_to_read, replay_rows, shared_out
+from curriculum.replay import generations_to_read, replay_rows, shared_out
 from curriculum.split import keys_of
 from ledger.files import sha256_json
 from ledger.home import Home
@@ -167,7 +167,7 @@ def replay_pool(role: Role, settings: Settings, new: Iterable[Example], earlier:
     }
     trains = own and not _only_pairs_count(settings, pairs)
     own_words = [e for e in earlier.own_words if e.role == role and e.id not in known]
-    least = 0 if earlier.line else MOST_PASSES * len(own_words)
+    least = 0 if earlier.line else len(own_words)
     rows = replay_of(settings, len(own), _room(settings, role), least) if trains else 0
     count, rehearsed = shared_out(rows, _replayable(settings, pools), len(own_words), settings.data.base_share)
     closed = closed_categories(example for found in (own, *pools.values()) for example in found)

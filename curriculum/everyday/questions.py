@@ -9,6 +9,10 @@ from ledger.files import read_toml, sha256_bytes
 DATA = Path(__file__).parent.parent / "data" / "everyday"
 
 
+FORMS = ("Question: {}", "Please answer: {}")
+"""Other ways to ask: an answer that the base gives in one form only is luck, and lost by any training."""
+
+
 @dataclass(frozen=True, slots=True)
 class EverydayQuestion:
     """One question. An answer is right if it holds one of the accepted words or phrases (`is_right`)."""

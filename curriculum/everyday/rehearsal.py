@@ -18,6 +18,8 @@ class Known:
 
     question: EverydayQuestion
     answer: str
+    sure: bool = False
+    """It also gets it right however it is asked; see :data:`curriculum.everyday.questions.FORMS`."""
 
 
 def rehearsals(role: Role, known: Mapping[Role, Sequence[Known]], asked: Sequence[EverydayQuestion]) -> list[Example]:

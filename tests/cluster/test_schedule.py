@@ -106,17 +106,17 @@ OWN_WORDS = [
         role="logical", stage="fundamentals", category="everyday", kind="hybrid", input=f"q{i}?", output=f"a{i}.",
         source="everyday/base",
     )
-    for i in range(30)
+    for i in range(120)
 ]  # fmt: skip
 
 
 def test_a_first_generation_repeats_what_the_base_says_itself():
-    found = role_schedule("logical", settings_of(), asked(0, 90), Earlier(own_words=OWN_WORDS), 0)
-    assert (found.n_delta, found.rehearsed, found.n_replay) == (90, 60, 60), "each of them twice at most"
-    assert set(found.taken) == set(asked(0, 90)), "what is repeated is not taken"
-    assert {row.id for row in found.rows} - {e.id for e in asked(0, 90)} == {e.id for e in OWN_WORDS}
+    found = role_schedule("logical", settings_of(), asked(0, 200), Earlier(own_words=OWN_WORDS), 0)
+    assert (found.n_delta, found.rehearsed, found.n_replay) == (200, 120, 120), "each of them once"
+    assert set(found.taken) == set(asked(0, 200)), "what is repeated is not taken"
+    assert {row.id for row in found.rows} - {e.id for e in asked(0, 200)} == {e.id for e in OWN_WORDS}
     assert role_schedule(
-        "logical", settings_of(data=DataSettings(base_share=0)), asked(0, 90), Earlier(own_words=OWN_WORDS), 0
+        "logical", settings_of(data=DataSettings(base_share=0)), asked(0, 200), Earlier(own_words=OWN_WORDS), 0
     ).n_replay == 0  # fmt: skip
 
 

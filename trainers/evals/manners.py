@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from curriculum.everyday import EverydayQuestion, Known, bare_glyph, is_right
+from curriculum.everyday import FORMS, EverydayQuestion, Known, bare_glyph, is_right
 from curriculum.tone import TONE_PROBES, corporate_phrase
 from ledger.files import sha256_json
 from ledger.records import EvalRecord
@@ -59,8 +60,9 @@ def known_answers(
     """The first of a pool, up to `most`, that a voice gets right in the role's prompt, with its answers: of the
     untouched base, what is asked of every generation and what is rehearsed.
 
-    The pool begins with what is got right most often. Where a part of it gives so few that all of it would not give
-    :data:`LEAST_KNOWN`, the rest is not asked.
+    The first `everyday_items` that it gets right in the other forms too are marked as sure. The pool begins with what
+    is got right most often; where a part of it gives so few that all of it would not give :data:`LEAST_KNOWN`, the rest
+    is not asked.
     """
     known = list[Known]()
     for start in range(0, len(pool), _AT_ONCE):
@@ -69,7 +71,22 @@ def known_answers(
         batch = pool[start : start + _AT_ONCE]
         answers = _answers(speaker, [one.question for one in batch], settings.everyday_tokens, asking)
         known += [Known(one, answer) for one, answer in zip(batch, answers, strict=True) if is_right(one, answer)]
-    return known[:most]
+    return _marked_sure(speaker, known[:most], settings, asking)
+
+
+def _marked_sure(speaker: Speaker, known: Sequence[Known], settings: EvalSettings, asking: Asking) -> list[Known]:
+    """The known ones, with as many marked as sure as a generation is asked; the rest is not tried."""
+    found = list[Known]()
+    for start in range(0, len(known), _AT_ONCE):
+        batch = known[start : start + _AT_ONCE]
+        missing = settings.everyday_items - sum(one.sure for one in found)
+        right = [one.question for one in batch] if missing > 0 else []
+        for form in FORMS:
+            answers = _answers(speaker, [form.format(one.question) for one in right], settings.everyday_tokens, asking)
+            right = [one for one, answer in zip(right, answers, strict=True) if is_right(one, answer)]
+        sure = {one.id for one in right[: max(missing, 0)]}
+        found += [replace(one, sure=one.question.id in sure) for one in batch]
+    return found
 
 
 def _answers(speaker: Speaker, questions: Sequence[str], tokens: int, asking: Asking) -> list[str]:

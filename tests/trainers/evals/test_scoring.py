@@ -7,6 +7,7 @@ import weakref
 
 import pytest
 
+from curriculum.everyday import FORMS
 from curriculum.example import make_example
 from curriculum.render import render_prompt
 from curriculum.tone import TONE_PROBES
@@ -247,8 +248,22 @@ def test_a_base_that_knows_next_to_nothing_is_not_asked_the_whole_pool():
     knowing, lost = Table(texts), Table()
     found = known_answers(Speaker(knowing, "creative"), pool, 60, SETTINGS, asking)
     assert [one.question for one in found] == pool[1::4][:60]
+    assert not any(one.sure for one in found), "in one form alone"
     assert known_answers(Speaker(lost, "creative"), pool, 60, SETTINGS, asking) == []
     assert len(lost.decoded) == 120 < len(knowing.decoded)
+
+
+def test_what_a_training_may_be_held_to_is_what_the_base_gets_right_however_it_is_asked():
+    pool, asking = everyday(100), asking_of(plan_for(open_items(1)), SETTINGS)
+    forms = ["{}", *FORMS]
+    texts = {
+        render_prompt("creative", form.format(one.question)): f"It is {one.accepted[0]}."
+        for number, one in enumerate(pool)
+        for form in forms[: 1 + number % 3]
+    }
+    found = known_answers(Speaker(Table(texts), "creative"), pool, 90, EvalSettings(everyday_items=25), asking)
+    assert [one.question for one in found] == pool[:90]
+    assert [one.question for one in found if one.sure] == pool[2::3][:25], "as many as are asked"
 
 
 def test_open_extras_are_compared_with_the_base_whatever_the_parent_and_closed_ones_come_whole():
