@@ -30,15 +30,15 @@ def ask_until_certain(
     sizes: Sizes,
     clear: Callable[[Sequence[Marked]], bool] = lambda found: True,
 ) -> list[Marked]:
-    """What `ask` found of the first items, a block at a time.
+    """What `ask` found of the first items, a block at a time; it may leave some of them out.
 
     Stops when the share that `passed` is certainly below `bound`, or certainly above it and what was found is `clear`
     otherwise too, but not before the least are asked; when the most are asked; or at the last item.
     """
     found: list[Marked] = []
     most = min(len(items), sizes.most)
-    while len(found) < most:
-        found += ask(items[len(found) : min(len(found) + sizes.block, most)])
+    for start in range(0, most, sizes.block):
+        found += ask(items[start : min(start + sizes.block, most)])
         share = sum(map(passed, found))
         if len(found) < sizes.least:
             continue

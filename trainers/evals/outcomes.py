@@ -20,7 +20,7 @@ class Paired:
     item: Example
     own: Mark
     other: Mark | None
-    """None where nothing is compared: a closed item of earlier data."""
+    """None where nothing is compared."""
 
     @property
     def closed(self) -> bool:
@@ -36,6 +36,12 @@ class Paired:
         """Whether new data is learned: a closed answer comes; an open one became likelier, or comes as well, as it can
         hardly become likelier then."""
         return self.own.right if self.own.right is not None else self.gain > 0 or self.own.greedy
+
+    @property
+    def was_learned(self) -> bool:
+        """Whether the generation that was to learn an item of earlier data did: a closed answer that never came cannot
+        be lost."""
+        return not self.closed or self.other is None or bool(self.other.right)
 
     def kept(self, nats: float) -> bool:
         """Whether earlier data is kept: a closed answer comes, an open one lost at most so many nats a token."""
@@ -83,10 +89,12 @@ def new_details(found: Sequence[Paired]) -> dict[str, Any]:
     }
 
 
-def kept_details(found: Sequence[Paired], passed: Sequence[bool]) -> dict[str, Any]:
-    """[items passed, items asked] of the closed and of the open items of earlier data."""
+def kept_details(found: Sequence[Paired], passed: Sequence[bool], asked: int) -> dict[str, Any]:
+    """[items passed, items counted] of the closed and of the open items of earlier data; and how many of those `asked`
+    are not counted, since the line never learned them."""
     pairs = list(zip(found, passed, strict=True))
-    return {
+    counts = {
         name: [sum(ok for one, ok in pairs if one.closed is closed), sum(one.closed is closed for one in found)]
         for name, closed in (("closed", True), ("kept", False))
     }
+    return {**counts, "never_learned": asked - len(found)}

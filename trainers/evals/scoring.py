@@ -95,32 +95,37 @@ def compare(own: Speaker, other: Speaker, items: Sequence[Example], asking: Aski
 
 
 def compare_recalled(models: Models, items: Sequence[Recalled], asking: Asking) -> list[Paired]:
-    """The child's marks; of open items also those of the generation that learned each."""
+    """The child's marks beside those of the generation that learned each."""
     examples = [one.example for one in items]
     own = mark(models.child(asking.role), examples, asking)
     others: dict[int, Mark] = {}
-    open_ = [i for i, one in enumerate(own) if one.right is None]
-    for gen_id in sorted({items[i].gen_id for i in open_}):
-        places = [i for i in open_ if items[i].gen_id == gen_id]
+    for gen_id in sorted({one.gen_id for one in items}):
+        places = [i for i, one in enumerate(items) if one.gen_id == gen_id]
         found = mark(models.learned(gen_id, asking.role), [examples[i] for i in places], asking)
         others |= zip(places, found, strict=True)
-    return [Paired(example, one, others.get(i)) for i, (example, one) in enumerate(zip(examples, own, strict=True))]
+    return [Paired(example, one, others[i]) for i, (example, one) in enumerate(zip(examples, own, strict=True))]
 
 
 def _recall(exam: Exam, items: Sequence[Recalled]) -> EvalRecord:
-    """What is left of what the line learned before."""
-    nats = exam.settings.kept_nats
-    found = ask_until_certain(
-        items,
-        lambda block: compare_recalled(exam.models, block, exam.asking),
-        lambda one: one.kept(nats),
-        exam.gates.recall_min,
-        exam.sizes,
-    )
+    """What is left of what the line learned before.
+
+    Closed items that the generation which trained on them did not learn are not counted, or an unchanged copy of it
+    would have lost them; all are where too few others are left.
+    """
+    nats, asked = exam.settings.kept_nats, list[Paired]()
+
+    def learned(block: Sequence[Recalled]) -> list[Paired]:
+        marked = compare_recalled(exam.models, block, exam.asking)
+        asked.extend(marked)
+        return [one for one in marked if one.was_learned]
+
+    found = ask_until_certain(items, learned, lambda one: one.kept(nats), exam.gates.recall_min, exam.sizes)
+    if len(found) < exam.sizes.least:
+        found = asked
     passed = [one.kept(nats) for one in found]
     details = {
         "by_category": by_category(found, passed),
-        **kept_details(found, passed),
+        **kept_details(found, passed, len(asked)),
         "pool": len(items),
         "half": exam.plan.half,
     }

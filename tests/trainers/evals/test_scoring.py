@@ -134,12 +134,28 @@ def test_earlier_answers_are_kept_up_to_a_quarter_of_a_nat_below_whoever_learned
     assert (score.details["kept"], score.details["closed"], score.details["pool"]) == ([3, 4], [0, 0], 4)
 
 
+def recall_of_sums(count, learned, child):
+    """The score of so many sums, of which the earlier generation and the child answer those of two ranges."""
+    items = sums("creative", count)
+    own, other = (Table({prompt_of(items[n]): items[n].output for n in known}) for known in (child, learned))
+    plan = plan_for([*open_items(3), *items], [Recalled(item, 0) for item in items])
+    return scores_of(models_of(own, Table(), {0: other}), plan)["recall"]
+
+
 def test_closed_answers_of_earlier_data_must_come_whole():
-    items = sums("creative", 4)
-    child = Table({prompt_of(item): item.output for item in items[:3]})
-    recall = [Recalled(item, 0) for item in items]
-    score = scores_of(models_of(child, Table()), plan_for([*open_items(3), *items], recall))["recall"]
+    score = recall_of_sums(4, learned=range(4), child=range(3))
     assert (score.value, score.method, score.details["closed"]) == (0.75, "exact", [3, 4])
+
+
+def test_an_unchanged_copy_has_lost_nothing_whatever_its_line_never_learned():
+    score = recall_of_sums(150, learned=range(30, 150), child=range(30, 150))
+    assert (score.value, score.n, score.details["never_learned"]) == (1.0, 120, 30)
+    assert recall_of_sums(150, learned=range(30, 150), child=range(60, 150)).value == 0.75
+
+
+def test_all_of_earlier_data_counts_where_too_little_of_it_was_learned():
+    score = recall_of_sums(150, learned=range(51, 150), child=range(51, 150))
+    assert (score.value, score.n, score.details["never_learned"]) == (99 / 150, 150, 0)
 
 
 def test_a_generation_whose_adapters_are_gone_is_named():
