@@ -8,20 +8,23 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainers.gpu.ops import Adapter, Places
 from trainers.lean.adapter_bank import AdapterBank
 
 _WAITS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::is_nonzero", "aten::masked_select")
-_NO_LAUNCH = ("aten::empty", "aten::new_empty", "aten::_unsafe_view", "aten::detach", "aten::lift_fresh")
+_WITHOUT_SHAPES = ("aten::baddbmm.dtype_out", "aten::_fused_adamw_.tensor_lr")
+"""Operations in place that torch has for GPUs and cannot take on tensors without numbers."""
+_NO_LAUNCH = ("aten::empty", "aten::new_empty", "aten::_unsafe_view", "aten::detach", "aten::lift_fresh", "prim::")
 
 
 class Launches(TorchDispatchMode):
     """Counts operations that are no views: on the device, from and to the host, and those that wait for a value.
 
     Args:
-        device: `cpu` counts all as launches, the host being the device.
+        device: the card's type. `cpu` counts all as launches, the host being the device.
     """
 
     def __init__(self, device: str) -> None:
@@ -38,23 +41,24 @@ class Launches(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        found = func(*args, **(kwargs or {}))
-        self._count(func, args, found)
+        given = kwargs or {}
+        silent = self.device != "cpu" and func.name() in _WITHOUT_SHAPES
+        found = given.get("out") if silent else func(*args, **given)
+        self._count(func, tree_leaves((args, given)), found)
         return found
 
-    def _count(self, func: Any, args: Sequence[Any], found: Any) -> None:
+    def _count(self, func: Any, given: Sequence[Any], found: Any) -> None:
         name = func.name()
         if name.startswith(_WAITS):
             self.waits += 1
         if func.is_view or name.startswith(_NO_LAUNCH):
             return
-        devices = {one.device.type for one in args if isinstance(one, Tensor)}
+        devices = {one.device.type for one in given if isinstance(one, Tensor)}
         into = found.device.type if isinstance(found, Tensor) else next(iter(devices), "cpu")
-        if name.startswith(("aten::copy_", "aten::_to_copy")) and devices | {into} == {"cpu", "cuda"}:
-            if into == "cuda":
-                self.to_device += 1
-            else:
-                self.to_host += 1
+        crosses = self.device != "cpu" and devices | {into} == {"cpu", self.device}
+        if crosses and name.startswith(("aten::copy_", "aten::_to_copy")):
+            self.to_host += into == "cpu"
+            self.to_device += into != "cpu"
         elif self.device in devices | {into}:
             self.by_name[name] += 1
 
