@@ -205,7 +205,7 @@ def test_memory_that_runs_out_is_in_the_log_and_the_journal_and_in_what_is_shown
     assert {one.micro_batches for one in trained(stores, spec).roles.values()} == {((4, 2),)}
     shown = io.StringIO()
     print_generation(home, 0, Console(file=shown, width=200))
-    assert "micro-batches, since memory ran out" in shown.getvalue()
+    assert "micro-batches, as memory asked" in shown.getvalue()
     assert "2 from step 5" in shown.getvalue()
     assert is_reproduced(home, 0)
     assert verify(home) == []
