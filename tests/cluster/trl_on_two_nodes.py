@@ -10,6 +10,8 @@ import json
 import os
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,6 @@ def main(folder: Path) -> None:
     from cluster.trainer_pool import TrainerSession
     from cluster.workers.follow import Follower
     from tests.trainers.builders import LORA, make_home, make_job, tiny_base
-    from trainers.job import TrioProgress
 
     home = make_home(folder)
     base = tiny_base(home)
@@ -60,14 +61,10 @@ def main(folder: Path) -> None:
     seen: list[dict[str, Any]] = []
     session: TrainerSession | None = None
     for run in range(RUNS):
-        job = make_job(home, steps=8, run=f"run-{run}", roles=group.roles, engine="trl", threads=1, least_loss=None)
+        job = make_job(home, steps=16, run=f"run-{run}", roles=group.roles, engine="trl", threads=1, least_loss=None)
         session = session or TrainerSession({}, Groups((group,)), base, Settings(train=job.train, lora=LORA))
-        at_work: list[str] = []
-
-        def note(progress: TrioProgress, at_work: list[str] = at_work) -> None:
-            at_work += with_torch(raylets)
-
-        (outcome,) = session.train({group: job}, Follower(note), threading.Event()).values()
+        with looking(raylets) as at_work:
+            (outcome,) = session.train({group: job}, Follower(lambda _: None), threading.Event()).values()
         actor = session._trainers[group].actor
         seen.append(
             {
@@ -83,6 +80,24 @@ def main(folder: Path) -> None:
     print(json.dumps({"node": node.node_id, "base": weights, "runs": seen}), flush=True)
     ray.shutdown()
     made.shutdown()
+
+
+@contextmanager
+def looking(raylets: dict[int, str]) -> Iterator[list[str]]:
+    """What :func:`with_torch` finds ten times a second until the block ends."""
+    found, ended = list[str](), threading.Event()
+
+    def look() -> None:
+        while not ended.wait(0.1):
+            found.extend(with_torch(raylets))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield found
+    finally:
+        ended.set()
+        thread.join()
 
 
 def with_torch(raylets: dict[int, str]) -> list[str]:
