@@ -179,9 +179,7 @@ class TrainerSession:
     that die only the dead are asked again. A group that finds no device of its own takes turns with another.
     """
 
-    def __init__(
-        self, trainers: dict[Placement, Trainer], groups: Groups, base: Base, settings: Settings
-    ) -> None:
+    def __init__(self, trainers: dict[Placement, Trainer], groups: Groups, base: Base, settings: Settings) -> None:
         self.groups, self.placements = groups, groups.placements
         self._trainers, self._base, self._settings = trainers, base, settings
         self._sharing: set[Placement] = set()

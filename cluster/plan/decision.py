@@ -43,7 +43,9 @@ def plan_run(wanted: Wanted, devices: Sequence[Device], serving: ServingShare | 
         devices: all that Ray may lend, the nodes' CPUs among them.
         serving: what the engine takes; None where nothing is served.
     """
-    return fastest(wanted, devices, serving) or _in_shards(wanted, devices, serving) or why_not(wanted, devices, serving)
+    return (
+        fastest(wanted, devices, serving) or _in_shards(wanted, devices, serving) or why_not(wanted, devices, serving)
+    )
 
 
 def _in_shards(wanted: Wanted, devices: Sequence[Device], serving: ServingShare | None) -> Plan | None:

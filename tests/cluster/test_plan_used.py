@@ -258,7 +258,7 @@ def test_the_coordinator_records_nothing_of_a_run_that_cannot_fit(
 def test_without_cards_the_plan_has_no_say(monkeypatch: pytest.MonkeyPatch, home: Home, base: Base) -> None:
     none = NodeFacts("a", "laptop", "2.13.0+cpu", 0, devices=(replace(cpu(), free_bytes=1, kind=CPU),))
     monkeypatch.setattr(trainer_pool, "check_rig", lambda: [none])
-    monkeypatch.setattr(trainer_pool.ray, "cluster_resources", lambda: {})
+    monkeypatch.setattr(trainer_pool.ray, "cluster_resources", dict)
     pool = TrainerPool()
     pool.admit(home, base, load_settings(home.settings_file))
     assert pool.open(home, base, load_settings(home.settings_file)).groups == Groups((Placement(ROLES, 0),))
