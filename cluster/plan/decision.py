@@ -11,6 +11,7 @@ from cluster.plan.search import GROUPINGS, Plan, fastest
 from cluster.plan.seating import Room, least_bytes, part_counts
 from cluster.plan.serving import SERVED_ROOM, room_on, with_serving
 from cluster.plan.wanted import RoleRows, ServingShare, Wanted
+from ledger.roles import Role
 
 GIB = 1 << 30
 
@@ -66,7 +67,7 @@ def why_not(wanted: Wanted, devices: Sequence[Device], serving: ServingShare | N
     if cards and serving is not None and not any(True for _ in with_serving(wanted, cards, serving)):
         return _no_room_for_serving(wanted, cards, serving, options)
     rooms = [room_on(device) for device in cards or devices]
-    missing, need, room, roles = _closest(wanted, rooms, least_bytes)
+    missing, need, room, roles = _closest(wanted, rooms)
     held = room.device.total_bytes - room.device.free_bytes
     others = f", others holding {held / GIB:.1f} of {room.device.total_bytes / GIB:.1f}" if held > GIB else ""
     return CannotRun(
@@ -84,9 +85,21 @@ def ways_of(wanted: Wanted) -> tuple[Wanted, ...]:
 
 
 def surely_not(wanted: Wanted, rooms: Sequence[Room]) -> bool:
-    """Whether it fits in no grouping, even if the model of memory reckons too much."""
+    """Whether in each grouping there is a group that fits no card, even if the model of memory reckons too much."""
+    by_role = {own.role: own for own in wanted.roles}
     workers = len(rooms) if wanted.engine == "sharded" else 1
-    return _closest(wanted, rooms, lambda *asked: surely_needed(*asked, workers))[0] > 0
+
+    def fits(group: tuple[Role, ...]) -> bool:
+        roles = tuple(by_role[role] for role in group)
+        return any(surely_needed(wanted, roles, room, workers) <= room.bytes for room in rooms)
+
+    return not any(all(map(fits, groups)) for groups in _groupings(wanted, rooms))
+
+
+def _groupings(wanted: Wanted, rooms: Sequence[Room]) -> Iterator[tuple[tuple[Role, ...], ...]]:
+    """Those that there are cards for; the sharded engine trains all roles together."""
+    groupings = GROUPINGS[:1] if wanted.engine == "sharded" else GROUPINGS
+    return (groups for groups in groupings if len(groups) <= len(rooms))
 
 
 def surely_needed(wanted: Wanted, roles: tuple[RoleRows, ...], room: Room, workers: int = 1) -> int:
@@ -111,21 +124,17 @@ def _no_room_for_serving(
     )
 
 
-def _closest(
-    wanted: Wanted, rooms: Sequence[Room], needs: Callable[[Wanted, tuple[RoleRows, ...], Room], int]
-) -> tuple[int, int, Room, tuple[RoleRows, ...]]:
+def _closest(wanted: Wanted, rooms: Sequence[Room]) -> tuple[int, int, Room, tuple[RoleRows, ...]]:
     """(missing bytes, needed bytes, room, roles) of the group that lacks most, in the grouping that lacks least."""
     by_role = {own.role: own for own in wanted.roles}
     widest = sorted(rooms, key=lambda room: -room.bytes)
     tries = []
-    for groups in GROUPINGS[:1] if wanted.engine == "sharded" else GROUPINGS:
-        if len(groups) > len(rooms):
-            continue
+    for groups in _groupings(wanted, rooms):
         lacks = []
         own = [tuple(by_role[role] for role in group) for group in groups]
-        own.sort(key=lambda roles: -needs(wanted, roles, widest[0]))
+        own.sort(key=lambda roles: -least_bytes(wanted, roles, widest[0]))
         for roles, room in zip(own, widest, strict=False):
-            need = needs(wanted, roles, room)
+            need = least_bytes(wanted, roles, room)
             lacks.append((need - room.bytes, need, room, roles))
         tries.append(max(lacks, key=lambda lack: lack[0]))
     return min(tries, key=lambda lack: lack[0])
