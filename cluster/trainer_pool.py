@@ -95,8 +95,8 @@ class Calls:
 
 
 def planned_for(nodes: Sequence[RayNode], base: Base, settings: Settings) -> str:
-    """A mark of what a plan depends on. The rows that wait are left out: their lengths and their number change too little
-    to give up warm trainers."""
+    """A mark of what a plan depends on. The rows that wait are left out: their lengths and their number change too
+    little to give up warm trainers."""
     train = settings.train.model_dump(exclude={"steps", "epochs", "lr", "warmup_steps", "checkpoint_every_steps"})
     others = [settings.lora, settings.text, settings.channels, settings.serving]
     return sha256_json([list(map(astuple, nodes)), base.sha, train, [own.model_dump(mode="json") for own in others]])

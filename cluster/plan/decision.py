@@ -16,8 +16,8 @@ from ledger.roles import Role
 GIB = 1 << 30
 
 DOUBT = 0.15
-"""What the model of memory may reckon too much where it was measured: all peaks of `tests/cluster/test_plan_model.py` lie
-within this of it. What is missing by less may fit, and a step that does not is cut smaller."""
+"""What the model of memory may reckon too much where it was measured: all peaks of `tests/cluster/test_plan_model.py`
+lie within this of it. What is missing by less may fit, and a step that does not is cut smaller."""
 
 
 @dataclass(frozen=True)

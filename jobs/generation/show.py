@@ -198,7 +198,7 @@ def _by_category(evals: Sequence[EvalRecord], name: str) -> dict[str, tuple[int,
 
 
 def micro_batches(trained: Mapping[str, Any] | None) -> dict[str, str]:
-    """By role in how many parts its steps were cut, and from which on, as far as memory asked for more than the settings."""
+    """By role in how many parts a step was cut, and from which on, where memory asked for more than the settings."""
     raised = {role: found.get("micro_batches", ()) for role, found in (trained or {}).get("roles", {}).items()}
     return {
         role: ", ".join(f"{parts} from step {first + 1}" for first, parts in own) for role, own in raised.items() if own

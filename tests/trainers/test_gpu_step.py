@@ -31,7 +31,7 @@ from trainers.lean.model import LeanModel
 from trainers.lean.segments import Segments
 
 CARD = torch.device("meta")
-"""Stands for a card: apart from the host, and without numbers. A build of torch for CPUs has no fake tensors on `cuda`."""
+"""Stands for a card: apart from the host, and without numbers. A torch for CPUs has no fake tensors on `cuda`."""
 LAUNCHES_A_LAYER, OF_THE_PASS = 75, 50
 VOCABULARY = 512
 

@@ -103,7 +103,7 @@ class Driver:
     memory: int
     """Bytes of the device."""
     pool: Any = None
-    """See :class:`Graphed`. All graphs of a step share it: no two run at once, and their results are read in between."""
+    """See :class:`Graphed`. All graphs of a step share it: no two run at once, their results are read in between."""
 
 
 def driver_of(device: torch.device) -> Driver:
