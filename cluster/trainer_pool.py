@@ -19,7 +19,8 @@ from cluster.devices import RayNode
 from cluster.devices.probe import check_rig, ray_nodes
 from cluster.placement import Groups, Placement, assign, place_roles
 from cluster.plan import CannotRun, Plan
-from cluster.plan.groups import groups_of, plan_here, refuse_what_cannot_run
+from cluster.plan.groups import groups_of, plan_here, refuse_what_cannot_run, share_of_server
+from cluster.plan.wanted import ServingShare
 from cluster.settings import Settings
 from cluster.trainer_actor import LESS_MEMORY, Trainer, TrainerReport
 from cluster.workers.follow import Follower, merge_progress
@@ -94,12 +95,12 @@ class Calls:
     """The arguments with which a group is asked again when a step did not fit in its memory."""
 
 
-def planned_for(nodes: Sequence[RayNode], base: Base, settings: Settings) -> str:
+def planned_for(nodes: Sequence[RayNode], base: Base, settings: Settings, serving: ServingShare | None) -> str:
     """A mark of what a plan depends on. The rows that wait are left out: their lengths and their number change too
     little to give up warm trainers."""
     train = settings.train.model_dump(exclude={"steps", "epochs", "lr", "warmup_steps", "checkpoint_every_steps"})
-    others = [settings.lora, settings.text, settings.channels, settings.serving]
-    return sha256_json([list(map(astuple, nodes)), base.sha, train, [own.model_dump(mode="json") for own in others]])
+    others = [own.model_dump(mode="json") for own in (settings.lora, settings.text, settings.channels)]
+    return sha256_json([list(map(astuple, nodes)), base.sha, train, others, serving and astuple(serving)])
 
 
 class TrainerPool:
@@ -154,11 +155,12 @@ class TrainerPool:
         """The plan, made anew when something has changed that it depends on; None without cards."""
         if not any(node.torch_gpus for node in check_rig()):
             return None
-        asked, known = planned_for(ray_nodes(), base, settings), self._planned
+        serving, known = share_of_server(home, settings), self._planned
+        asked = planned_for(ray_nodes(), base, settings, serving)
         if known is None or known[0] != asked or (isinstance(known[1], CannotRun) and known[1].is_sure):
             were_trainers = bool(self._trainers)
             self.release()  # a warm trainer's memory would count as taken
-            known = self._planned = asked, plan_here(home, base, settings, were_trainers)
+            known = self._planned = asked, plan_here(home, base, settings, serving, were_trainers)
         return known[1]
 
     def release(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from cluster.devices import Device
@@ -27,34 +27,35 @@ _LET_GO_S = 20.0
 """How long a process that was ended may still hold its card's memory."""
 
 
-def plan_here(home: Home, base: Base, settings: Settings, were_trainers: bool) -> Plan | CannotRun:
+def plan_here(
+    home: Home, base: Base, settings: Settings, serving: ServingShare | None, were_trainers: bool
+) -> Plan | CannotRun:
     """The plan for the cards that are free now.
 
     Args:
+        serving: from :func:`share_of_server`.
         were_trainers: whether trainers have just been ended: what does not fit is looked at again until their memory
             has come back.
 
     Raises:
         LunaError: a node does not answer, or the base or the data cannot be read.
     """
-    wanted = wanted_of(home, settings, base)
-    serving = serving_of(settings) if home.serving_file.exists() else None
-
-    def look() -> Plan | CannotRun:
-        devices = [device for facts in facts_of(ray_nodes()) for device in facts.devices]
-        if serving is not None and app.running() is not None:
-            devices = counted_once(devices, serving)
-        return plan_run(wanted, devices, serving)
-
-    return _patiently(look, _LET_GO_S if were_trainers else 0.0)
-
-
-def _patiently(look: Callable[[], Plan | CannotRun], seconds: float) -> Plan | CannotRun:
-    """The first plan that fits; after so many seconds, what is in the way."""
-    deadline = time.monotonic() + seconds
-    while isinstance(found := look(), CannotRun) and time.monotonic() < deadline:
+    deadline = time.monotonic() + (_LET_GO_S if were_trainers else 0.0)
+    while isinstance(found := _plan(home, base, settings, serving), CannotRun) and time.monotonic() < deadline:
         time.sleep(1.0)
     return found
+
+
+def share_of_server(home: Home, settings: Settings) -> ServingShare | None:
+    """What a server has of the cards, or is to have where the home is one that is served; else None."""
+    return serving_of(settings) if home.serving_file.exists() else None
+
+
+def _plan(home: Home, base: Base, settings: Settings, serving: ServingShare | None) -> Plan | CannotRun:
+    devices = [device for facts in facts_of(ray_nodes()) for device in facts.devices]
+    if serving is not None and app.running() is not None:
+        devices = counted_once(devices, serving)
+    return plan_run(wanted_of(home, settings, base), devices, serving)
 
 
 def refuse_what_cannot_run(plan: Plan | CannotRun) -> None:
