@@ -28,7 +28,8 @@ class CannotRun:
     missing_bytes: int
     would_fit: tuple[str, ...]
     is_sure: bool = False
-    """Whether it does not fit even if the model of memory reckons too much (:data:`DOUBT`): such a run is refused."""
+    """Whether it does not fit by its own engine even if the model of memory reckons too much (:data:`DOUBT`): such a
+    run is refused."""
 
     def __str__(self) -> str:
         fit = (
@@ -75,13 +76,8 @@ def why_not(wanted: Wanted, devices: Sequence[Device], serving: ServingShare | N
         f"{room.bytes / GIB:.1f}{others}: {missing / GIB:.1f} GiB are missing",
         missing,
         options,
-        bool(cards) and all(surely_not(own, rooms) for own in ways_of(wanted)),
+        bool(cards) and surely_not(wanted, rooms),
     )
-
-
-def ways_of(wanted: Wanted) -> tuple[Wanted, ...]:
-    """By which engines it may be trained."""
-    return (wanted, *(wanted.on_shards(shards) for shards in wanted.else_sharded))
 
 
 def surely_not(wanted: Wanted, rooms: Sequence[Room]) -> bool:

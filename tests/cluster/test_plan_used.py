@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from cluster import coordinator as coordinators
 from cluster import trainer_pool
@@ -27,6 +29,7 @@ from cluster.plan.serving import room_on
 from cluster.settings import Settings, load_settings
 from cluster.steps.records import TrainingNotes
 from cluster.trainer_pool import TrainerPool
+from jobs.rig.plan import PlanOfHome, plain, print_plan
 from ledger.errors import LunaError
 from ledger.home import Home
 from ledger.roles import ROLES
@@ -64,7 +67,7 @@ def test_where_there_is_room_the_settings_decide() -> None:
 
 # -- refused before it begins ----------------------------------------------------------------------------------------
 def test_what_is_missing_by_far_is_refused_with_the_bytes_and_what_would_fit() -> None:
-    found = plan_run(large(), [cpu(), card(0, 12, name="RTX 4090")])
+    found = plan_run(large(), SIXTEEN[:2])
     assert isinstance(found, CannotRun)
     with pytest.raises(LunaError, match=r"GiB are missing.*What would fit: .*4 bits.*Nothing was begun"):
         refuse_what_cannot_run(found)
@@ -168,6 +171,14 @@ def test_shards_are_the_last_resort(asked: Wanted, rig: list[Device]) -> None:
 )
 def test_only_an_open_engine_may_go_to_shards(train: dict[str, Any], expected: tuple[Shards, ...]) -> None:
     assert shards_of(Settings.model_validate({"train": train})) == expected
+
+
+def test_the_plan_that_is_shown_says_which_engine_a_run_takes() -> None:
+    asked, shown = replace(large(), else_sharded=EITHER), io.StringIO()
+    found = PlanOfHome(asked, {"a": "basement"}, tuple(SIXTEEN), planned(asked, SIXTEEN))
+    print_plan(found, Console(file=shown, width=200))
+    assert 'a run takes the sharded engine, strategy "fsdp2"' in shown.getvalue()
+    assert plain(found)["shards"] == {"strategy": "fsdp2", "offload_param": False}
 
 
 # -- the pool and the coordinator ------------------------------------------------------------------------------------
