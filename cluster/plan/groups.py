@@ -79,14 +79,15 @@ def groups_of(plan: Plan | CannotRun, train: TrainSettings, gpus: float) -> Grou
         return Groups(place_roles(gpus))
     for group in plan.placements:
         logger.info("%s: %d x %g GPU", group.name, group.workers, group.gpus)
-    shards = plan.shards and ShardedSettings(strategy=plan.shards.strategy, offload_param=plan.shards.offload_param)
-    if shards:
+    sharded = None
+    if (shards := plan.shards) is not None:
         logger.info("the base fits no card whole: it is laid out by the sharded engine, %s", shards.strategy)
+        sharded = ShardedSettings(strategy=shards.strategy, offload_param=shards.offload_param)
     least = train.gradient_accumulation_steps
     cut = {seat.placement.name: seat.cut for seat in plan.seats if seat.cut > least}
     for name, parts in cut.items():
         logger.info("%s: memory has room for a step in %d micro-batches", name, parts)
-    return Groups(plan.placements, {name: ((0, parts),) for name, parts in cut.items()}, shards)
+    return Groups(plan.placements, {name: ((0, parts),) for name, parts in cut.items()}, sharded)
 
 
 def counted_once(devices: Sequence[Device], serving: ServingShare) -> list[Device]:

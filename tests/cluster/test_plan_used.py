@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
@@ -67,7 +68,7 @@ def test_where_there_is_room_the_settings_decide() -> None:
 
 # -- refused before it begins ----------------------------------------------------------------------------------------
 def test_what_is_missing_by_far_is_refused_with_the_bytes_and_what_would_fit() -> None:
-    found = plan_run(large(), SIXTEEN[:2])
+    found = plan_run(large(), SIXTEEN)
     assert isinstance(found, CannotRun)
     with pytest.raises(LunaError, match=r"GiB are missing.*What would fit: .*4 bits.*Nothing was begun"):
         refuse_what_cannot_run(found)
@@ -206,7 +207,7 @@ def rig(monkeypatch: pytest.MonkeyPatch) -> list[Device]:
         monkeypatch.setattr(module, "ray_nodes", lambda: [RayNode("a", "basement", float(len(devices) - 1))])
     monkeypatch.setattr(trainer_pool, "check_rig", facts)
     monkeypatch.setattr(planned_groups, "facts_of", facts)
-    monkeypatch.setattr(trainer_pool.ray, "cluster_resources", lambda: {"GPU": 1.0})
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": 1.0})
     return devices
 
 
@@ -230,8 +231,12 @@ def test_a_plan_is_made_once_for_equal_settings(
     home: Home, base: Base, rig: list[Device], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[bool] = []
-    plain = trainer_pool.plan_here
-    monkeypatch.setattr(trainer_pool, "plan_here", lambda *asked: made.append(True) or plain(*asked))
+
+    def counted(*asked: Any) -> Any:
+        made.append(True)
+        return planned_groups.plan_here(*asked)
+
+    monkeypatch.setattr(trainer_pool, "plan_here", counted)
     pool, file = TrainerPool(), home.settings_file
     for overrides in ({}, {"seed": 5}, {"train": {"steps": 7}}):
         pool.admit(home, base, load_settings(file, overrides))
@@ -249,7 +254,7 @@ def test_the_coordinator_records_nothing_of_a_run_that_cannot_fit(
     from tests.cluster.builders import even_numbers
 
     context = SimpleNamespace(was_current_actor_reconstructed=False)
-    monkeypatch.setattr(coordinators.ray, "get_runtime_context", lambda: context)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
     rig[1] = replace(rig[1], free_bytes=100 << 20)
     file = write_examples(home.inbox_dir, even_numbers(0, 150))
     request = GenerationRequest(
@@ -269,7 +274,7 @@ def test_the_coordinator_records_nothing_of_a_run_that_cannot_fit(
 def test_without_cards_the_plan_has_no_say(monkeypatch: pytest.MonkeyPatch, home: Home, base: Base) -> None:
     none = NodeFacts("a", "laptop", "2.13.0+cpu", 0, devices=(replace(cpu(), free_bytes=1, kind=CPU),))
     monkeypatch.setattr(trainer_pool, "check_rig", lambda: [none])
-    monkeypatch.setattr(trainer_pool.ray, "cluster_resources", dict)
+    monkeypatch.setattr(ray, "cluster_resources", dict)
     pool = TrainerPool()
     pool.admit(home, base, load_settings(home.settings_file))
     assert pool.open(home, base, load_settings(home.settings_file)).groups == Groups((Placement(ROLES, 0),))
