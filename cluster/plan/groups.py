@@ -86,7 +86,7 @@ def groups_of(plan: Plan | CannotRun, train: TrainSettings, gpus: float) -> Grou
     least = train.gradient_accumulation_steps
     cut = {seat.placement.name: seat.cut for seat in plan.seats if seat.cut > least}
     for name, parts in cut.items():
-        logger.info("%s: memory has room for a step in %d micro-batches", name, parts)
+        logger.info("%s: memory needs a step cut in %d micro-batches", name, parts)
     return Groups(plan.placements, {name: ((0, parts),) for name, parts in cut.items()}, sharded)
 
 

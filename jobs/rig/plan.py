@@ -139,9 +139,9 @@ def _told(plan: Plan, wanted: Wanted) -> list[str]:
             f'the base fits no card whole, and [train] engine = "auto": a run takes the sharded engine, strategy '
             f'"{plan.shards.strategy}"{offloaded}'
         )
-    if plan.parts > wanted.parts:
+    if (cut := max(seat.cut for seat in plan.seats)) > wanted.parts:
         lines.append(
-            f"memory needs steps cut in {plan.parts} micro-batches instead of {wanted.parts}; a run does so by itself, "
+            f"memory needs steps cut in {cut} micro-batches instead of {wanted.parts}; a run does so by itself, "
             "and the gradient is the same"
         )
     unknown = sorted(
