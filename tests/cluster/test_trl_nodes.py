@@ -38,4 +38,4 @@ def test_the_trl_engine_trains_on_the_node_of_its_trainer_each_time(told: dict[s
 @pytest.mark.slow
 def test_the_trl_engine_holds_one_copy_of_the_base(told: dict[str, Any]) -> None:
     for run in told["runs"]:
-        assert told["base"] * 0.9 <= run["held"] < told["base"] * 1.5
+        assert told["base"] * 0.9 <= run["held"] < told["base"] * 1.9, "and what a training leaves behind"
