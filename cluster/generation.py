@@ -59,7 +59,7 @@ class GenerationRun:
         self.spec, self.watcher = spec, watcher
         self.stores, self.ledger, self.journal = stores, stores.ledger, stores.journal
         self.notes = NotedTraining(self.journal, spec.run_id)
-        self.session = pool.open(spec.home, spec.base, spec.settings, self.notes.placements)
+        self.session = pool.open(spec.home, spec.base, spec.settings, self.notes.groups)
 
     def run(self) -> Judged:
         """Take the steps that have no result yet."""
@@ -105,7 +105,7 @@ class GenerationRun:
 
     def train(self, collected: Collected, planned: Planned) -> Trained:
         """Train the three roles from the parent's adapters, in the groups that the run began with."""
-        self.notes.begin(self.session.placements)
+        self.notes.begin(self.session.groups)
         follow = Follower(self.watcher.on_progress, self.notes.add_outcome, self.notes.add_micro_batches)
         self.session.train(trio_jobs(self.spec, self.notes.known, collected, planned), follow, self.watcher.stop)
         return trained_roles(self.notes.known)

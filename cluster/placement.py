@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 from ledger.roles import ROLES, Role
+from trainers.config import ShardedSettings
+from trainers.job import MicroBatches
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,21 @@ class Placement:
     def shares_its_card(self) -> bool:
         """Whether something else, such as a server, has the rest of its card."""
         return 0 < self.gpus < 1
+
+
+@dataclass(frozen=True)
+class Groups:
+    """How the roles of a run train: decided when it begins, noted in its journal, and kept through every resume."""
+
+    placements: tuple[Placement, ...]
+    micro_batches: Mapping[str, MicroBatches] = field(default_factory=dict)
+    """By the name of a group, what memory asks for above the settings."""
+    sharded: ShardedSettings | None = None
+    """How the sharded engine lays the base out, where the plan chose it; None: the engine is the settings'."""
+
+    def given(self, now: Sequence[Placement]) -> Self:
+        """The same groups on the devices of today's plan; see :func:`keep_groups`."""
+        return replace(self, placements=keep_groups(self.placements, now))
 
 
 def place_roles(gpus: float) -> tuple[Placement, ...]:

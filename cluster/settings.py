@@ -24,7 +24,14 @@ from ledger.rules.gates import GateSettings
 from ledger.rules.karma import KarmaSettings
 from ledger.rules.stop_rule import StopRuleSettings
 from serving.settings import ServingSettings
-from trainers.config import ChannelSettings, FrozenModelSettings, LoraSettings, RewardSettings, TrainSettings
+from trainers.config import (
+    ChannelSettings,
+    FrozenModelSettings,
+    LoraSettings,
+    RewardSettings,
+    ShardedSettings,
+    TrainSettings,
+)
 from trainers.evals.settings import EvalSettings
 from trainers.health.index import HealthSettings
 
@@ -131,6 +138,13 @@ class Settings(BaseModel):
     teacher: TeacherSettings = TeacherSettings()
     karma: KarmaSettings = KarmaSettings()
     cadence: CadenceSettings = CadenceSettings()
+
+    def on_shards(self, sharded: ShardedSettings | None) -> Settings:
+        """The settings of a run whose plan chose the sharded engine; None: these."""
+        if sharded is None:
+            return self
+        train = self.train.model_copy(update={"engine": "sharded", "sharded": sharded})
+        return self.model_copy(update={"train": train})
 
     def sha(self) -> str:
         """The ledger's `config_sha` of a generation under these settings."""

@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,10 @@ from ray.exceptions import RayActorError
 from cluster.calls import get
 from cluster.devices import RayNode
 from cluster.devices.probe import check_rig, ray_nodes
-from cluster.placement import Placement, assign, keep_groups, place_roles
-from cluster.plan.groups import planned_groups
+from cluster.placement import Groups, Placement, assign, place_roles
+from cluster.plan import CannotRun, Plan
+from cluster.plan.groups import groups_of, plan_here, refuse_what_cannot_run, share_of_server
+from cluster.plan.wanted import ServingShare
 from cluster.settings import Settings
 from cluster.trainer_actor import LESS_MEMORY, Trainer, TrainerReport
 from cluster.workers.follow import Follower, merge_progress
@@ -93,54 +95,83 @@ class Calls:
     """The arguments with which a group is asked again when a step did not fit in its memory."""
 
 
+def planned_for(nodes: Sequence[RayNode], base: Base, settings: Settings, serving: ServingShare | None) -> str:
+    """A mark of what a plan depends on. The rows that wait are left out: their lengths and their number change too
+    little to give up warm trainers."""
+    train = settings.train.model_dump(exclude={"steps", "epochs", "lr", "warmup_steps", "checkpoint_every_steps"})
+    others = [own.model_dump(mode="json") for own in (settings.lora, settings.text, settings.channels)]
+    return sha256_json([list(map(astuple, nodes)), base.sha, train, others, serving and astuple(serving)])
+
+
 class TrainerPool:
     """The trainers by group, warm from one session to the next. One session at a time: the coordinator's."""
 
     def __init__(self) -> None:
         self._trainers: dict[Placement, Trainer] = {}
         self._key = ""
-        self._planned: tuple[tuple[RayNode, ...], tuple[Placement, ...]] | None = None
-        """The nodes that the groups were planned for, and the groups."""
+        self._planned: tuple[str, Plan | CannotRun] | None = None
+        """What the plan was made for, and the plan."""
 
-    def open(self, home: Home, base: Base, settings: Settings, recorded: Sequence[Placement] = ()) -> TrainerSession:
+    def admit(self, home: Home, base: Base, settings: Settings) -> None:
+        """Refuse a run that surely does not fit the cards, before it begins.
+
+        Raises:
+            LunaError: names the missing bytes and what would fit; Ray and torch do not count the same cards on a node,
+                or a node does not answer.
+        """
+        if (plan := self._plan_now(home, base, settings)) is not None:
+            refuse_what_cannot_run(plan)
+
+    def open(self, home: Home, base: Base, settings: Settings, recorded: Groups | None = None) -> TrainerSession:
         """Give the groups of a run to the devices of this moment.
 
         Trainers of another base, shape or group are released. Nodes that come or go later change nothing for those
         that live.
 
         Args:
-            recorded: the groups that the run began with; none: it begins now.
+            recorded: how the run began to train; None: it begins now.
 
         Raises:
             LunaError: Ray and torch do not count the same cards on a node, or a node does not answer.
         """
+        now = self._groups_now(home, base, settings)
+        groups = recorded.given(now.placements) if recorded else now
+        settings = settings.on_shards(groups.sharded)
         engine_settings = settings.train.model_dump(include={"engine", "dtype", "threads", "quantize", "sharded"})
         key = sha256_json([base.sha, str(base.path), settings.lora.model_dump(), engine_settings])
         if key != self._key:
-            self.release()
+            self._end_trainers()
             self._key = key
-        now = self._groups_now(home, base, settings)
-        placements = keep_groups(recorded, now) if recorded else now
-        for group in [group for group in self._trainers if group not in placements]:
+        for group in [group for group in self._trainers if group not in groups.placements]:
             ray.kill(self._trainers.pop(group).actor)
-        return TrainerSession(self._trainers, placements, base, settings)
+        return TrainerSession(self._trainers, groups, base, settings)
 
-    def _groups_now(self, home: Home, base: Base, settings: Settings) -> tuple[Placement, ...]:
+    def _groups_now(self, home: Home, base: Base, settings: Settings) -> Groups:
         """As planned for the cards that there are; without any, or with logical ones alone, as :func:`place_roles`."""
+        plan, gpus = self._plan_now(home, base, settings), ray.cluster_resources().get("GPU", 0)
+        return Groups(place_roles(gpus)) if plan is None else groups_of(plan, settings.train, gpus)
+
+    def _plan_now(self, home: Home, base: Base, settings: Settings) -> Plan | CannotRun | None:
+        """The plan, made anew when something has changed that it depends on; None without cards."""
         if not any(node.torch_gpus for node in check_rig()):
-            return place_roles(ray.cluster_resources().get("GPU", 0))
-        nodes = tuple(ray_nodes())
-        if self._planned is None or self._planned[0] != nodes:
+            return None
+        serving, known = share_of_server(home, settings), self._planned
+        asked = planned_for(ray_nodes(), base, settings, serving)
+        if known is None or known[0] != asked or (isinstance(known[1], CannotRun) and known[1].is_sure):
+            were_trainers = bool(self._trainers)
             self.release()  # a warm trainer's memory would count as taken
-            self._planned = nodes, planned_groups(home, base, settings)
-        return self._planned[1]
+            known = self._planned = asked, plan_here(home, base, settings, serving, were_trainers)
+        return known[1]
 
     def release(self) -> None:
         """Give the devices back."""
+        self._end_trainers()
+        self._planned = None
+
+    def _end_trainers(self) -> None:
         for trainer in self._trainers.values():
             ray.kill(trainer.actor)
         self._trainers.clear()
-        self._planned = None
 
 
 class TrainerSession:
@@ -150,10 +181,8 @@ class TrainerSession:
     that die only the dead are asked again. A group that finds no device of its own takes turns with another.
     """
 
-    def __init__(
-        self, trainers: dict[Placement, Trainer], placements: tuple[Placement, ...], base: Base, settings: Settings
-    ) -> None:
-        self.placements = placements
+    def __init__(self, trainers: dict[Placement, Trainer], groups: Groups, base: Base, settings: Settings) -> None:
+        self.groups, self.placements = groups, groups.placements
         self._trainers, self._base, self._settings = trainers, base, settings
         self._sharing: set[Placement] = set()
         """Groups that found no device of their own."""

@@ -10,7 +10,7 @@
     search.py    the fastest way to seat all groups
     decision.py  `plan_run`: the fastest way, or why there is none, by how much, and what would fit
     of_home.py   what a home's settings and data ask for; reads files
-    groups.py    the groups of a run that begins now; asks Ray and the cards, all else here is pure
+    groups.py    how the roles of a run train that begins now; asks Ray and the cards, all else here is pure
 
 The constants of `memory` and `seconds` name where they were measured. To model a further term, add it to
 `memory.Footprint` or `seconds.step_seconds`, and a measured row to `tests/cluster/test_plan_model.py`.
@@ -19,6 +19,6 @@ The constants of `memory` and `seconds` name where they were measured. To model 
 from cluster.plan.decision import CannotRun, plan_run
 from cluster.plan.search import Plan
 from cluster.plan.shape import BaseShape
-from cluster.plan.wanted import RoleRows, ServingShare, Wanted
+from cluster.plan.wanted import RoleRows, ServingShare, Shards, Wanted
 
-__all__ = ["BaseShape", "CannotRun", "Plan", "RoleRows", "ServingShare", "Wanted", "plan_run"]
+__all__ = ["BaseShape", "CannotRun", "Plan", "RoleRows", "ServingShare", "Shards", "Wanted", "plan_run"]

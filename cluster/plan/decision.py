@@ -6,13 +6,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from cluster.devices import Device
-from cluster.plan.memory import Way, base_bytes
+from cluster.plan.memory import Way, base_bytes, footprint
 from cluster.plan.search import GROUPINGS, Plan, fastest
-from cluster.plan.seating import Room, least_bytes
+from cluster.plan.seating import Room, least_bytes, part_counts
 from cluster.plan.serving import SERVED_ROOM, room_on, with_serving
 from cluster.plan.wanted import RoleRows, ServingShare, Wanted
+from ledger.roles import Role
 
 GIB = 1 << 30
+
+DOUBT = 0.15
+"""What the model of memory may reckon too much where it was measured: all peaks of `tests/cluster/test_plan_model.py`
+lie within this of it. What is missing by less may fit, and a step that does not is cut smaller."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,9 @@ class CannotRun:
     reason: str
     missing_bytes: int
     would_fit: tuple[str, ...]
+    is_sure: bool = False
+    """Whether it does not fit by its own engine even if the model of memory reckons too much (:data:`DOUBT`): such a
+    run is refused."""
 
     def __str__(self) -> str:
         fit = (
@@ -37,7 +45,18 @@ def plan_run(wanted: Wanted, devices: Sequence[Device], serving: ServingShare | 
         devices: all that Ray may lend, the nodes' CPUs among them.
         serving: what the engine takes; None where nothing is served.
     """
-    return fastest(wanted, devices, serving) or why_not(wanted, devices, serving)
+    return (
+        fastest(wanted, devices, serving) or _in_shards(wanted, devices, serving) or why_not(wanted, devices, serving)
+    )
+
+
+def _in_shards(wanted: Wanted, devices: Sequence[Device], serving: ServingShare | None) -> Plan | None:
+    """By the sharded engine, as far as the settings leave that open. A CPU has no other memory to lay a base out on."""
+    cards = [device for device in devices if device.share > 0]
+    for shards in wanted.else_sharded if cards else ():
+        if plan := fastest(wanted.on_shards(shards), devices, serving):
+            return replace(plan, shards=shards)
+    return None
 
 
 def why_not(wanted: Wanted, devices: Sequence[Device], serving: ServingShare | None) -> CannotRun:
@@ -48,7 +67,8 @@ def why_not(wanted: Wanted, devices: Sequence[Device], serving: ServingShare | N
     options = _options(wanted, devices, serving)
     if cards and serving is not None and not any(True for _ in with_serving(wanted, cards, serving)):
         return _no_room_for_serving(wanted, cards, serving, options)
-    missing, need, room, roles = _closest(wanted, [room_on(device) for device in cards or devices])
+    rooms = [room_on(device) for device in cards or devices]
+    missing, need, room, roles = _closest(wanted, rooms)
     held = room.device.total_bytes - room.device.free_bytes
     others = f", others holding {held / GIB:.1f} of {room.device.total_bytes / GIB:.1f}" if held > GIB else ""
     return CannotRun(
@@ -56,7 +76,35 @@ def why_not(wanted: Wanted, devices: Sequence[Device], serving: ServingShare | N
         f"{room.bytes / GIB:.1f}{others}: {missing / GIB:.1f} GiB are missing",
         missing,
         options,
+        bool(cards) and surely_not(wanted, rooms),
     )
+
+
+def surely_not(wanted: Wanted, rooms: Sequence[Room]) -> bool:
+    """Whether in each grouping there is a group that fits no card, even if the model of memory reckons too much."""
+    by_role = {own.role: own for own in wanted.roles}
+    workers = len(rooms) if wanted.engine == "sharded" else 1
+
+    def fits(group: tuple[Role, ...]) -> bool:
+        roles = tuple(by_role[role] for role in group)
+        return any(surely_needed(wanted, roles, room, workers) <= room.bytes for room in rooms)
+
+    return not any(all(map(fits, groups)) for groups in _groupings(wanted, rooms))
+
+
+def _groupings(wanted: Wanted, rooms: Sequence[Room]) -> Iterator[tuple[tuple[Role, ...], ...]]:
+    """Those that there are cards for; the sharded engine trains all roles together."""
+    groupings = GROUPINGS[:1] if wanted.engine == "sharded" else GROUPINGS
+    return (groups for groups in groupings if len(groups) <= len(rooms))
+
+
+def surely_needed(wanted: Wanted, roles: tuple[RoleRows, ...], room: Room, workers: int = 1) -> int:
+    """Bytes that a trainer takes at least, in as many parts as there can be: where the model of memory was measured,
+    what it says less :data:`DOUBT`; elsewhere the weights of the base alone, which no card can do without."""
+    *_, most = part_counts(wanted, roles, workers)
+    own = footprint(wanted, roles, room.device, (most, workers))
+    measured = wanted.engine == "fused" and wanted.base_bits == 16 and room.device.kind == "cuda"
+    return int((1 - DOUBT) * own.total) if measured else own.base
 
 
 def _no_room_for_serving(
@@ -77,9 +125,7 @@ def _closest(wanted: Wanted, rooms: Sequence[Room]) -> tuple[int, int, Room, tup
     by_role = {own.role: own for own in wanted.roles}
     widest = sorted(rooms, key=lambda room: -room.bytes)
     tries = []
-    for groups in GROUPINGS[:1] if wanted.engine == "sharded" else GROUPINGS:
-        if len(groups) > len(rooms):
-            continue
+    for groups in _groupings(wanted, rooms):
         lacks = []
         own = [tuple(by_role[role] for role in group) for group in groups]
         own.sort(key=lambda roles: -least_bytes(wanted, roles, widest[0]))

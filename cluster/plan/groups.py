@@ -1,44 +1,93 @@
-"""The groups of a run that begins now, by the plan for the cluster that this process has joined."""
+"""How the roles of a run train that begins now: by the plan for the cluster that this process has joined."""
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
 from cluster.devices import Device
 from cluster.devices.probe import facts_of, ray_nodes
-from cluster.placement import Placement, place_roles
+from cluster.placement import Groups, place_roles
 from cluster.plan.decision import CannotRun, plan_run
 from cluster.plan.of_home import serving_of, wanted_of
+from cluster.plan.search import Plan
 from cluster.plan.wanted import ServingShare
 from cluster.settings import Settings
+from ledger.errors import LunaError
 from ledger.home import Home
 from serving import app
+from trainers.config import ShardedSettings, TrainSettings
 from trainers.models.frozen import Base
 
 logger = logging.getLogger(__name__)
 
+_LET_GO_S = 20.0
+"""How long a process that was ended may still hold its card's memory."""
 
-def planned_groups(home: Home, base: Base, settings: Settings) -> tuple[Placement, ...]:
-    """Where the trio trains. A plan that says it does not fit is told and not obeyed: its model of memory was measured
-    on few cards, and a step that does not fit is cut smaller.
+
+def plan_here(
+    home: Home, base: Base, settings: Settings, serving: ServingShare | None, were_trainers: bool
+) -> Plan | CannotRun:
+    """The plan for the cards that are free now.
+
+    Args:
+        serving: from :func:`share_of_server`.
+        were_trainers: whether trainers have just been ended: what does not fit is looked at again until their memory
+            has come back.
 
     Raises:
-        LunaError: a node does not answer.
+        LunaError: a node does not answer, or the base or the data cannot be read.
     """
-    nodes = ray_nodes()
-    devices = [device for facts in facts_of(nodes) for device in facts.devices]
-    serving = serving_of(settings) if home.serving_file.exists() else None
+    deadline = time.monotonic() + (_LET_GO_S if were_trainers else 0.0)
+    while isinstance(found := _plan(home, base, settings, serving), CannotRun) and time.monotonic() < deadline:
+        time.sleep(1.0)
+    return found
+
+
+def share_of_server(home: Home, settings: Settings) -> ServingShare | None:
+    """What a server has of the cards, or is to have where the home is one that is served; else None."""
+    return serving_of(settings) if home.serving_file.exists() else None
+
+
+def _plan(home: Home, base: Base, settings: Settings, serving: ServingShare | None) -> Plan | CannotRun:
+    devices = [device for facts in facts_of(ray_nodes()) for device in facts.devices]
     if serving is not None and app.running() is not None:
         devices = counted_once(devices, serving)
-    plan = plan_run(wanted_of(home, settings, base), devices, serving)
+    return plan_run(wanted_of(home, settings, base), devices, serving)
+
+
+def refuse_what_cannot_run(plan: Plan | CannotRun) -> None:
+    """Refuse a run whose training surely does not fit.
+
+    Raises:
+        LunaError: names the missing bytes, and what would fit.
+    """
+    if isinstance(plan, CannotRun) and plan.is_sure:
+        raise LunaError(f"the training does not fit this rig: {plan} Nothing was begun; `luna plan` shows the whole.")
+
+
+def groups_of(plan: Plan | CannotRun, train: TrainSettings, gpus: float) -> Groups:
+    """How a run trains by its plan. One that says it does not fit is told and not obeyed: a step may be cut smaller.
+
+    Args:
+        gpus: all that Ray counts, for a run without a plan.
+    """
     if isinstance(plan, CannotRun):
         logger.warning("the plan: %s It is tried all the same.", plan)
-        return place_roles(sum(node.gpus for node in nodes))
+        return Groups(place_roles(gpus))
     for group in plan.placements:
         logger.info("%s: %d x %g GPU", group.name, group.workers, group.gpus)
-    return plan.placements
+    sharded = None
+    if (shards := plan.shards) is not None:
+        logger.info("the base fits no card whole: it is laid out by the sharded engine, %s", shards.strategy)
+        sharded = ShardedSettings(strategy=shards.strategy, offload_param=shards.offload_param)
+    least = train.gradient_accumulation_steps
+    cut = {seat.placement.name: seat.cut for seat in plan.seats if seat.cut > least}
+    for name, parts in cut.items():
+        logger.info("%s: memory needs a step cut in %d micro-batches", name, parts)
+    return Groups(plan.placements, {name: ((0, parts),) for name, parts in cut.items()}, sharded)
 
 
 def counted_once(devices: Sequence[Device], serving: ServingShare) -> list[Device]:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from cluster.plan.shape import BaseShape
-from cluster.plan.wanted import RoleRows, ServingShare, Wanted
+from cluster.plan.wanted import RoleRows, ServingShare, Shards, Strategy, Wanted
 from cluster.settings import Settings
 from curriculum.example import Example
 from curriculum.parquet import read_examples
@@ -45,9 +45,21 @@ def wanted_of(home: Home, settings: Settings, base: Base) -> Wanted:
         engine=engine,
         strategy=train.sharded.strategy,
         offload_param=train.sharded.offload_param,
+        else_sharded=shards_of(settings),
         gradient_checkpointing=train.gradient_checkpointing,
         base_bits=16 if train.quantize == "none" else 4,
     )
+
+
+def shards_of(settings: Settings) -> tuple[Shards, ...]:
+    """What the sharded engine may do where no other fits: nothing where the settings name an engine, or ask for what it
+    has not. In parts without DeepSpeed unless the settings name its strategy; in the cards first, then in memory."""
+    train, own = settings.train, settings.train.sharded
+    online_health = settings.channels.mode == "dual" and settings.health.online_every
+    if train.engine != "auto" or train.quantize != "none" or online_health:
+        return ()
+    strategy: Strategy = "zero3" if own.strategy == "zero3" else "fsdp2"
+    return tuple(Shards(strategy, offload) for offload in (False, True) if offload or not own.offload_param)
 
 
 def serving_of(settings: Settings) -> ServingShare:

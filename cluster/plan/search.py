@@ -22,7 +22,7 @@ from cluster.plan.memory import Way, host_bytes
 from cluster.plan.seating import Room, Seat, seat
 from cluster.plan.seconds import start_seconds
 from cluster.plan.serving import Served, with_serving
-from cluster.plan.wanted import RoleRows, ServingShare, Wanted
+from cluster.plan.wanted import RoleRows, ServingShare, Shards, Wanted
 from ledger.roles import ROLES, Role
 
 GROUPINGS: tuple[tuple[tuple[Role, ...], ...], ...] = (
@@ -48,6 +48,8 @@ class Plan:
     step_seconds: float
     seconds: float
     """From nothing to the last step; of one step where the number of steps is not known."""
+    shards: Shards | None = None
+    """How the sharded engine lays the base out, where nothing else fits and the settings leave the engine open."""
 
     @property
     def placements(self) -> tuple[Placement, ...]:

@@ -35,7 +35,9 @@ class Seat:
     footprint: Footprint
     """Of each worker."""
     parts: int
-    """[train] gradient_accumulation_steps that it needs; the graph step may take fewer."""
+    """Micro-batches that memory needs a step to be cut in at most, at least the settings'."""
+    cut: int
+    """Micro-batches of a step of the longest rows: the graph step takes no more than it needs."""
     step_seconds: float
 
 
@@ -52,6 +54,7 @@ def seat(wanted: Wanted, roles: tuple[RoleRows, ...], rooms: tuple[Room, ...]) -
                 tuple(room.device for room in rooms),
                 own,
                 parts,
+                max(parts_taken(wanted, roles, room.device, (parts, workers)) for room in rooms),
                 max(_seconds(wanted, roles, room, parts, workers) for room in rooms),
             )
     return None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 from cluster.plan.shape import BaseShape
 from ledger.roles import Role
@@ -33,6 +33,15 @@ class RoleRows:
 
 
 @dataclass(frozen=True)
+class Shards:
+    """How the sharded engine lays a base out."""
+
+    strategy: Strategy
+    offload_param: bool = False
+    """Whether it keeps the base in the node's memory and brings a layer at a time."""
+
+
+@dataclass(frozen=True)
 class Wanted:
     """One generation's training."""
 
@@ -47,11 +56,20 @@ class Wanted:
     strategy: Strategy = "zero3"
     """Of the sharded engine."""
     offload_param: bool = False
-    """Whether the sharded engine keeps the base in the node's memory and brings a layer at a time."""
+    """See :class:`Shards`."""
+    else_sharded: tuple[Shards, ...] = ()
+    """What the sharded engine may do, the first that fits, where this engine fits no card; none: the engine is as set.
+    """
     gradient_checkpointing: bool = False
     """Whether a layer's states are computed again in its backward instead of being kept."""
     base_bits: Literal[4, 16] = 16
     """4: the base's linear layers are held in 4 bits; 16: in `dtype`."""
+
+    def on_shards(self, shards: Shards) -> Self:
+        """The same by the sharded engine."""
+        return replace(
+            self, engine="sharded", strategy=shards.strategy, offload_param=shards.offload_param, else_sharded=()
+        )
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,11 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field
 
-from cluster.placement import Placement
+from cluster.placement import Groups, Placement
 from ledger.journal import Step
 from ledger.records import EvalRecord, Record, Sha256, Timestamp, Verdict
 from ledger.roles import Role
+from trainers.config import ShardedSettings
 from trainers.job import EngineInfo, MicroBatches, RoleOutcome, TrioOutcome
 
 
@@ -104,7 +105,21 @@ class TrainingNotes(Record):
     done: dict[str, TrioOutcome] = Field(default_factory=dict)
     """Outcomes of the groups that have finished, by their names."""
     micro_batches: dict[str, MicroBatches] = Field(default_factory=dict)
-    """What was raised where memory ran out, by the name of the group."""
+    """What memory asks for above the settings, by the name of the group: as planned, and as raised where it ran out."""
+    sharded: ShardedSettings | None = None
+    """See :attr:`cluster.placement.Groups.sharded`."""
+
+    @property
+    def groups(self) -> Groups | None:
+        """How the run began to train; None before it has."""
+        return Groups(self.placements, self.micro_batches, self.sharded) if self.placements else None
+
+    def begun(self, groups: Groups) -> Self:
+        """The same for groups that are trained now."""
+        cut = dict(groups.micro_batches)
+        return self.model_copy(
+            update={"placements": groups.placements, "micro_batches": cut, "sharded": groups.sharded}
+        )
 
     def with_outcome(self, group: Placement, outcome: TrioOutcome) -> Self:
         """The same with one more group finished."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from cluster.placement import Placement
+from cluster.placement import Groups, Placement
 from cluster.request import RunSpec
 from cluster.settings import Settings
 from cluster.steps.records import Collected, Planned, Trained, TrainedRole, TrainingNotes
@@ -81,9 +81,10 @@ def trio_job(
 def trio_jobs(spec: RunSpec, notes: TrainingNotes, collected: Collected, planned: Planned) -> dict[Placement, TrioJob]:
     """A plan's job of each group that has not finished."""
     home, parents, files = spec.home, collected.parent_shas, planned_files(spec.home, planned)
+    settings = spec.settings.on_shards(notes.sharded)
     return {
         group: trio_job(
-            spec.settings,
+            settings,
             files,
             {role: parents.get(role) for role in group.roles},
             home.adapters_dir,
@@ -111,13 +112,13 @@ class NotedTraining:
         self.known = training_notes(journal, run_id) or TrainingNotes(placements=())
 
     @property
-    def placements(self) -> tuple[Placement, ...]:
-        """The groups that the run began with; none before its training has begun."""
-        return self.known.placements
+    def groups(self) -> Groups | None:
+        """How the run began to train; None before it has."""
+        return self.known.groups
 
-    def begin(self, placements: tuple[Placement, ...]) -> None:
+    def begin(self, groups: Groups) -> None:
         """Note the groups that are trained."""
-        self._note(self.known.model_copy(update={"placements": placements}))
+        self._note(self.known.begun(groups))
 
     def add_outcome(self, group: Placement, outcome: TrioOutcome) -> None:
         """Note that a group has finished."""

@@ -40,4 +40,7 @@ def open_generation_engine(home: Home, row: GenerationRow) -> Engine:
     base = Base(settings.base.source, row.base_sha, home.base_dir(row.base_sha))
     if not base.path.is_dir():
         raise LunaError(f"the base {row.base_sha[:12]} of G{row.gen_id} is missing under {home.bases_dir}; restore it.")
-    return open_engine(base, settings.train, lora_of(home.adapter_dir(row.child_sha)), default_device())
+    train = settings.train
+    if row.engine == "sharded":  # by its plan: the base fits no card whole
+        train = train.model_copy(update={"engine": row.engine})
+    return open_engine(base, train, lora_of(home.adapter_dir(row.child_sha)), default_device())

@@ -11,7 +11,7 @@ from typing import Any
 
 from cluster.request import GenerationRequest
 from cluster.settings import recorded_sha
-from cluster.steps.training import TrainingFiles, trio_job
+from cluster.steps.training import TrainingFiles, training_notes, trio_job
 from curriculum.example import Example
 from curriculum.parquet import read_examples, write_examples
 from ledger.errors import LunaError
@@ -39,7 +39,7 @@ class _Record:
     parents: Mapping[Role, str]
     request: GenerationRequest
     micro_batches: Mapping[Role, MicroBatches]
-    """What was raised where memory ran out."""
+    """What memory asked for above the settings."""
 
 
 def reproduce(home: Home, gen_id: int) -> dict[Role, tuple[str, str]]:
@@ -105,7 +105,10 @@ def _read_record(home: Home, gen_id: int) -> _Record:
         parents: dict[Role, str] = {}
         if rows[0].parent_gen is not None:
             parents = {row.role: row.child_sha for row in stores.ledger.generation(rows[0].parent_gen)}
+        notes = training_notes(stores.journal, rows[0].run_id)
     request = _recorded_request(rows[0], {run_id: run.request for run_id, run in runs.items()})
+    if notes is not None:
+        request = request.model_copy(update={"settings": request.settings.on_shards(notes.sharded)})
     _check_file(home.data_file(rows[0].train_sha), rows[0].train_sha, "training set")
     read = {"set of preference pairs": rows[0].pref_sha, "set of reward scores": rows[0].rewards_sha}
     if request.settings.train.kl_weight:  # what is not new is held to the parent

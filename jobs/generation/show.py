@@ -57,7 +57,7 @@ def print_generation(home: Home, gen_id: int, out: Console, as_json: bool = Fals
     if idle:
         table.add_row("steps that moved nothing", *(f"{idle.get(row.role, 0)} of {row.steps}" for row in rows))
     if smaller:
-        table.add_row("micro-batches, since memory ran out", *(smaller.get(row.role, "") for row in rows))
+        table.add_row("micro-batches, as memory asked", *(smaller.get(row.role, "") for row in rows))
     table.add_row("adapter", *(row.child_sha[:12] for row in rows))
     if any(row.alpha != 1.0 for row in rows):
         table.add_row("parent + α (child − parent)", *(f"α = {row.alpha:g}" for row in rows))
@@ -198,7 +198,7 @@ def _by_category(evals: Sequence[EvalRecord], name: str) -> dict[str, tuple[int,
 
 
 def micro_batches(trained: Mapping[str, Any] | None) -> dict[str, str]:
-    """By role in how many parts its steps were cut, and from which on, as far as memory ran out in its training."""
+    """By role in how many parts a step was cut, and from which on, where memory asked for more than the settings."""
     raised = {role: found.get("micro_batches", ()) for role, found in (trained or {}).get("roles", {}).items()}
     return {
         role: ", ".join(f"{parts} from step {first + 1}" for first, parts in own) for role, own in raised.items() if own

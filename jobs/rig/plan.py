@@ -133,10 +133,16 @@ def _where(device: Device, planned: PlanOfHome) -> str:
 
 def _told(plan: Plan, wanted: Wanted) -> list[str]:
     lines = []
-    if plan.parts > wanted.parts:
+    if plan.shards is not None:
+        offloaded = ", in the machine's memory (offload_param)" * plan.shards.offload_param
         lines.append(
-            f"memory needs [train] gradient_accumulation_steps = {plan.parts} instead of {wanted.parts}; the gradient "
-            "is the same"
+            f'the base fits no card whole, and [train] engine = "auto": a run takes the sharded engine, strategy '
+            f'"{plan.shards.strategy}"{offloaded}'
+        )
+    if (cut := max(seat.cut for seat in plan.seats)) > wanted.parts:
+        lines.append(
+            f"memory needs steps cut in {cut} micro-batches instead of {wanted.parts}; a run does so by itself, "
+            "and the gradient is the same"
         )
     unknown = sorted(
         {device.name for seat in plan.seats for device in seat.devices if device.share and not card_of(device.name)}

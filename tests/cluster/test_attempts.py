@@ -125,7 +125,7 @@ class Poisoned:
         return self
 
     @property
-    def placements(self) -> Any:
+    def groups(self) -> Any:
         raise self.error
 
 

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from cluster import trainer_actor, trainer_pool
 from cluster.generation import Watcher
-from cluster.placement import Placement, place_roles
+from cluster.placement import Groups, Placement, place_roles
 from cluster.request import RunSpec
 from cluster.settings import load_settings
 from cluster.steps.records import Trained
@@ -34,6 +34,7 @@ from ledger.verification.ledger import verify
 from tests.cluster.builders import even_numbers
 from tests.cluster.test_generations import LENIENT, make_home
 from tests.cluster.test_walk import a_run, nothing_is_served, walk  # noqa: F401
+from trainers.config import ShardedSettings
 from trainers.job import TrioProgress
 from trainers.models.frozen import Base, prepare_base
 
@@ -205,7 +206,7 @@ def test_memory_that_runs_out_is_in_the_log_and_the_journal_and_in_what_is_shown
     assert {one.micro_batches for one in trained(stores, spec).roles.values()} == {((4, 2),)}
     shown = io.StringIO()
     print_generation(home, 0, Console(file=shown, width=200))
-    assert "micro-batches, since memory ran out" in shown.getvalue()
+    assert "micro-batches, as memory asked" in shown.getvalue()
     assert "2 from step 5" in shown.getvalue()
     assert is_reproduced(home, 0)
     assert verify(home) == []
@@ -309,3 +310,29 @@ def test_the_coordinator_stays_on_its_callers_node_and_another_takes_over_when_t
     nodes.remove_node(node)
     monkeypatch.setattr(module, "_ANSWER_S", 10)
     assert node_of(coordinator_for(home)) == ray.get_runtime_context().get_node_id()
+
+
+def test_a_base_that_the_plan_laid_out_in_shards_is_trained_resumed_and_reproduced_so(
+    home: Home, base: Base, stores: Stores, a_pool: Callable[[], TrainerPool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The settings leave the engine open; what was chosen when the run began is kept when the plan is another one."""
+
+    class Killed(BaseException):
+        pass
+
+    def kill(progress: TrioProgress) -> None:
+        raise Killed
+
+    name = "+".join(ROLES)
+    chosen = Groups(place_roles(0), {name: ((0, 2),)}, ShardedSettings(strategy="fsdp2"))
+    spec = a_run(home, stores, base, 0)
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainerPool, "_groups_now", lambda *_: chosen)
+        dead = a_pool()
+        with pytest.raises(Killed):
+            walk(spec, stores, dead, watching(kill), [])
+        dead.release()
+    walk(spec, stores, a_pool(), watching(), [])
+    made = trained(stores, spec).roles.values()
+    assert {(one.engine.engine, one.micro_batches) for one in made} == {("sharded", ((0, 2),))}
+    assert is_reproduced(home, 0)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cluster import trainer_actor, trainer_pool
-from cluster.placement import Placement
+from cluster.placement import Groups, Placement
 from cluster.settings import Settings
 from cluster.trainer_actor import TrainerReport
 from cluster.trainer_pool import TrainerSession
@@ -69,7 +69,7 @@ def session(ray_head: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> T
         return ray.remote(StandIn).options(num_cpus=0, num_gpus=group.gpus, max_concurrency=4).remote()
 
     monkeypatch.setattr(trainer_actor, "start_trainer", start)
-    return TrainerSession({}, (FIRST, SECOND), Base("tiny", "a" * 64, tmp_path), Settings())
+    return TrainerSession({}, Groups((FIRST, SECOND)), Base("tiny", "a" * 64, tmp_path), Settings())
 
 
 def train(session: TrainerSession, first: dict[str, Any], second: dict[str, Any]) -> dict[Placement, Any]:

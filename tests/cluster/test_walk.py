@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cluster.generation import GenerationRun, Watcher
-from cluster.placement import Placement
+from cluster.placement import Groups, Placement
 from cluster.request import GenerationRequest, PinnedBase, RunSpec
 from cluster.run_log import run_log
 from cluster.settings import load_settings
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.slow
 class OneProcess:
     """Stands for the pool and its session: one trainer in this process."""
 
-    placements = (Placement(ROLES, 0),)
+    groups = Groups((Placement(ROLES, 0),))
 
     def __init__(self) -> None:
         self.actor = TrainerActor()

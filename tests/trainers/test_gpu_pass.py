@@ -15,10 +15,10 @@ import weakref
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from ledger.roles import ROLES
 from tests.trainers.builders import CPU, LORA, random_base, sums
+from tests.trainers.launches import Launches, Silent
 from trainers.data import tokenise
 from trainers.fused.graph import _ROOM, GraphStep, bytes_a_token, no_collection, step_for
 from trainers.fused.step import StepParts, TrioStep
@@ -103,68 +103,13 @@ def test_parts_add_up_and_channel_shares_scale_the_gradient(loaded):
     assert_close(found[1], expected[1])
 
 
-class Counter(TorchDispatchMode):
-    """Counts what would be launches on a GPU, copies to the device, and waits for it."""
-
-    def __init__(self):
-        super().__init__()
-        self.launches, self.waits = 0, 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.name()
-        if name in ("aten::_local_scalar_dense", "aten::nonzero"):
-            self.waits += 1
-        elif not func.is_view and not name.startswith(("aten::empty", "aten::_unsafe_view")):
-            self.launches += 1
-        return func(*args, **(kwargs or {}))
-
-
-class Silent:
-    """Stands for the kernels: shapes alone, one launch for each that they take."""
-
-    def __init__(self):
-        self.kernels = 0
-
-    def norm(self, x, onto, weight, eps):
-        self.kernels += 1
-        return torch.empty_like(x), torch.empty_like(x), torch.empty(len(x))
-
-    def norm_backward(self, grad, x, scale, weight, residual):
-        self.kernels += 1
-        return torch.empty_like(grad)
-
-    def rotate_(self, qkv, places):
-        self.kernels += 1
-
-    def attend(self, qkv, places):
-        self.kernels += 1
-        shape = places.shape
-        return torch.empty(len(qkv), shape.heads * shape.width), torch.empty(shape.heads, len(qkv))
-
-    def attend_backward(self, grad, qkv, out, lse, places):
-        self.kernels += 3
-        return torch.empty_like(qkv)
-
-    def swiglu(self, gate_up, adapter):
-        self.kernels += 1
-        return torch.empty(len(gate_up), gate_up.shape[1] // 2)
-
-    def swiglu_backward(self, grad, adapter, gate_up):
-        self.kernels += 1
-        return torch.empty_like(gate_up)
-
-    def token_losses_(self, logits, targets, coefficients):
-        self.kernels += 2
-        return torch.empty(len(logits))
-
-
 def test_a_pass_takes_few_launches_a_layer_and_waits_for_nothing(loaded):
     model, tokenizer = loaded
     bank, silent = filled_bank(model), Silent()
     run = SegmentPass.over(model, bank, silent, 256)
     batch = lay_out(groups_of(tokenizer), 3, [1.0] * 3, pinned=False)
     views = SegmentViews.of(batch.buffer, batch.bucket)
-    with Counter() as counter:
+    with Launches("cpu") as counter:
         run(views, batch.bucket, torch.ones(3), fresh=True)
     assert counter.waits == 0
     apart = 16  # embedding, losses

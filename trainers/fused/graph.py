@@ -94,6 +94,26 @@ class _BucketPass:
         return cls(buffer, SegmentViews.of(buffer, bucket), Graphed(pool))
 
 
+@dataclass(frozen=True)
+class Driver:
+    """What a step asks of a GPU's driver beside operations."""
+
+    is_there: bool
+    """Whether there are streams, and memory of the host that is copied without waiting."""
+    memory: int
+    """Bytes of the device."""
+    pool: Any = None
+    """See :class:`Graphed`. All graphs of a step share it: no two run at once, their results are read in between."""
+
+
+def driver_of(device: torch.device) -> Driver:
+    """The driver of an NVIDIA GPU; a CPU has none, and counts as a device of 16 GiB."""
+    if device.type != "cuda":
+        return Driver(is_there=False, memory=1 << 34)
+    memory = torch.cuda.get_device_properties(device).total_memory
+    return Driver(is_there=True, memory=memory, pool=torch.cuda.graph_pool_handle())
+
+
 class GraphStep(TrioStep):
     """See :class:`trainers.fused.step.TrioStep`; examples go by segments, preference pairs and what is
     held to its parent by the lean forward."""
@@ -111,17 +131,15 @@ class GraphStep(TrioStep):
     ):
         super().__init__(model, bank, lanes, weight_decay, beta2, world)
         slots, device = bank.slots, model.device
-        self._on_gpu = device.type == "cuda"
-        # All graphs of a step share their memory: no two run at once, and their results are read in between.
-        self._pool = torch.cuda.graph_pool_handle() if self._on_gpu else None
-        self._memory = torch.cuda.get_device_properties(device).total_memory if self._on_gpu else 1 << 34
+        driver = driver_of(device)
+        self._pool, self._memory, self._pinned = driver.pool, driver.memory, driver.is_there
         self._weight_decay, self._beta2 = weight_decay, beta2
         self._moments = torch.zeros(2, *bank.master.shape, device=device)
         self._steps = [torch.zeros((), device=device) for _ in range(slots)]
         for slot, (optimizer, parameter) in enumerate(zip(self._optimizers, self._parameters, strict=True)):
             mean, square = self._moments[:, slot]
             optimizer.state[parameter] = {"step": self._steps[slot], "exp_avg": mean, "exp_avg_sq": square}
-        self._pass = SegmentPass.over(model, bank, best_ops(device), _POSITIONS)
+        self._pass = SegmentPass.over(model, bank, best_ops(device), _POSITIONS, beside=driver.is_there)
         self._passes: dict[tuple[Bucket, bool], _BucketPass] = {}
         self._update = Graphed(self._pool)
         self._round = rounding(bank)
@@ -148,7 +166,7 @@ class GraphStep(TrioStep):
             raise ValueError(f"a row has {longest} tokens; on a GPU the most is {_POSITIONS}")
         # On the host, so that a step is packed ahead while the device is busy with the one before.
         weights = self.world.sum_(torch.tensor(slot_weights(parts, self.bank.slots), dtype=torch.float64)).tolist()
-        return [lay_out(part, self.bank.slots, weights, self._on_gpu) for part in parts]
+        return [lay_out(part, self.bank.slots, weights, self._pinned) for part in parts]
 
     def kl_parts(self, parts: Sequence[Sequence[Group]]) -> list[Packed]:
         """See :meth:`TrioStep.kl_parts`: the rows whose parent is known, once more."""
@@ -222,7 +240,7 @@ class GraphStep(TrioStep):
     def move(self, rates: Sequence[float | None], clip: float, norms: Tensor, learned: Tensor | None = None) -> None:
         """See :meth:`TrioStep.move`; nothing moves if a loss or a norm of the step is not finite."""
         orders = [[*(rate or 0.0 for rate in rates), clip], [*(float(rate is None) for rate in rates), 0.0]]
-        self._orders.copy_(torch.tensor(orders, pin_memory=self._on_gpu), non_blocking=True)
+        self._orders.copy_(torch.tensor(orders, pin_memory=self._pinned), non_blocking=True)
         if learned is not None:
             self._orders[1, :-1].masked_fill_(learned, 1.0)
         self._update(self._updated)

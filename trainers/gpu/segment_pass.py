@@ -236,7 +236,7 @@ def wide_baddbmm_(to: Tensor, a: Tensor, b: Tensor, alpha: float, fresh: bool) -
     beta = 0 if fresh else 1
     if a.dtype == to.dtype:
         torch.baddbmm(to, a, b, beta=beta, alpha=alpha, out=to)
-    elif a.is_cuda:
+    elif a.device.type != "cpu":
         torch.baddbmm(to, a, b, beta=beta, alpha=alpha, out_dtype=to.dtype, out=to)
     else:  # a CPU has no product that widens
         to.mul_(beta).add_(torch.bmm(a.float(), b.float()), alpha=alpha)
@@ -246,4 +246,4 @@ def wide_mm(a: Tensor, b: Tensor) -> Tensor:
     """a @ b in float32, also of narrower factors: a sum over the vocabulary is too long to be rounded on its way."""
     if a.dtype == torch.float32:
         return a @ b
-    return torch.mm(a, b, out_dtype=torch.float32) if a.is_cuda else a.float() @ b.float()
+    return a.float() @ b.float() if a.device.type == "cpu" else torch.mm(a, b, out_dtype=torch.float32)

@@ -91,7 +91,8 @@ class ShardedRun:
         sft_share, dpo_share, kl_share = self._shares
         tokens = sum(row.weight * (len(row.tokens) - row.prompt_len) for row in rows)
         held = sum(row.weight * (len(row.tokens) - row.prompt_len) for row in rows if row.parent is not None)
-        whole, parts_most = sum(pair.weight for pair in pairs), self.job.train.gradient_accumulation_steps
+        whole = sum(pair.weight for pair in pairs)
+        parts_most = max(self.job.train.gradient_accumulation_steps, self.job.least_parts(self.step))
 
         def examples(part: Sequence[Row]) -> Tensor:
             batch, logits = packed(part, device), answer_logits(self.placement, part, device)

@@ -160,3 +160,14 @@ def test_what_it_has_not_is_refused_with_a_way_out(home, base, parent, tmp_path)
     uneven = make_job(home, steps=2, lr={"creative": 1e-3, "logical": 2e-3, "dialectical": 1e-3})
     with pytest.raises(LunaError, match="one learning rate"):
         engine.train_whole(uneven, tmp_path, lambda _: None, lambda: False)
+
+
+def test_micro_batches_that_memory_asks_for_are_those_of_the_settings(home, base):
+    """What a run's plan asks for, and what is trained again from the record, are the same bytes."""
+    asked = dataclasses.replace(
+        under(make_job(home, roles=ROLES[:1], steps=3), "fsdp2", "asked"), micro_batches=((0, 2),)
+    )
+    named = under(make_job(home, roles=ROLES[:1], steps=3, gradient_accumulation_steps=2), "fsdp2", "named")
+    whole = under(make_job(home, roles=ROLES[:1], steps=3), "fsdp2", "in-one")
+    found = [quietly(opened(base, job), job) for job in (asked, named, whole)]
+    assert found[0] == found[1] != found[2]
