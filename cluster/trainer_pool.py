@@ -18,7 +18,8 @@ from cluster.calls import get
 from cluster.devices import RayNode
 from cluster.devices.probe import check_rig, ray_nodes
 from cluster.placement import Placement, assign, keep_groups, place_roles
-from cluster.plan.groups import planned_groups
+from cluster.plan.groups import gpus_for_trainers, planned_groups, share_of_server
+from cluster.plan.wanted import ServingShare
 from cluster.settings import Settings
 from cluster.trainer_actor import LESS_MEMORY, Trainer, TrainerReport
 from cluster.workers.follow import Follower, merge_progress
@@ -99,8 +100,8 @@ class TrainerPool:
     def __init__(self) -> None:
         self._trainers: dict[Placement, Trainer] = {}
         self._key = ""
-        self._planned: tuple[tuple[RayNode, ...], tuple[Placement, ...]] | None = None
-        """The nodes that the groups were planned for, and the groups."""
+        self._planned: tuple[tuple[tuple[RayNode, ...], ServingShare | None], tuple[Placement, ...]] | None = None
+        """The nodes and the server that the groups were planned for, and the groups."""
 
     def open(self, home: Home, base: Base, settings: Settings, recorded: Sequence[Placement] = ()) -> TrainerSession:
         """Give the groups of a run to the devices of this moment.
@@ -126,13 +127,13 @@ class TrainerPool:
         return TrainerSession(self._trainers, placements, base, settings)
 
     def _groups_now(self, home: Home, base: Base, settings: Settings) -> tuple[Placement, ...]:
-        """As planned for the cards that there are; without any, or with logical ones alone, as :func:`place_roles`."""
-        if not any(node.torch_gpus for node in check_rig()):
-            return place_roles(ray.cluster_resources().get("GPU", 0))
-        nodes = tuple(ray_nodes())
-        if self._planned is None or self._planned[0] != nodes:
+        """As planned for the cards that a server leaves; without any, or with logical ones alone, by their number."""
+        facts, nodes, serving = check_rig(), tuple(ray_nodes()), share_of_server(home, settings)
+        if not any(node.torch_gpus for node in facts):
+            return place_roles(gpus_for_trainers(nodes, serving))
+        if self._planned is None or self._planned[0] != (nodes, serving):
             self.release()  # a warm trainer's memory would count as taken
-            self._planned = nodes, planned_groups(home, base, settings)
+            self._planned = (nodes, serving), planned_groups(home, base, settings, serving)
         return self._planned[1]
 
     def release(self) -> None:

@@ -2,8 +2,8 @@
 
 Tried are all groupings of the roles, each group on a card of its own or, alike for all groups, on several equal cards
 of one node, with serving on cards of its own or beside a trainer. What takes the fewest seconds by `seconds` is taken,
-of equal ones that with the fewest cards for trainers: one card is the answer where a second trainer's start costs more than it
-saves.
+of equal ones that with the fewest cards for trainers: one card is the answer where a second trainer's start costs more
+than it saves.
 
 Groups that take a card each are placed in every order, each on the card that suits it best of those left. That misses
 nothing: whatever cannot be bettered for one group without harm to another comes out of one of the orders

@@ -1,8 +1,8 @@
-"""Where the engine goes: a card of its own for each replica, one for all of them, or a share of one beside a trainer. Pure.
+"""Where the engine goes: a card for each replica, one for all of them, or a share of one beside a trainer. Pure.
 
-`with_serving` finds every way by the memory of the cards, for the plan; `lend` says by the number of cards alone what
-each replica asks Ray for and what trainers may have. All replicas ask for the same, and for no more than that however
-Ray places them, a trainer finds what it was left: a whole card is taken whole, and parts lie on one card.
+`with_serving` finds every way that the cards' memory allows, for the plan; `lend` says by the number of cards alone
+what each replica asks Ray for, and what trainers may have. All replicas ask for the same, and wherever Ray puts them
+trainers find what was left to them: a whole card is taken whole, and parts are taken of one card.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _asked(cards: Sequence[float], groups: Sequence[Placement], serving: Serving
     if count == 1 or any(group.shares_its_card for group in groups):
         if replicas * share >= cards[0] - _LEAST:
             raise _too_much(cards, serving)
-        return share
+        return _part(share * replicas, replicas)
     if replicas <= count - sum(group.workers for group in groups):
         return 1.0
     if replicas * share <= 1.0:
@@ -115,7 +115,7 @@ def _too_much(cards: Sequence[float], serving: ServingShare) -> LunaError:
 
 def _part(card: float, replicas: int) -> float:
     """An equal part of a card, rounded down to what Ray tells apart."""
-    return math.floor(card / replicas / _LEAST + 1e-6) * _LEAST
+    return round(math.floor(card / replicas / _LEAST + 1e-6) * _LEAST, 4)
 
 
 def with_serving(
