@@ -213,7 +213,7 @@ class Coordinator:
         with self._guard:
             nobody_trains = not self._worker.is_running
             if nobody_trains:
-                self._pool.release()
+                self._pool.release_cards()
         base = Base(settings.base.source, base_sha, self._home.base_dir(base_sha))
         return lent_to_server(self._home, base, settings, nobody_trains)
 

@@ -136,6 +136,12 @@ class TrainerPool:
             self._planned = (nodes, serving), planned_groups(home, base, settings, serving)
         return self._planned[1]
 
+    def release_cards(self) -> None:
+        """Give the GPUs back; trainers on CPUs stay."""
+        for group in [group for group in self._trainers if group.gpus]:
+            ray.kill(self._trainers.pop(group).actor)
+        self._planned = None
+
     def release(self) -> None:
         """Give the devices back."""
         for trainer in self._trainers.values():
