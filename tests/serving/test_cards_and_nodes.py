@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -144,13 +144,16 @@ class OpenFiles:
         while not self._over.wait(0.05):
             self.looks += 1
             for process in [self._raylet, *self._raylet.children(recursive=True)]:
-                for link in Path(f"/proc/{process.pid}/fd").glob("*"):
-                    try:
-                        to = os.readlink(link)
-                    except OSError:  # closed meanwhile, or the process has ended
-                        continue
-                    if to.startswith(self._file):
-                        self.found.add(f"{process.pid} {to}")
+                for link in self._links(process.pid):
+                    with suppress(OSError):  # closed meanwhile
+                        if (to := str(link.readlink())).startswith(self._file):
+                            self.found.add(f"{process.pid} {to}")
+
+    @staticmethod
+    def _links(pid: int) -> list[Path]:
+        with suppress(OSError):  # it has ended
+            return list(Path(f"/proc/{pid}/fd").iterdir())
+        return []
 
 
 def test_engines_have_other_cards_than_trainers_and_only_the_heads_node_opens_the_ledger(tmp_path: Path) -> None:
