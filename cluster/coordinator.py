@@ -18,7 +18,9 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 
 from cluster import metrics
-from cluster.calls import get, waits_to_start
+from cluster.calls import get, ledger_node, waits_to_start
+from cluster.plan.groups import lent_to_server
+from cluster.plan.serving import Lent
 from cluster.ray_head import NAMESPACE
 from cluster.request import GenerationRequest
 from cluster.run_worker import RunWorker
@@ -37,6 +39,7 @@ from ledger.records import HeadMove
 from ledger.rules.karma import KarmaSettings, karma_state
 from ledger.scores import Score
 from ledger.store import Stores
+from serving.accepted import Line, Recorded, line_of, recorded_of
 from trainers.models.adapters import check_shape
 from trainers.models.frozen import Base
 
@@ -189,6 +192,32 @@ class Coordinator:
         self._conversations.add_scores(scores, self._karma)
         self._tell_karma_soon()
 
+    def node(self) -> str:
+        """Ray's id of the node that it runs on, which has `luna.db`."""
+        return str(ray.get_runtime_context().get_node_id())
+
+    def line(self, lineage: str | None = None) -> Line:
+        """See :class:`serving.accepted.Accepted`."""
+        return line_of(self._ledger, lineage)
+
+    def recorded(self, gen: int) -> Recorded:
+        """See :class:`serving.accepted.Accepted`."""
+        return recorded_of(self._ledger, gen)
+
+    def lend(self, base_sha: str) -> Lent:
+        """What each replica of a server that begins now asks Ray for. Trainers without work give their cards back.
+
+        Raises:
+            LunaError: as :func:`cluster.plan.groups.lent_to_server`.
+        """
+        settings = settings_of(self._home)
+        with self._guard:
+            nobody_trains = not self._worker.is_running
+            if nobody_trains:
+                self._pool.release_cards()
+        base = Base(settings.base.source, base_sha, self._home.base_dir(base_sha))
+        return lent_to_server(self._home, base, settings, nobody_trains)
+
     def release(self) -> None:
         """Give the trainers' devices back until the next generation; a paused run needs none."""
         with self._guard:
@@ -313,11 +342,14 @@ def find_coordinator() -> Any | None:
         return None
 
 
-def coordinator_for(home: Home) -> Any:
+def coordinator_for(home: Home, node: str = "") -> Any:
     """The coordinator that writes this home: the running one, or a new one.
 
     An idle coordinator of another home makes room; a busy one does not. One that was killed a moment ago keeps its name
     until Ray has started it again or given it up, so that a dead one is looked for again.
+
+    Args:
+        node: Ray's id of the node that has the home's `luna.db`; by default as :func:`ledger_node`.
 
     Raises:
         LunaError: another home's generation is running here, or another process holds this home's ledger.
@@ -325,20 +357,20 @@ def coordinator_for(home: Home) -> Any:
     root = str(home.root.resolve())
     for _ in range(_LOOKS - 1):
         try:
-            return _coordinator_of(root)
+            return _coordinator_of(root, node)
         except CoordinatorDied:
             time.sleep(_BETWEEN_LOOKS_S)
-    return _coordinator_of(root)
+    return _coordinator_of(root, node)
 
 
-def _coordinator_of(root: str) -> Any:
+def _coordinator_of(root: str, node: str) -> Any:
     actor = find_coordinator()
     if actor is not None and (writes := _home_of(actor)) is not None:
         if writes == root:
             ask(actor, "open")
             return actor
         _make_room(actor)
-    created = _create(root)
+    created = _create(root, node)
     try:
         ask(created, "open")
     except LunaError:
@@ -365,14 +397,8 @@ def _home_of(actor: Any) -> str | None:
     return home
 
 
-def _create(root: str) -> Any:
-    """Start one where the ledger's SQLite file is on a disk of its own, not behind NFS.
-
-    That is the head, where the rig marks it; else the node of the caller, who has just read the home's settings there.
-    """
-    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
-    marked = "luna_head" in ray.cluster_resources()
-    where: dict[str, Any] = {"resources": {"luna_head": 0.001}} if marked else {"label_selector": here}
+def _create(root: str, node: str) -> Any:
+    """Start one where the ledger's SQLite file is on a disk of its own, not behind NFS."""
     remote = ray.remote(Coordinator).options(
         name=NAME,
         namespace=NAMESPACE,
@@ -381,7 +407,7 @@ def _create(root: str) -> Any:
         num_cpus=0,
         max_restarts=-1,
         max_concurrency=16,
-        **where,
+        **ledger_node(node),
     )
     return remote.remote(root)
 

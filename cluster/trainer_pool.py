@@ -19,7 +19,13 @@ from cluster.devices import RayNode
 from cluster.devices.probe import check_rig, ray_nodes
 from cluster.placement import Groups, Placement, assign, place_roles
 from cluster.plan import CannotRun, Plan
-from cluster.plan.groups import groups_of, plan_here, refuse_what_cannot_run, share_of_server
+from cluster.plan.groups import (
+    gpus_for_trainers,
+    groups_of,
+    plan_here,
+    refuse_what_cannot_run,
+    share_of_server,
+)
 from cluster.plan.wanted import ServingShare
 from cluster.settings import Settings
 from cluster.trainer_actor import LESS_MEMORY, Trainer, TrainerReport
@@ -147,8 +153,9 @@ class TrainerPool:
         return TrainerSession(self._trainers, groups, base, settings)
 
     def _groups_now(self, home: Home, base: Base, settings: Settings) -> Groups:
-        """As planned for the cards that there are; without any, or with logical ones alone, as :func:`place_roles`."""
-        plan, gpus = self._plan_now(home, base, settings), ray.cluster_resources().get("GPU", 0)
+        """As planned for the cards that a server leaves; without any, or with logical ones alone, by their number."""
+        plan = self._plan_now(home, base, settings)
+        gpus = gpus_for_trainers(ray_nodes(), share_of_server(home, settings))
         return Groups(place_roles(gpus)) if plan is None else groups_of(plan, settings.train, gpus)
 
     def _plan_now(self, home: Home, base: Base, settings: Settings) -> Plan | CannotRun | None:
@@ -162,6 +169,12 @@ class TrainerPool:
             self.release()  # a warm trainer's memory would count as taken
             known = self._planned = asked, plan_here(home, base, settings, serving, were_trainers)
         return known[1]
+
+    def release_cards(self) -> None:
+        """Give the GPUs back; trainers on CPUs stay."""
+        for group in [group for group in self._trainers if group.gpus]:
+            ray.kill(self._trainers.pop(group).actor)
+        self._planned = None
 
     def release(self) -> None:
         """Give the devices back."""

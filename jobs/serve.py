@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -135,14 +134,16 @@ def gateway_app(args: dict[str, str]) -> Any:
 
 def reward_app(args: dict[str, str]) -> Any:
     """The reward model behind /reward; without a model yet it waits for one."""
+    from cluster.calls import get, ledger_node
+    from cluster.coordinator import coordinator_for
     from cluster.server.reward import loader
     from cluster.settings import settings_of
-    from serving import reward_app as reward
-    from serving.app import key_for
+    from serving import app
 
     home = Home(Path(args["home"]))
     settings = settings_of(home).serving
-    return reward.reward_app(settings, loader(home), key_for(settings))
+    node = get(coordinator_for(home).node.remote())
+    return app.reward_app(settings, app.Places(ledger_node(node)), loader(home), app.key_for(settings))
 
 
 def _applications(args: dict[str, str]) -> tuple[Any, Any]:
@@ -151,4 +152,4 @@ def _applications(args: dict[str, str]) -> tuple[Any, Any]:
     from serving.app import applications
 
     home = Home(Path(args["home"]))
-    return applications(home, *to_serve(home, coordinator_for), partial(coordinator_for, home))
+    return applications(home, *to_serve(home, coordinator_for))

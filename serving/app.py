@@ -10,7 +10,8 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from ledger.conversations import Label, Turn
 from ledger.errors import LunaError
 from ledger.home import Home
 from ledger.scores import Score
+from serving.accepted import Coordinator, NoAnswer, RemoteAccepted, RemoteCoordinator
 from serving.api.errors import Refused
 from serving.api.gateway import OPEN_PATHS, build
 from serving.api.guard import guarded, is_loopback
@@ -35,10 +37,20 @@ ENGINE_APP = "luna-engine"
 KEY_VARIABLE = "LUNA_API_KEY"
 
 _STATE_S = 2
-_STORE_S = 30
 
-Coordinator = Callable[[], Any]
-"""Gives the Ray handle of the coordinator that writes the home, started if need be."""
+
+@dataclass(frozen=True)
+class Places:
+    """What the replicas ask Ray for, as options of their actors.
+
+    The gateway reads `luna.db` and the reward model the home, so both stay on the coordinator's node. An engine reads
+    no database (:mod:`serving.accepted`) and goes where there is a card for it.
+    """
+
+    home: Mapping[str, Any] = field(default_factory=dict)
+    """The node of the coordinator."""
+    engine: Mapping[str, Any] = field(default_factory=dict)
+    """`num_gpus`, and the node where several replicas share its one card."""
 
 
 class Gateway:
@@ -108,8 +120,7 @@ class RemoteKeeper:
     """The coordinator, which alone writes."""
 
     def __init__(self, coordinator: Coordinator):
-        self._find = coordinator
-        self._known: Any = None
+        self._coordinator = RemoteCoordinator(coordinator)
 
     async def add_turn(self, turn: Turn) -> None:
         await self._ask("add_turn", turn)
@@ -121,32 +132,12 @@ class RemoteKeeper:
         await self._ask("add_scores", list(scores))
 
     async def _ask(self, method: str, *arguments: Any) -> None:
-        from ray.exceptions import RayActorError, RayError, TaskCancelledError
-
-        for again in (True, False):
-            try:
-                if self._known is None:
-                    self._known = await asyncio.to_thread(self._find)
-                await asyncio.wait_for(getattr(self._known, method).remote(*arguments), _STORE_S)
-                return
-            except RayActorError as error:  # It was replaced: its successor is asked once.
-                self._known = None
-                if not again:
-                    raise Refused(503, "the coordinator does not answer; the exchange was not stored.") from error
-            except TaskCancelledError as error:
-                # Ray cancels what a cancelled request began, and with a user who goes away even the storing of what
-                # was said until then. That is asked again; storing a turn twice adds nothing.
-                if not again:
-                    raise Refused(503, "storing the exchange was cancelled.") from error
-            except TimeoutError as error:
-                raise Refused(503, f"the coordinator did not store it within {_STORE_S} s.") from error
-            except RayError as error:
-                cause = getattr(error, "cause", None)
-                if isinstance(cause, LunaError):
-                    raise Refused(404 if method == "add_label" else 503, str(cause)) from error
-                raise Refused(503, f"it could not be stored: {last_line(error)}") from error
-            except LunaError as error:
-                raise Refused(503, f"it could not be stored: {error}") from error
+        try:
+            await self._coordinator.ask(method, *arguments)
+        except NoAnswer as error:
+            raise Refused(503, f"it could not be stored: {error}") from error
+        except LunaError as error:
+            raise Refused(404 if method == "add_label" else 503, str(error)) from error
 
 
 def _refusal(error: Exception) -> Refused:
@@ -168,6 +159,7 @@ def run(
     base_sha: str,
     settings: ServingSettings,
     shared: SharedSettings,
+    places: Places,
     coordinator: Coordinator,
     load: Load,
 ) -> Any:
@@ -190,9 +182,9 @@ def run(
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(proxy_location="HeadOnly", http_options={"host": settings.host, "port": settings.port})
     _refuse_other_address(settings)
-    engine, gateway = applications(home, base_sha, settings, shared, coordinator)
+    engine, gateway = applications(home, base_sha, settings, shared, places, coordinator)
     try:
-        _run_reward(settings, load, key)
+        _run_reward(reward_app(settings, places, load, key))
         handles = serve.run_many(
             [
                 serve.RunTarget(engine, name=ENGINE_APP, route_prefix="/v1"),
@@ -205,7 +197,12 @@ def run(
 
 
 def applications(
-    home: Home, base_sha: str, settings: ServingSettings, shared: SharedSettings, coordinator: Coordinator
+    home: Home,
+    base_sha: str,
+    settings: ServingSettings,
+    shared: SharedSettings,
+    places: Places,
+    coordinator: Coordinator,
 ) -> tuple[Any, Any]:
     """The engine's and the gateway's application, not started.
 
@@ -214,10 +211,10 @@ def applications(
     """
     plain, key = settings.model_dump(mode="json"), key_for(settings)
     # The key as an argument: environment variables of an actor are shown in Ray's dashboard.
-    engine = _engine_deployment(settings).bind(
-        str(home.root), base_sha, plain, shared.text.model_dump(mode="json"), key
+    engine = _engine_deployment(settings, places).bind(
+        str(home.root), base_sha, plain, shared.text.model_dump(mode="json"), key, RemoteAccepted(coordinator)
     )
-    gateway = _gateway_deployment(settings).bind(
+    gateway = _gateway_deployment(settings, places).bind(
         str(home.root), plain, shared.model_dump(mode="json"), key, coordinator
     )
     return engine, gateway
@@ -238,13 +235,20 @@ def key_for(settings: ServingSettings) -> str | None:
     return key
 
 
-def _run_reward(settings: ServingSettings, load: Load, key: str | None) -> None:
-    """Start the reward model's app beside the others, or replace it; without a model yet it waits for one."""
+def reward_app(settings: ServingSettings, places: Places, load: Load, key: str | None) -> Any:
+    """The reward model's application, not started; without a model yet it waits for one."""
+    from serving.reward_app import reward_deployment
+
+    return reward_deployment(settings, places.home).bind(load, settings.model_dump(mode="json"), key)
+
+
+def _run_reward(application: Any) -> None:
+    """Start the reward model's app beside the others, or replace it."""
     from ray import serve
 
-    from serving.reward_app import REWARD_APP, REWARD_ROUTE, reward_app
+    from serving.reward_app import REWARD_APP, REWARD_ROUTE
 
-    target = serve.RunTarget(reward_app(settings, load, key), name=REWARD_APP, route_prefix=REWARD_ROUTE)
+    target = serve.RunTarget(application, name=REWARD_APP, route_prefix=REWARD_ROUTE)
     serve.run_many([target], wait_for_applications_running=False)
 
 
@@ -257,7 +261,7 @@ def reward_running() -> Any | None:
     return serve.get_app_handle(REWARD_APP) if REWARD_APP in serve.status().applications else None
 
 
-def _engine_deployment(settings: ServingSettings) -> Any:
+def _engine_deployment(settings: ServingSettings, places: Places) -> Any:
     from ray import serve
 
     variables = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
@@ -269,11 +273,11 @@ def _engine_deployment(settings: ServingSettings) -> Any:
         health_check_timeout_s=10,
         graceful_shutdown_timeout_s=10,
         max_ongoing_requests=settings.max_concurrent_requests + 64,  # the front refuses earlier, with a reason
-        ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": variables}},
+        ray_actor_options={"num_cpus": 0, **places.engine, "runtime_env": {"env_vars": variables}},
     )
 
 
-def _gateway_deployment(settings: ServingSettings) -> Any:
+def _gateway_deployment(settings: ServingSettings, places: Places) -> Any:
     from ray import serve
 
     return serve.deployment(
@@ -281,7 +285,7 @@ def _gateway_deployment(settings: ServingSettings) -> Any:
         name="gateway",
         graceful_shutdown_timeout_s=5,
         max_ongoing_requests=2 * settings.max_concurrent_requests + 64,
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options={"num_cpus": 0, **places.home},
     )
 
 

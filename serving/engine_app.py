@@ -23,8 +23,8 @@ from ledger.errors import LunaError
 from ledger.files import write_atomic
 from ledger.home import Home
 from ledger.roles import Role
-from ledger.store import Ledger
 from serving import metrics
+from serving.accepted import Accepted
 from serving.api.front import Front, Leases, refusal_of, refuse_when_full, resolve
 from serving.api.guard import guarded
 from serving.engine import Asked, Engine, Piece, Reader, Sampling, Started, choose
@@ -64,7 +64,16 @@ def table_to_restore(saved: Saved | None, lineage: str, line: Sequence[int]) -> 
 class EngineReplica:
     """See the module."""
 
-    def __init__(self, root: str, base_sha: str, settings: dict[str, Any], text: dict[str, Any], key: str | None):
+    def __init__(
+        self,
+        root: str,
+        base_sha: str,
+        settings: dict[str, Any],
+        text: dict[str, Any],
+        key: str | None,
+        accepted: Accepted,
+    ):
+        self._accepted = accepted
         self._home, self._settings, self._key = Home(Path(root)), ServingSettings.model_validate(settings), key
         base = self._home.base_dir(base_sha)
         self._base_sha, self._shapes = base_sha, base_shapes(base)
@@ -74,6 +83,7 @@ class EngineReplica:
         self._table, self._leases, self._lock = Table(), Leases(), asyncio.Lock()
         self._problems: dict[int, str] = {}
         self._lineage = ""
+        self._head: int | None = None
         self._watch: asyncio.Task[None] | None = None
 
     async def __serve_build_asgi_app__(self) -> ASGIApp:
@@ -154,7 +164,8 @@ class EngineReplica:
         """
         async with self._lock:
             started = time.perf_counter()
-            self._take(await self._load(self._table, gen, shas or self._recorded(gen)))
+            await self._ask_for_head()
+            self._take(await self._load(self._table, gen, shas or await self._recorded(gen)))
             self._problems.pop(gen, None)
             load_s = time.perf_counter() - started
             metrics.tell([metrics.LOAD.at(load_s, os.getpid())])
@@ -164,6 +175,7 @@ class EngineReplica:
         """Let `luna-<role>` mean a generation that is loaded."""
         async with self._lock:
             started = time.perf_counter()
+            await self._ask_for_head()
             self._take(self._table.switch(gen))
             switch_s = time.perf_counter() - started
             metrics.tell([metrics.SWAP.at(switch_s, os.getpid())])
@@ -172,6 +184,7 @@ class EngineReplica:
     async def retire(self, gen: int) -> dict[str, Any]:
         """Serve a generation no longer, unless it is current or the one before; requests in work are waited for."""
         async with self._lock:
+            await self._ask_for_head()
             if gen in self._table.generations and gen not in (self._table.current, self._table.previous):
                 adapters, table = self._adapters(self._table, gen), self._table.remove(gen)
                 self._take(table)
@@ -195,6 +208,9 @@ class EngineReplica:
             "problems": problems,
             "in_work": self._leases.total,
             "pid": os.getpid(),
+            "replicas": self._settings.replicas,
+            "gpu_memory_utilization": self._settings.gpu_memory_utilization,
+            "gpus": _assigned_gpus(),
         }
 
     def metrics(self) -> str:
@@ -226,16 +242,15 @@ class EngineReplica:
 
     async def _restore(self) -> None:
         """Load what is to be served after a start."""
-        with Ledger.open(self._home) as ledger:
-            self._lineage, head = ledger.current_lineage(), ledger.head()
-            line = [] if head is None else ledger.parent_chain(head)
-        before = table_to_restore(_saved(self._file), self._lineage, line)
+        line = await self._accepted.line()
+        self._lineage, self._head = line.lineage, line.head
+        before = table_to_restore(_saved(self._file), line.lineage, line.generations)
         last = [gen for gen in (before.previous, before.current) if gen is not None]
         beside = [gen for gen in before.generations if gen not in last][: self._settings.loaded_generations - len(last)]
         table = Table(version=before.version)
         for gen in [*beside, *last]:
             try:  # One rotten adapter must not keep the others from being served.
-                table = await self._load(table, gen, before.generations.get(gen) or self._recorded(gen))
+                table = await self._load(table, gen, before.generations.get(gen) or await self._recorded(gen))
                 table = table.switch(gen) if gen in last else table
             except LunaError as error:
                 self._problems[gen] = str(error)
@@ -260,20 +275,19 @@ class EngineReplica:
             raise
         return added
 
-    def _recorded(self, gen: int) -> dict[Role, str]:
-        with Ledger.open(self._home) as ledger:
-            lineage, rows = ledger.current_lineage(), ledger.generation(gen)
-        if lineage != self._lineage:
+    async def _recorded(self, gen: int) -> Mapping[Role, str]:
+        found = await self._accepted.recorded(gen)
+        if found.lineage != self._lineage:
             raise LunaError(
-                f"this server serves the lineage {self._lineage!r}, the current one is {lineage!r}; "
+                f"this server serves the lineage {self._lineage!r}, the current one is {found.lineage!r}; "
                 "start `luna serve` again."
             )
-        if rows[0].base_sha != self._base_sha:
+        if found.base_sha != self._base_sha:
             raise LunaError(
-                f"G{gen} was trained on the base {rows[0].base_sha[:12]}, this engine holds {self._base_sha[:12]}; "
+                f"G{gen} was trained on the base {found.base_sha[:12]}, this engine holds {self._base_sha[:12]}; "
                 "start `luna serve` again."
             )
-        return {row.role: row.child_sha for row in rows}
+        return found.shas
 
     async def _make_room(self, table: Table) -> Table:
         """Unload what was asked for longest ago until one more generation fits."""
@@ -299,11 +313,13 @@ class EngineReplica:
     def _file(self) -> Path:
         return self._home.serving_file
 
+    async def _ask_for_head(self) -> None:
+        """Before a change: between the choice of what goes and :meth:`_take` no other request may run."""
+        self._head = (await self._accepted.line(self._lineage)).head
+
     def _take(self, table: Table) -> None:
         """On disk first, then in one assignment for every request that comes."""
-        with Ledger.open(self._home) as ledger:
-            head = ledger.head(self._lineage)
-        saved = Saved(lineage=self._lineage, head=head, table=table)
+        saved = Saved(lineage=self._lineage, head=self._head, table=table)
         write_atomic(self._file, saved.model_dump_json(indent=2))
         self._table = table
 
@@ -356,6 +372,13 @@ def _engine(
     from serving.engines.transformers import TransformersEngine
 
     return TransformersEngine(base, settings, openai_application, text)
+
+
+def _assigned_gpus() -> float:
+    """What Ray has given this replica; 0 where it is no Ray actor."""
+    import ray
+
+    return float(ray.get_runtime_context().get_assigned_resources().get("GPU", 0)) if ray.is_initialized() else 0.0
 
 
 def _saved(file: Path) -> Saved | None:

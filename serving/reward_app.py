@@ -10,7 +10,7 @@ import asyncio
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -45,7 +45,7 @@ _HEALTH_PAIR = ("Are you well?", "Yes, thank you.")
 
 @dataclass(frozen=True)
 class Scorer:
-    """A loaded reward model."""
+    """A reward model, loaded on the CPU: it is small, and cards are for training and for the engine."""
 
     sha: str
     score: Callable[[Sequence[str], Sequence[str]], list[RewardOutput]]
@@ -164,15 +164,20 @@ def _refusal(error: Exception) -> Refused:
     )
 
 
-def reward_app(settings: ServingSettings, load: Load, key: str | None) -> Any:
-    """The app, to be run under the name `REWARD_APP` at `REWARD_ROUTE`."""
-    deployment = serve.deployment(
+def reward_deployment(settings: ServingSettings, place: Mapping[str, Any]) -> Any:
+    """The deployment, to be bound and run under the name `REWARD_APP` at `REWARD_ROUTE`.
+
+    It scores on the CPU (:class:`Scorer`), so it asks for no GPU.
+
+    Args:
+        place: options of the actors that keep them where the home's files are.
+    """
+    return serve.deployment(
         serve.ingress()(RewardReplica),
         name="reward",
         health_check_period_s=10,
         health_check_timeout_s=30,
         graceful_shutdown_timeout_s=10,
         max_ongoing_requests=2 * settings.max_concurrent_requests + _BATCH_PAIRS * _BATCHES_AT_ONCE,
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options={"num_cpus": 0, "num_gpus": 0, **place},
     )
-    return deployment.bind(load, settings.model_dump(mode="json"), key)

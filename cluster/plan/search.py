@@ -2,8 +2,8 @@
 
 Tried are all groupings of the roles, each group on a card of its own or, alike for all groups, on several equal cards
 of one node, with serving on cards of its own or beside a trainer. What takes the fewest seconds by `seconds` is taken,
-of equal ones that with the fewest cards: one card is the answer where a second trainer's start costs more than it
-saves.
+of equal ones that with the fewest cards for trainers: one card is the answer where a second trainer's start costs more
+than it saves.
 
 Groups that take a card each are placed in every order, each on the card that suits it best of those left. That misses
 nothing: whatever cannot be bettered for one group without harm to another comes out of one of the orders
@@ -69,12 +69,13 @@ def fastest(wanted: Wanted, devices: Sequence[Device], serving: ServingShare | N
         for seats in _seatings(known, rooms, memory)
     )
     # The order of what is tried decides last, so that equal rigs get equal plans.
-    best: tuple[float, int] | None = None
+    best: tuple[float, int, int] | None = None
     found: Plan | None = None
     steps = max(own.steps for own in wanted.roles)
     for plan in plans:
         plan = _timed(plan, wanted, steps)
-        key = plan.seconds, len(cards) - len(plan.idle)
+        # Of equal ones that with the fewest cards for trainers, then that with the most for replicas.
+        key = plan.seconds, sum(own.placement.workers for own in plan.seats), -len(plan.serving)
         if best is None or key < best:
             best, found = key, plan
     return found

@@ -79,3 +79,5 @@ class ServingShare:
     replicas: int = 1
     share: float = 0.4
     """Of a card's memory for each replica: [serving] gpu_memory_utilization."""
+    gpus: float | None = None
+    """What each replica holds of Ray's GPUs already; None where none runs."""

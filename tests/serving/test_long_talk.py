@@ -11,6 +11,7 @@ import torch
 
 from curriculum.transcript import LengthSettings
 from ledger.store import Ledger, Stores
+from serving.accepted import line_of, recorded_of
 from serving.api.gateway import build
 from serving.engine_app import EngineReplica
 from serving.settings import ServingSettings, SharedSettings
@@ -32,14 +33,28 @@ def home(tmp_path_factory):
     torch.set_num_threads(threads)
 
 
+class LedgerHere:
+    """See :class:`serving.accepted.Accepted`: read in this process."""
+
+    def __init__(self, home):
+        self.home = home
+
+    async def line(self, lineage=None):
+        with Ledger.open(self.home) as ledger:
+            return line_of(ledger, lineage)
+
+    async def recorded(self, gen):
+        with Ledger.open(self.home) as ledger:
+            return recorded_of(ledger, gen)
+
+
 @asynccontextmanager
 async def served(home):
     """(client of the gateway, client of /v1)"""
     with Ledger.open(home) as ledger:
         base = ledger.generation(0)[0].base_sha
-    replica = EngineReplica(
-        str(home.root), base, SETTINGS.model_dump(mode="json"), LENGTHS.model_dump(mode="json"), None
-    )
+    plain = SETTINGS.model_dump(mode="json"), LENGTHS.model_dump(mode="json")
+    replica = EngineReplica(str(home.root), base, *plain, None, LedgerHere(home))
     v1 = await replica.__serve_build_asgi_app__()
     with Stores.create(home) as stores:
         gateway = build(home, replica, Keeper(stores), NoJudge(), SETTINGS, SharedSettings(text=LENGTHS))

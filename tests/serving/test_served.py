@@ -250,8 +250,9 @@ def test_without_a_key_only_this_machine_is_listened_to(served, monkeypatch):
     from serving.settings import ServingSettings, SharedSettings
 
     monkeypatch.delenv("LUNA_API_KEY", raising=False)
+    what = "0" * 64, ServingSettings(host="0.0.0.0"), SharedSettings(), app.Places()
     with pytest.raises(LunaError, match="LUNA_API_KEY"):
-        app.run(served.home, "0" * 64, ServingSettings(host="0.0.0.0"), SharedSettings(), lambda: None, lambda: None)
+        app.run(served.home, *what, lambda: None, lambda: None)
 
 
 def test_what_is_served_is_heard_on_this_machine_only(served):
