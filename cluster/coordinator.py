@@ -38,6 +38,7 @@ from ledger.rules.karma import KarmaSettings, karma_state
 from ledger.scores import Score
 from ledger.store import Stores
 from trainers.models.adapters import check_shape
+from trainers.models.frozen import Base
 
 logger = logging.getLogger(__name__)
 
@@ -121,6 +122,7 @@ class Coordinator:
                 self._check_base(request, lineage)
                 self._check_adapters(request, lineage)
                 collect(self._home, self._stores, lineage, request)
+                self._check_reach(request)
                 gen_id, record = self._ledger.next_gen_id(lineage), request.model_dump(mode="json")
                 run_id = f"{lineage}-g{gen_id}-{sha256_json([record, utc_now()])[:8]}"
                 run = self._journal.create_run(run_id, lineage, gen_id, record)
@@ -275,6 +277,11 @@ class Coordinator:
                 f"lineage {lineage!r} stands on the base {known[lineage][:12]}, the settings name "
                 f"{request.base.source} ({request.base.sha[:12]}). Begin a new lineage for another base."
             )
+
+    def _check_reach(self, request: GenerationRequest) -> None:
+        """Refuse a rig with a node that could not be given this home's files."""
+        base = Base(request.base.source, request.base.sha, self._home.base_dir(request.base.sha))
+        self._pool.refuse_unreachable(self._home, base, request.settings)
 
     def _check_adapters(self, request: GenerationRequest, lineage: str) -> None:
         """Refuse settings under which the head's adapters would be other ones."""

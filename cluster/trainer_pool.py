@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from cluster.devices.probe import check_rig, ray_nodes
 from cluster.placement import Placement, assign, keep_groups, place_roles
 from cluster.plan.groups import planned_groups
 from cluster.settings import Settings
+from cluster.store.depot import depot_of
+from cluster.store.reach import HomeNotSeenError, Reach, Setup, refuse_unreachable
 from cluster.trainer_actor import LESS_MEMORY, Trainer, TrainerReport
 from cluster.workers.follow import Follower, merge_progress
 from cluster.workers.groups import train_groups
@@ -102,6 +104,14 @@ class TrainerPool:
         self._planned: tuple[tuple[RayNode, ...], tuple[Placement, ...]] | None = None
         """The nodes that the groups were planned for, and the groups."""
 
+    def refuse_unreachable(self, home: Home, base: Base, settings: Settings) -> None:
+        """Refuse a cluster with a node that could not be given the home's files.
+
+        Raises:
+            LunaError: naming the node and the path.
+        """
+        refuse_unreachable(Reach.of(home, settings), base)
+
     def open(self, home: Home, base: Base, settings: Settings, recorded: Sequence[Placement] = ()) -> TrainerSession:
         """Give the groups of a run to the devices of this moment.
 
@@ -115,7 +125,9 @@ class TrainerPool:
             LunaError: Ray and torch do not count the same cards on a node, or a node does not answer.
         """
         engine_settings = settings.train.model_dump(include={"engine", "dtype", "threads", "quantize", "sharded"})
-        key = sha256_json([base.sha, str(base.path), settings.lora.model_dump(), engine_settings])
+        reach = Reach.of(home, settings)
+        where = [str(base.path), reach.mark, reach.settings.model_dump()]
+        key = sha256_json([base.sha, where, settings.lora.model_dump(), engine_settings])
         if key != self._key:
             self.release()
             self._key = key
@@ -123,7 +135,7 @@ class TrainerPool:
         placements = keep_groups(recorded, now) if recorded else now
         for group in [group for group in self._trainers if group not in placements]:
             ray.kill(self._trainers.pop(group).actor)
-        return TrainerSession(self._trainers, placements, base, settings)
+        return TrainerSession(self._trainers, placements, base, settings, reach)
 
     def _groups_now(self, home: Home, base: Base, settings: Settings) -> tuple[Placement, ...]:
         """As planned for the cards that there are; without any, or with logical ones alone, as :func:`place_roles`."""
@@ -141,6 +153,7 @@ class TrainerPool:
             ray.kill(trainer.actor)
         self._trainers.clear()
         self._planned = None
+        depot_of.cache_clear()
 
 
 class TrainerSession:
@@ -151,10 +164,16 @@ class TrainerSession:
     """
 
     def __init__(
-        self, trainers: dict[Placement, Trainer], placements: tuple[Placement, ...], base: Base, settings: Settings
+        self,
+        trainers: dict[Placement, Trainer],
+        placements: tuple[Placement, ...],
+        base: Base,
+        settings: Settings,
+        reach: Reach | None = None,
     ) -> None:
         self.placements = placements
-        self._trainers, self._base, self._settings = trainers, base, settings
+        self._trainers, self._settings = trainers, settings
+        self._setup = Setup.of(base, settings, reach)
         self._sharing: set[Placement] = set()
         """Groups that found no device of their own."""
 
@@ -172,7 +191,7 @@ class TrainerSession:
         together = {group: job for group, job in jobs.items() if group.workers > 1}
         for group in together:
             self._drop(group)  # it has a card that one of the workers needs
-        outcomes = train_groups(together, self._base, self._settings, follow, stop)
+        outcomes = train_groups(together, self._setup, follow, stop)
         alone = {group: job for group, job in jobs.items() if group not in together}
         return {**outcomes, **self._train_alone(alone, follow, stop)}
 
@@ -278,7 +297,7 @@ class TrainerSession:
                 for dead, error in self._hire(waiting):
                     self._count_death(deaths, dead.group, calls.work, error)
                 for group, trainer in self._trainers_for(waiting, [host for _, host in working.values()]):
-                    working[getattr(trainer.actor, calls.method).remote(*todo[group])] = group, trainer
+                    working[trainer.ask(calls.method, todo[group])] = group, trainer
                 for reference in self._ready(working):
                     group, trainer = working.pop(reference)
                     self._reports([trainer])  # what it logged at its end
@@ -312,7 +331,7 @@ class TrainerSession:
             self._sharing.clear()
         for group in waiting:
             if group not in self._trainers and group not in self._sharing:
-                self._trainers[group] = Trainer.started(group, self._base, self._settings)
+                self._trainers[group] = Trainer.started(group, self._setup)
         died = []
         for trainer in [one for one in self._trainers.values() if one.opening is not None]:
             try:
@@ -328,9 +347,13 @@ class TrainerSession:
     def _look_after(self, trainer: Trainer) -> None:
         """See whether a trainer that starts has its device and its base."""
         if ray.wait([trainer.opening], timeout=0)[0]:
-            get(trainer.opening)
-            trainer.opening = None
-            self._reports([trainer])
+            try:
+                get(trainer.opening)
+            except HomeNotSeenError:
+                trainer.open(self._with_depot(), is_away=True)
+            else:
+                trainer.opening = None
+                self._reports([trainer])
         elif trainer.waited_s > _DEVICE_TIMEOUT_S and not trainer.has_device and self._others_have_devices(trainer):
             self._drop(trainer.group)
             self._sharing.add(trainer.group)
@@ -341,6 +364,13 @@ class TrainerSession:
                 f"CPU{f' and {trainer.group.gpus:g} GPU' if trainer.group.gpus else ''}, or loading the base is stuck. "
                 "Look at the Ray dashboard."
             )
+
+    def _with_depot(self) -> Setup:
+        """The setup, with the actor beside the home from whom trainers that do not see it get its files."""
+        reach = self._setup.reach
+        if reach is not None and reach.depot is None:
+            self._setup = replace(self._setup, reach=reach.under(depot_of(reach)))
+        return self._setup
 
     def _others_have_devices(self, trainer: Trainer) -> bool:
         return any(other.has_device for other in self._trainers.values() if other is not trainer)

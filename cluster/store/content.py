@@ -13,9 +13,6 @@ from cluster.store.shelves import Shelf, parts_of
 from ledger.errors import LunaError
 from ledger.files import explain_write_errors, sha256_file, temporary_beside, write_atomic
 
-_ATTEMPTS = 2
-"""Times that a content is fetched: what arrived broken may have been cut off on its way."""
-
 
 class WrongContentError(LunaError):
     """What lies or arrived under a name is not what the name says."""
@@ -44,15 +41,16 @@ def fetch(shelf: Shelf, sha: str, into: Path) -> None:
         WrongContentError: it is something else, at the second try as well.
         LunaError: the shelf lacks it, or the disk refuses.
     """
-    for attempt in range(1, _ATTEMPTS + 1):
-        try:
-            return write_atomic(into, _verified(shelf.read(sha), sha))
-        except WrongContentError as error:
-            if attempt == _ATTEMPTS:
-                raise WrongContentError(
-                    f"{shelf} has other bytes under {sha} than its name says; delete what lies there and run the same "
-                    "command again."
-                ) from error
+    with suppress(WrongContentError):
+        write_atomic(into, _verified(shelf.read(sha), sha))
+        return
+    try:  # what was cut off on its way arrives whole this time
+        write_atomic(into, _verified(shelf.read(sha), sha))
+    except WrongContentError as error:
+        raise WrongContentError(
+            f"{shelf} has other bytes under {sha} than its name says; delete what lies there and run the same command "
+            "again."
+        ) from error
 
 
 def _verified(parts: Iterable[bytes], sha: str) -> Iterator[bytes]:

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from ray.exceptions import RayActorError
 from cluster.calls import get
 from cluster.store.content import fetch, put, stamp
 from cluster.store.reach import Reach
-from cluster.store.shelves import PART_BYTES, FileShelf, Shelf
+from cluster.store.shelves import PART_BYTES, FileShelf
 from ledger.errors import LunaError
 from ledger.files import explain_write_errors, publish_dir, sha256_file, temporary_beside
 
@@ -218,8 +219,10 @@ def asked(method: Any, *arguments: Any) -> Any:
         ) from error
 
 
-def start_depot(reach: Reach) -> Any:
-    """The actor, on the node of this process, which sees the home; it ends with this process."""
+@lru_cache(maxsize=1)
+def depot_of(reach: Reach) -> Any:
+    """The actor, on the node of this process, which sees the home. It ends with this process, or when neither this
+    function nor a trainer knows it any longer."""
     depot = ray.remote(Depot).options(
         num_cpus=0,
         max_concurrency=8,

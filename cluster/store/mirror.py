@@ -13,7 +13,7 @@ import shutil
 import socket
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,7 +48,8 @@ class Mirror:
         self._home, self._depot, self._name = reach.root, reach.depot, uuid.uuid4().hex
         self._most_bytes = reach.settings.cache_gib << 30
         self._cache = cache_folder()
-        self._root = _own_folder(self._cache / "mirrors", self._name)
+        with _naming_this_node():
+            self._root = _own_folder(self._cache / "mirrors", self._name)
         place = reach.settings.store
         self._home_shelf = None if place else HomeShelf(reach.depot)
         self._shelf: Shelf = self._home_shelf or FileShelf(place)
@@ -72,19 +73,22 @@ class Mirror:
         Raises:
             LunaError: a file could not be brought or sent, or what the work raises.
         """
+        here = self.brought(method, arguments)
+        try:
+            answer = work(*here)
+        finally:  # a checkpoint may have been saved for whoever goes on
+            self.send_back()
+        return moved(answer, from_to(self._root, self._home))
+
+    def brought(self, method: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The arguments of a call under paths of this node, with what it reads there."""
         if method == "train":
             self._make_room()
         here = self._to_mirror(arguments)
         self._now = named_by(method, arguments)
         self._bring(self._now)
         self._checkpoints = self._found_checkpoints()
-        try:
-            answer = work(*here)
-        except LunaError:  # a checkpoint may have been saved for whoever goes on
-            self.send_back()
-            raise
-        self.send_back()
-        return moved(answer, from_to(self._root, self._home))
+        return here
 
     def send_new_checkpoint(self) -> None:
         """Send what the present call has written if it has saved a checkpoint since it was sent last."""
@@ -112,6 +116,10 @@ class Mirror:
             del self._same[path]
 
     def _bring(self, wanted: Named) -> None:
+        with _naming_this_node():
+            self._have(wanted)
+
+    def _have(self, wanted: Named) -> None:
         """Have here what a call reads, as the home has it."""
         paths = [*wanted.read, *wanted.state]
         if not paths:
@@ -169,6 +177,14 @@ class Mirror:
         return path.relative_to(self._home)
 
 
+@contextmanager
+def _naming_this_node() -> Iterator[None]:
+    try:
+        yield
+    except LunaError as error:
+        raise LunaError(f"on the node {socket.gethostname()}, which does not see the home: {error}") from error
+
+
 def _files(root: Path, folder: Path) -> Iterator[Path]:
     for place, inner, files in os.walk(root / folder):
         inner[:] = sorted(name for name in inner if not name.startswith("."))
@@ -188,16 +204,13 @@ def _own_folder(mirrors: Path, name: str) -> Path:
     with explain_write_errors(mirrors):
         mirrors.mkdir(parents=True, exist_ok=True)
         for lock in mirrors.glob("*.lock"):
-            if _lock(lock) is not None:
+            if (ended := _lock(lock)) is not None:
                 shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
                 lock.unlink(missing_ok=True)
-        _held.append(_lock(mirrors / f"{name}.lock"))
+                os.close(ended)
+        _lock(mirrors / f"{name}.lock")  # held until this process ends
         (mirrors / name).mkdir()
     return mirrors / name
-
-
-_held: list[int | None] = []
-"""Descriptors of locks that this process has for good."""
 
 
 def _lock(file: Path) -> int | None:

@@ -40,7 +40,7 @@ class Reach:
 
     root: Path
     mark: str
-    settings: ClusterSettings = ClusterSettings()
+    settings: ClusterSettings
     depot: Any = field(default=None, compare=False)
     """The actor beside the home; None until a node has needed it."""
 

@@ -16,7 +16,7 @@ PART_BYTES = 8 << 20
 
 
 class Shelf(Protocol):
-    """Content by name, whoever keeps it. Its `str` says where that is. All raise a LunaError where it cannot be done."""
+    """Content by name, whoever keeps it; `str` says where that is. Raises a LunaError for what cannot be done."""
 
     def has(self, sha: str, size: int) -> bool:
         """Whether so many bytes lie under a name."""
