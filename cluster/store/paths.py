@@ -5,7 +5,7 @@ What a record holds as text is a path only where it is listed here: an example m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import singledispatch
 from pathlib import Path
@@ -19,9 +19,6 @@ from trainers.models.frozen import Base
 
 Value = TypeVar("Value")
 Move = Callable[[Path], Path]
-
-_JOB_FILES = ("train_file", "preference_file", "rewards_file", "delta_file")
-_JOB_FOLDERS = ("adapters_dir", "run_dir")
 
 
 @dataclass(frozen=True)
@@ -77,9 +74,11 @@ def _(plan: HealthPlan) -> Named:
 @named.register
 def _(job: TrioJob) -> Named:
     adapters = Path(job.adapters_dir)
-    files = [Path(file) for name in _JOB_FILES if (file := getattr(job, name)) is not None]
+    files = [job.train_file, job.preference_file, job.rewards_file, job.delta_file]
     parents = [adapters / sha for sha in job.parents.values() if sha is not None]
-    return Named(read=(*files, *parents), state=(Path(job.run_dir),), added=(adapters,))
+    return Named(
+        read=(*(Path(file) for file in files if file), *parents), state=(Path(job.run_dir),), added=(adapters,)
+    )
 
 
 @named.register(list)
@@ -130,14 +129,28 @@ def _(plan: HealthPlan, move: Move) -> HealthPlan:
 
 @_moved.register
 def _(job: TrioJob, move: Move) -> TrioJob:
-    paths: Mapping[str, str | None] = {name: getattr(job, name) for name in (*_JOB_FILES, *_JOB_FOLDERS)}
-    return replace(job, **{name: str(move(Path(path))) for name, path in paths.items() if path is not None})
+    def text(path: str) -> str:
+        return str(move(Path(path)))
+
+    return replace(
+        job,
+        train_file=text(job.train_file),
+        adapters_dir=text(job.adapters_dir),
+        run_dir=text(job.run_dir),
+        preference_file=text(job.preference_file) if job.preference_file else None,
+        rewards_file=text(job.rewards_file) if job.rewards_file else None,
+        delta_file=text(job.delta_file) if job.delta_file else None,
+    )
 
 
-@_moved.register(list)
-@_moved.register(tuple)
-def _(values: Sequence[Any], move: Move) -> Sequence[Any]:
-    return type(values)([_moved(value, move) for value in values])
+@_moved.register
+def _(values: list, move: Move) -> list[Any]:  # type: ignore[type-arg]  # singledispatch knows the bare one
+    return [_moved(value, move) for value in values]
+
+
+@_moved.register
+def _(values: tuple, move: Move) -> tuple[Any, ...]:  # type: ignore[type-arg]
+    return tuple(_moved(value, move) for value in values)
 
 
 def from_to(root: Path, other: Path) -> Move:

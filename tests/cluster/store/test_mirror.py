@@ -6,6 +6,7 @@ In place of Ray the depot is asked directly; `test_away.py` has it between two n
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -214,7 +215,7 @@ def test_a_node_without_a_usable_cache_is_named_with_the_path(
     assert f"could not write {tmp_path}/file/cache" in why_unreachable(reach, "", 1)
     monkeypatch.setenv("LUNA_CACHE", str(tmp_path / "cache"))
     assert why_unreachable(reach, "", 1) == ""
-    assert re_search(r"cache has room for \d+ MiB, the base alone takes \d+", why_unreachable(reach, "", 1 << 60))
+    assert re.search(r"cache has room for \d+ MiB, the base alone takes \d+", why_unreachable(reach, "", 1 << 60))
 
 
 def test_a_home_is_seen_by_its_mark_and_a_copy_of_it_is_another(home: Home, tmp_path: Path) -> None:
@@ -242,9 +243,3 @@ def test_a_file_that_is_no_part_of_the_home_is_neither_offered_nor_laid(home: Ho
     for path in ("../outside", "/etc/passwd"):
         with pytest.raises(LunaError, match="no path within the home"):
             depot.offer([path])
-
-
-def re_search(pattern: str, text: str) -> bool:
-    import re
-
-    return re.search(pattern, text) is not None
