@@ -105,11 +105,14 @@ class TrainerActor:
         """As Ray's log prefixes and its dashboard spell it."""
         return f"{type(self).__name__}({self._name})"
 
-    def open(self, base: Base, train: TrainSettings, lora: LoraSettings, reach: Reach | None = None) -> None:
+    def open(self, base: Base, train: TrainSettings, lora: LoraSettings, reach: Reach | None = None) -> bool:
         """Load the base; the first call.
 
         Args:
             reach: where the files that calls name lie; None: this node sees them.
+
+        Returns:
+            Whether this node sees them. If not, ask by :meth:`away`.
 
         Raises:
             HomeNotSeenError: it does not, and has not been told of whom to ask for them; call again with that.
@@ -121,6 +124,7 @@ class TrainerActor:
             self._mirror = Mirror(reach)
             base = self._mirror.opened(base)
         self._engine = self._compute(lambda: open_engine(base, train, lora, runtime.default_device()))
+        return self._mirror is None
 
     def away(self, method: str, arguments: tuple[Any, ...]) -> Any:
         """Do what a method does, on a node that does not see the home."""
@@ -265,8 +269,8 @@ class Trainer:
     """The answer to :meth:`TrainerActor.open`; None once it has come."""
     asked_at: float
     """When Ray was asked for it, on the monotonic clock."""
-    is_away: bool = False
-    """Whether its node does not see the home."""
+    sees_home: bool = True
+    """Whether its node does, once it has been opened."""
 
     @classmethod
     def started(cls, group: Placement, setup: Setup) -> Self:
@@ -275,16 +279,16 @@ class Trainer:
         trainer.open(setup)
         return trainer
 
-    def open(self, setup: Setup, is_away: bool = False) -> None:
-        """Have it load the base; where it said that it does not see the home, once more."""
-        self.is_away, settings = is_away, setup.settings
+    def open(self, setup: Setup) -> None:
+        """Have it load the base; where it said that it needs more for that, once more."""
+        settings = setup.settings
         self.opening = self.actor.open.remote(setup.base, settings.train, settings.lora, setup.reach)
 
     def ask(self, method: str, arguments: tuple[Any, ...]) -> Any:
         """A reference to what a method of the actor will answer."""
-        if self.is_away:
-            return self.actor.away.remote(method, arguments)
-        return getattr(self.actor, method).remote(*arguments)
+        if self.sees_home:
+            return getattr(self.actor, method).remote(*arguments)
+        return self.actor.away.remote(method, arguments)
 
     @property
     def has_device(self) -> bool:

@@ -348,9 +348,9 @@ class TrainerSession:
         """See whether a trainer that starts has its device and its base."""
         if ray.wait([trainer.opening], timeout=0)[0]:
             try:
-                get(trainer.opening)
+                trainer.sees_home = get(trainer.opening)
             except HomeNotSeenError:
-                trainer.open(self._with_depot(), is_away=True)
+                trainer.open(self._with_depot())
             else:
                 trainer.opening = None
                 self._reports([trainer])

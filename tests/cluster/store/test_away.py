@@ -22,13 +22,15 @@ import pytest
 from cluster import trainer_pool
 from cluster.generation import Watcher
 from cluster.placement import Placement
-from cluster.settings import load_settings
+from cluster.settings import Settings, load_settings
 from cluster.store.depot import ARRIVALS
+from cluster.store.reach import Reach, Setup
 from cluster.trainer_pool import TrainerPool
+from cluster.workers.train_group import train_in_group
 from curriculum.parquet import write_examples
 from ledger.errors import LunaError
 from ledger.home import Home
-from ledger.roles import ROLES
+from ledger.roles import ROLES, Role
 from ledger.store import Stores
 from ledger.verification.ledger import verify
 from tests.cluster.builders import even_numbers
@@ -214,6 +216,34 @@ def test_a_submitted_generation_outlives_a_node_that_does_not_see_its_home(away:
     assert set(adapters(home)) == set(ROLES)
     assert is_reproduced(home, 0)
     assert verify(home) == []
+
+
+def test_workers_of_one_group_train_together_where_only_one_sees_the_home(away: AwayNode, hidden: Path) -> None:
+    import ray
+
+    from tests.trainers.builders import LORA, make_job, tiny_base
+
+    class Busy:
+        def is_there(self) -> bool:
+            return True
+
+    def update(run: str) -> dict[Role, str]:
+        job = make_job(home, steps=6, run=run, threads=1, checkpoint_every_steps=2)
+        setup = Setup.of(tiny_base(home), Settings(train=job.train, lora=LORA), Reach.of(home, Settings()))
+        outcome = train_in_group(Placement(ROLES, 0, workers=2), setup, job, lambda _: None, threading.Event())
+        assert outcome.engine.workers == ((0, 2),)
+        assert {path.name for path in Path(job.run_dir).glob("checkpoint-*")} == {"checkpoint-00000004"}
+        return {role: one.adapter_sha for role, one in outcome.roles.items()}
+
+    home = Home(hidden / "group").create()
+    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+    busy: Any = ray.remote(num_cpus=2, label_selector=here)(Busy).remote()
+    assert ray.get(busy.is_there.remote(), timeout=60)
+    apart = update("apart")  # for each node has one CPU
+    assert all((home.adapter_dir(sha) / "adapter_model.safetensors").exists() for sha in apart.values())
+    ray.kill(busy)
+    away.kill()
+    assert update("beside") == apart
 
 
 def wait_until_running(coordinator: Any, submitted: subprocess.Popen[str]) -> None:
