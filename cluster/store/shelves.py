@@ -49,6 +49,8 @@ class FileShelf:
         try:
             where = place if "://" in place else str(Path(place).expanduser().absolute())
             self._files, self._folder = fs.FileSystem.from_uri(where)
+            if not self._folder.strip("/"):
+                raise pa.ArrowInvalid("it names no folder.")
         except (OSError, pa.ArrowException) as error:
             raise LunaError(
                 f"[cluster] store = {place!r} cannot be opened: {_said(error)} Name a folder, or an address such as "
