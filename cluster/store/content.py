@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,17 +19,24 @@ class WrongContentError(LunaError):
     """What lies or arrived under a name is not what the name says."""
 
 
-def put(shelf: Shelf, file: Path) -> str:
+def content_of(file: Path) -> tuple[str, int]:
+    """(SHA-256, size) of a file as it is now."""
+    size, digest = file.stat().st_size, hashlib.sha256()
+    for part in parts_of(file, size):
+        digest.update(part)
+    return digest.hexdigest(), size
+
+
+def put(shelf: Shelf, file: Path, content: tuple[str, int] | None = None) -> str:
     """Put a file's content on a shelf that lacks it; returns its SHA-256. A file that only grows may grow meanwhile.
+
+    Args:
+        content: what :func:`content_of` has found; None: it is asked.
 
     Raises:
         LunaError: the file or the shelf cannot be read or written.
     """
-    size = file.stat().st_size
-    digest = hashlib.sha256()
-    for part in parts_of(file, size):
-        digest.update(part)
-    sha = digest.hexdigest()
+    sha, size = content or content_of(file)
     if not shelf.has(sha, size):
         shelf.write(sha, parts_of(file, size))
     return sha
@@ -85,9 +93,8 @@ class Store:
             if not self._is_whole(file, sha):
                 fetch(self._shelf, sha, file)
                 self._verified[sha] = stamp(file)
-            with suppress(OSError):
-                os.utime(file)  # what was used last is dropped last
-                self._verified[sha] = stamp(file)
+            with suppress(OSError):  # what was used last is dropped last
+                os.utime(file, ns=(time.time_ns(), file.stat().st_mtime_ns))
         return file
 
     def lay(self, sha: str, at: Path) -> None:
@@ -116,7 +123,7 @@ class Store:
             with suppress(OSError):
                 found.append((file.stat(), file))
         total = sum(state.st_size for state, _ in found)
-        for state, file in sorted(found, key=lambda one: one[0].st_mtime_ns):
+        for state, file in sorted(found, key=lambda one: one[0].st_atime_ns):
             if total <= most_bytes:
                 return
             if state.st_nlink == 1:

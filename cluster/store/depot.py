@@ -122,6 +122,8 @@ class Depot:
                 file.parent.rmdir()  # once it is empty
         for sha in set(back.changed.values()):
             arrivals.delete(sha)
+        with suppress(OSError):
+            (self._root / ARRIVALS / sender).rmdir()
 
     def _by_new_folder(self, changed: Mapping[str, str]) -> dict[Path | None, dict[str, str]]:
         """The files by the topmost folder that has to be made for them; None: by none."""

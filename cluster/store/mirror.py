@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cluster.store.content import Store, fetch, put, stamp
+from cluster.store.content import Store, content_of, fetch, put, stamp
 from cluster.store.depot import ArrivalsShelf, Back, HomeShelf, arrivals_shelf, asked
 from cluster.store.paths import Named, from_to, moved, named, named_by
 from cluster.store.reach import HomeNotSeenError, Reach, cache_folder
@@ -64,8 +64,9 @@ class Mirror:
 
     def opened(self, value: Value) -> Value:
         """An argument with its files here, such as the base."""
+        here = self._to_mirror(value)
         self._bring(named(value))
-        return self._to_mirror(value)
+        return here
 
     def through(self, method: str, arguments: tuple[Any, ...], work: Callable[..., Any]) -> Any:
         """Do a trainer's work on files of this node; the home has then what it wrote, and the answer the home's paths.
@@ -99,19 +100,20 @@ class Mirror:
     def send_back(self) -> None:
         """Let the home have what the present call has written up to now."""
         folders = [self._relative(folder) for folder in (*self._now.state, *self._now.added)]
-        changed: dict[str, str] = {}
+        changed: dict[Path, _Same] = {}
         for path in self._files_under(folders):
-            file = self._root / path
+            file, known = self._root / path, self._same.get(path)
             before = stamp(file)
-            if path not in self._same or self._same[path].stamp != before:
-                sha = put(self._back, file)
-                if path not in self._same or self._same[path].sha != sha:
-                    changed[str(path)] = sha
-                self._same[path] = _Same(sha, before)
+            if known is None or known.stamp != before:
+                content = content_of(file)
+                if known is None or known.sha != content[0]:
+                    changed[path] = _Same(put(self._back, file, content), before)
         states = [self._relative(folder) for folder in self._now.state]
         gone = [path for path in self._same if not (self._root / path).exists() and _is_under(path, states)]
         if changed or gone:
-            asked(self._depot.lay, self._name, Back(tuple(map(str, folders)), changed, tuple(map(str, gone))))
+            shas = {str(path): one.sha for path, one in changed.items()}
+            asked(self._depot.lay, self._name, Back(tuple(map(str, folders)), shas, tuple(map(str, gone))))
+        self._same.update(changed)
         for path in gone:
             del self._same[path]
 

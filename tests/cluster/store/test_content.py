@@ -182,9 +182,9 @@ def test_the_cache_drops_what_was_not_used_for_longest_but_not_what_is_laid(
     for number in range(4):
         (tmp_path / "file").write_bytes(bytes([number]) * 1000)
         shas.append(store.put(tmp_path / "file"))
-        os.utime(store.get(shas[-1]), (number, number))
+        os.utime(store.get(shas[-1]), (number, 0))
     store.lay(shas[0], tmp_path / "laid" / "file")
-    os.utime(tmp_path / "laid" / "file", (0, 0))  # the same file by another name
+    os.utime(tmp_path / "laid" / "file", (0, 0))  # the same file under another name
     store.trim(2000)
     assert cached(tmp_path) == sorted([shas[0], shas[3]])
     assert (tmp_path / "laid" / "file").read_bytes() == bytes(1000)

@@ -100,7 +100,6 @@ def test_a_training_away_leaves_what_one_at_home_does(home: Home, node: Callable
     found = set(files(Path(job.run_dir)))
     assert {name for name in found if "tfevents" not in name} == kept
     assert any("tfevents" in name for name in found), "its curves as well"
-    assert list((home.root / ARRIVALS).rglob("*.tmp")) == []
     assert [name for name in files(home.root) if ARRIVALS in name] == []
 
 
@@ -243,3 +242,23 @@ def test_a_file_that_is_no_part_of_the_home_is_neither_offered_nor_laid(home: Ho
     for path in ("../outside", "/etc/passwd"):
         with pytest.raises(LunaError, match="no path within the home"):
             depot.offer([path])
+
+
+def test_what_the_home_could_not_lay_is_sent_again(
+    home: Home, node: Callable[[str], Mirror], reach: Reach, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise LunaError("no space left")
+
+    mirror = node("one")
+
+    def write(into: Path) -> None:
+        into.mkdir(parents=True, exist_ok=True)
+        (into / "file").write_text("written")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(reach.depot, "lay", full)
+        with pytest.raises(LunaError, match="no space left"):
+            mirror.through("blend", (home.root / "made",), write)
+    mirror.through("blend", (home.root / "made",), lambda into: None)
+    assert files(home.root / "made") == {"file": b"written"}
