@@ -44,9 +44,12 @@ def home(tmp_path: Path) -> Home:
     return make_home(tmp_path)
 
 
-@pytest.fixture(params=["through Ray", "through a store"])
+through_both = pytest.mark.parametrize("reach", ["Ray", "a store"], indirect=True)
+
+
+@pytest.fixture
 def reach(request: pytest.FixtureRequest, home: Home, tmp_path: Path) -> Reach:
-    store = "" if request.param == "through Ray" else str(tmp_path / "store")
+    store = str(tmp_path / "store") if getattr(request, "param", "Ray") == "a store" else ""
     return Reach(home.root, "another", ClusterSettings(store=store), Depot(str(home.root), store))
 
 
@@ -86,7 +89,8 @@ def train(mirror: Mirror, engine: FusedEngine, job: TrioJob, stop_at: int = 99) 
     return mirror.through("train", (job,), lambda here: engine.train(here, note, lambda: len(seen) >= stop_at))
 
 
-def test_a_training_away_leaves_what_one_at_home_does(home: Home, node: Callable[[str], Mirror]) -> None:
+@through_both
+def test_a_training_away_leaves_what_one_at_home_does(reach: Reach, home: Home, node: Callable[[str], Mirror]) -> None:
     job = make_job(home, **STEPS)
     at_home = FusedEngine(tiny_base(home), job.train, LORA, CPU).train(job, lambda _: None, lambda: False)
     adapters = files(home.adapters_dir)
@@ -103,7 +107,8 @@ def test_a_training_away_leaves_what_one_at_home_does(home: Home, node: Callable
     assert [name for name in files(home.root) if ARRIVALS in name] == []
 
 
-def test_another_node_goes_on_from_the_checkpoint(home: Home, node: Callable[[str], Mirror]) -> None:
+@through_both
+def test_another_node_goes_on_from_the_checkpoint(reach: Reach, home: Home, node: Callable[[str], Mirror]) -> None:
     job = make_job(home, **STEPS)
     whole = FusedEngine(tiny_base(home), job.train, LORA, CPU).train(job, lambda _: None, lambda: False)
     shutil.rmtree(job.run_dir)
@@ -185,9 +190,14 @@ def test_what_has_nothing_new_is_not_sent(home: Home, node: Callable[[str], Mirr
     roles = train(mirror, engine, job).roles
     adapters = AdapterSet(home.adapters_dir, {role: one.adapter_sha for role, one in roles.items()})
     reach.depot.lay = None  # would fail
-    taken: list[str] = []
-    offer = reach.depot.offer
-    reach.depot.offer = lambda paths: taken.extend(paths) or offer(paths)
+    taken, offer = list[str](), reach.depot.offer
+
+    def noted(paths: list[str]) -> dict[str, str]:
+        taken.extend(paths)
+        found: dict[str, str] = offer(paths)
+        return found
+
+    reach.depot.offer = noted
     assert mirror.through("ask", (adapters,), lambda here: here.folder).is_relative_to(home.root)
     assert sorted(taken) == sorted(str(adapters.path(role).relative_to(home.root)) for role in roles)
 
