@@ -57,32 +57,42 @@ def free_port() -> int:
 class AwayNode:
     """A raylet with one CPU and one logical GPU that finds an empty disk at a folder."""
 
-    def __init__(self, address: str, hidden: Path, cache: Path):
+    def __init__(self, address: str, hidden: Path, cache: Path, log: Path):
         before = alive()
         start = (
             f"{Path(sys.executable).parent / 'ray'} start --address={address} --block --num-cpus=1 --num-gpus=1 "
             "--object-store-memory=157286400 --min-worker-port=0 --max-worker-port=0 --disable-usage-stats "
             f"--dashboard-agent-listen-port={free_port()}"
         )
-        self._process = subprocess.Popen(
-            ["unshare", "-m", "sh", "-c", f"mount -t tmpfs none {hidden} && exec {start}"],
-            env={**os.environ, "LUNA_CACHE": str(cache)}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        )  # fmt: skip
+        self._log = log
+        with log.open("w") as said:
+            self._process = subprocess.Popen(
+                ["unshare", "-m", "sh", "-c", f"mount -t tmpfs none {hidden} && exec {start}"],
+                env={**os.environ, "LUNA_CACHE": str(cache)}, stdout=said, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+        (self.node_id,) = self._joined(before)
+
+    def _joined(self, before: set[str]) -> set[str]:
         deadline = time.monotonic() + 120
         while not (new := alive() - before):
-            assert self._process.poll() is None, self._process.stderr and self._process.stderr.read()
-            assert time.monotonic() < deadline, "the node did not join"
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self._end()
+                raise AssertionError(f"the node did not join: {self._log.read_text()}")
             time.sleep(0.1)
-        (self.node_id,) = new
+        return new
 
     def kill(self) -> None:
         """As a power cut ends it."""
-        processes = psutil.Process(self._process.pid)
-        for process in [*processes.children(recursive=True), processes]:
-            process.kill()
-        self._process.wait()
+        self._end()
         while self.node_id in alive():
             time.sleep(0.1)
+
+    def _end(self) -> None:
+        if self._process.poll() is None:
+            whole = psutil.Process(self._process.pid)
+            for process in [*whole.children(recursive=True), whole]:
+                process.kill()
+            self._process.wait()
 
 
 def alive() -> set[str]:
@@ -122,7 +132,7 @@ def head(hidden: Path) -> Iterator[str]:
 
 @pytest.fixture
 def away(head: str, hidden: Path, tmp_path: Path) -> Iterator[AwayNode]:
-    node = AwayNode(head, hidden, tmp_path / "cache")
+    node = AwayNode(head, hidden, tmp_path / "cache", tmp_path / "log")
     yield node
     if node.node_id in alive():
         node.kill()
@@ -176,8 +186,10 @@ def noting(seen: list[set[str]]) -> Callable[[TrioProgress], None]:
     return lambda progress: seen.append({node for node, _ in trainers().values()})
 
 
-def test_a_node_that_can_be_given_nothing_is_named_before_anything_is_recorded(head: str, hidden: Path) -> None:
-    node = AwayNode(head, hidden, Path("/proc/nothing/lies/here"))
+def test_a_node_that_can_be_given_nothing_is_named_before_anything_is_recorded(
+    head: str, hidden: Path, tmp_path: Path
+) -> None:
+    node = AwayNode(head, hidden, Path("/proc/nothing/lies/here"), tmp_path / "log")
     try:
         with pytest.raises(LunaError, match=r"the node \S+ does not see the home .*could not write /proc/nothing"):
             begin(hidden / "refused")
