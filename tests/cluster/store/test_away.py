@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from cluster.trainer_pool import TrainerPool
 from cluster.workers.train_group import train_in_group
 from curriculum.parquet import write_examples
 from ledger.errors import LunaError
+from ledger.files import sha256_file
 from ledger.home import Home
 from ledger.roles import ROLES, Role
 from ledger.store import Stores
@@ -154,49 +155,40 @@ def taken() -> Iterator[None]:
     ray.kill(other)
 
 
-@pytest.mark.parametrize("through", ["Ray", "a store"])
-def test_a_generation_is_trained_and_measured_on_a_node_that_does_not_see_the_home(
-    away: AwayNode, taken: None, hidden: Path, tmp_path: Path, through: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    home = Home(hidden / through.replace(" ", "-")).create()
-    store = f'[cluster]\nstore = "file://{tmp_path / "store"}"\n' if through == "a store" else ""
-    home.settings_file.write_text(ONE_THREAD + store)
+def raise_away(home: Home, away: AwayNode, monkeypatch: pytest.MonkeyPatch, generations: int) -> list[str]:
+    """Generations whose trainer is on the other node, with this process for a coordinator; returns their log."""
     base = prepare_base(load_settings(home.settings_file).base, home)
     monkeypatch.setattr(trainer_pool, "place_roles", lambda gpus: (Placement(ROLES, 1),))
-    seen: list[set[str]] = []
+    seen: set[str] = set()
     pool, lines = TrainerPool(), list[str]()
+
+    def note(progress: TrioProgress) -> None:
+        seen.update(node for node, _ in trainers().values())
+
     try:
         with Stores.create(home) as stores:
             stores.ledger.create_lineage("main", base.sha)
-            for number in range(2):  # a child of the first, too
+            for number in range(generations):
                 spec = a_run(home, stores, base, 1000 * number)
-                watcher = Watcher(lambda step: None, noting(seen), threading.Event())
+                watcher = Watcher(lambda step: None, note, threading.Event())
                 assert walk(spec, stores, pool, watcher, lines).verdict == "accepted"
     finally:
         pool.release()
-    assert set().union(*seen) == {away.node_id}
-    assert any(f"does not see the home {home.root}; files go through" in line for line in lines)
+    assert seen == {away.node_id}
+    return lines
+
+
+def test_a_child_and_its_parent_are_trained_and_measured_on_a_node_that_does_not_see_the_home(
+    away: AwayNode, taken: None, hidden: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Home(hidden / "through-ray").create()
+    home.settings_file.write_text(ONE_THREAD)
+    lines = raise_away(home, away, monkeypatch, 2)
+    assert any(f"does not see the home {home.root}; files go through Ray" in line for line in lines)
     assert is_reproduced(home, 0), "by this process, which sees the home"
     assert is_reproduced(home, 1)
     assert verify(home) == []
-    assert [file for file in (home.root / ARRIVALS).rglob("*") if file.is_file()] == []
-
-
-def noting(seen: list[set[str]]) -> Callable[[TrioProgress], None]:
-    return lambda progress: seen.append({node for node, _ in trainers().values()})
-
-
-def test_a_node_that_can_be_given_nothing_is_named_before_anything_is_recorded(
-    head: str, hidden: Path, tmp_path: Path
-) -> None:
-    node = AwayNode(head, hidden, Path("/proc/nothing/lies/here"), tmp_path / "log")
-    try:
-        with pytest.raises(LunaError, match=r"the node \S+ does not see the home .*could not write /proc/nothing"):
-            begin(hidden / "refused")
-    finally:
-        node.kill()
-    with Stores.open(Home(hidden / "refused" / "home")) as stores:
-        assert stores.journal.open_runs() == []
+    assert list((home.root / ARRIVALS).rglob("*")) == []
 
 
 def test_a_submitted_generation_outlives_a_node_that_does_not_see_its_home(away: AwayNode, hidden: Path) -> None:
@@ -230,6 +222,44 @@ def test_a_submitted_generation_outlives_a_node_that_does_not_see_its_home(away:
     assert verify(home) == []
 
 
+def wait_until_running(coordinator: Any, submitted: subprocess.Popen[str]) -> None:
+    from cluster.coordinator import ask
+
+    deadline = time.monotonic() + 180
+    while not ask(coordinator, "state").running:
+        assert submitted.poll() is None, submitted.communicate()
+        assert time.monotonic() < deadline, "the job did not begin"
+        time.sleep(0.2)
+
+
+def test_a_node_that_can_be_given_nothing_is_named_before_anything_is_recorded(
+    head: str, hidden: Path, tmp_path: Path
+) -> None:
+    node = AwayNode(head, hidden, Path("/proc/nothing/lies/here"), tmp_path / "log")
+    try:
+        with pytest.raises(LunaError, match=r"the node \S+ does not see the home .*could not write /proc/nothing"):
+            begin(hidden / "refused")
+    finally:
+        node.kill()
+    with Stores.open(Home(hidden / "refused" / "home")) as stores:
+        assert stores.journal.open_runs() == []
+
+
+def test_files_go_through_a_store_where_one_is_named(
+    away: AwayNode, taken: None, hidden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, store = Home(hidden / "through-a-store").create(), tmp_path / "store"
+    home.settings_file.write_text(f'{ONE_THREAD}[cluster]\nstore = "file://{store}"\n')
+    lines = raise_away(home, away, monkeypatch, 1)
+    assert any(f"files go through the store file://{store}" in line for line in lines)
+    assert is_reproduced(home, 0)
+    assert verify(home) == []
+    base = {sha256_file(file) for file in prepare_base(load_settings(home.settings_file).base, home).path.iterdir()}
+    assert base <= {file.name for file in store.iterdir()}
+    assert not (home.root / ARRIVALS).exists()
+    assert [file for file in (store / ARRIVALS).rglob("*") if file.is_file()] == []
+
+
 def test_workers_of_one_group_train_together_where_only_one_sees_the_home(away: AwayNode, hidden: Path) -> None:
     import ray
 
@@ -256,13 +286,3 @@ def test_workers_of_one_group_train_together_where_only_one_sees_the_home(away: 
     ray.kill(busy)
     away.kill()
     assert update("beside") == apart
-
-
-def wait_until_running(coordinator: Any, submitted: subprocess.Popen[str]) -> None:
-    from cluster.coordinator import ask
-
-    deadline = time.monotonic() + 180
-    while not ask(coordinator, "state").running:
-        assert submitted.poll() is None, submitted.communicate()
-        assert time.monotonic() < deadline, "the job did not begin"
-        time.sleep(0.2)
