@@ -10,6 +10,7 @@
     devices/          what Ray, torch and the drivers say of the devices, and whether they agree
     plan/             where a generation trains, in how many bytes and seconds, before anything starts
     trainer_pool.py   the trainer actors (trainer_actor.py) on the devices there are (placement.py)
+    store/            the home's files on nodes that do not see it, and what comes back from there
     workers/          groups that several processes train together, under Ray Train
     server/           the coordinator's side of serving
     access/           Ray's token; metrics.py what is told to Prometheus

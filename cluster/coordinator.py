@@ -308,7 +308,7 @@ class Coordinator:
             )
 
     def _check_room(self, request: GenerationRequest) -> None:
-        """Refuse a training that surely does not fit the cards of this rig."""
+        """Refuse a training that surely does not fit this rig's cards, or a node that cannot get the home's files."""
         pinned = request.base
         self._pool.admit(self._home, Base(pinned.source, pinned.sha, self._home.base_dir(pinned.sha)), request.settings)
 

@@ -25,7 +25,8 @@ from trainers.driver import gpus_for_ray
 NAMESPACE = "luna"
 
 _OBJECT_STORE_BYTES = 512 << 20
-"""Examples and records travel through the object store, weights through files: half a gigabyte is plenty."""
+"""Examples and records travel through the object store, weights through files, or in parts of some MiB to nodes that do
+not see the home: half a gigabyte is plenty."""
 
 _START_TIMEOUT_S = 120
 _ANSWER_S = 3

@@ -83,7 +83,7 @@ _BEFORE_THERE_WAS: dict[str, Any] = {
 }
 """Dotted name of a setting -> what a generation did that was recorded before there was it, whatever its default."""
 
-_OUTSIDE_A_GENERATION = frozenset({"reward", "serving", "teacher", "karma", "cadence"})
+_OUTSIDE_A_GENERATION = frozenset({"reward", "serving", "teacher", "karma", "cadence", "cluster"})
 """Tables that decide nothing of what a generation is."""
 
 
@@ -113,6 +113,18 @@ class DataSettings(BaseModel):
     lineage's first generation; the log says how many."""
 
 
+class ClusterSettings(BaseModel):
+    """How nodes that do not see the home come to its files."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    store: str = ""
+    """Where such nodes and the home exchange files by content: a folder that all see, or an address such as
+    s3://bucket/luna. Empty: through Ray's object store."""
+    cache_gib: int = Field(50, ge=1)
+    """What such a node keeps of it between generations, in GiB; what was not used for longest is dropped."""
+
+
 class Settings(BaseModel):
     """Everything that decides a generation, resolved."""
 
@@ -138,6 +150,7 @@ class Settings(BaseModel):
     teacher: TeacherSettings = TeacherSettings()
     karma: KarmaSettings = KarmaSettings()
     cadence: CadenceSettings = CadenceSettings()
+    cluster: ClusterSettings = ClusterSettings()
 
     def on_shards(self, sharded: ShardedSettings | None) -> Settings:
         """The settings of a run whose plan chose the sharded engine; None: these."""

@@ -17,6 +17,8 @@ import ray
 from cluster.calls import waits_to_start
 from cluster.placement import Placement
 from cluster.settings import Settings
+from cluster.store.mirror import Mirror
+from cluster.store.reach import Reach, Setup
 from curriculum.everyday import EverydayQuestion, Known
 from curriculum.example import Example
 from curriculum.parent_view import ParentView
@@ -93,6 +95,8 @@ class TrainerActor:
         self._lines: list[TrainerLine] = []
         self._progress: TrioProgress | None = None
         self._stop = False
+        self._mirror: Mirror | None = None
+        """Where this node does not see the home."""
         self._worker = ThreadPoolExecutor(1, "compute")
         self._listening = ExitStack()
         self._listening.enter_context(listening(LineHandler(self._keep)))
@@ -101,15 +105,31 @@ class TrainerActor:
         """As Ray's log prefixes and its dashboard spell it."""
         return f"{type(self).__name__}({self._name})"
 
-    def open(self, base: Base, train: TrainSettings, lora: LoraSettings) -> None:
+    def open(self, base: Base, train: TrainSettings, lora: LoraSettings, reach: Reach | None = None) -> bool:
         """Load the base; the first call.
 
+        Args:
+            reach: where the files that calls name lie; None: this node sees them.
+
+        Returns:
+            Whether this node sees them. If not, ask by :meth:`away`.
+
         Raises:
+            HomeNotSeenError: it does not, and has not been told of whom to ask for them; call again with that.
             LunaError: as :func:`trainers.engines.open_engine` does.
         """
         from trainers import runtime
 
+        if reach is not None and not reach.sees_home():
+            self._mirror = Mirror(reach)
+            base = self._mirror.opened(base)
         self._engine = self._compute(lambda: open_engine(base, train, lora, runtime.default_device()))
+        return self._mirror is None
+
+    def away(self, method: str, arguments: tuple[Any, ...]) -> Any:
+        """Do what a method does, on a node that does not see the home."""
+        assert self._mirror is not None
+        return self._mirror.through(method, arguments, getattr(self, method))
 
     def train(self, job: TrioJob) -> TrioOutcome:
         """Train to the end or to :meth:`stop`; raises what the engine raises."""
@@ -211,6 +231,8 @@ class TrainerActor:
 
     def _note(self, progress: TrioProgress) -> None:
         self._progress = progress
+        if self._mirror is not None:
+            self._mirror.send_new_checkpoint()
 
     def _keep(self, record: logging.LogRecord) -> None:
         self._lines.append(TrainerLine.of(record))
@@ -247,12 +269,26 @@ class Trainer:
     """The answer to :meth:`TrainerActor.open`; None once it has come."""
     asked_at: float
     """When Ray was asked for it, on the monotonic clock."""
+    sees_home: bool = True
+    """Whether its node does, once it has been opened."""
 
     @classmethod
-    def started(cls, group: Placement, base: Base, settings: Settings) -> Self:
+    def started(cls, group: Placement, setup: Setup) -> Self:
         """Ask Ray for one; it waits for its device and loads the base in its own time."""
-        actor = start_trainer(group)
-        return cls(group, actor, actor.open.remote(base, settings.train, settings.lora), time.monotonic())
+        trainer = cls(group, start_trainer(group), None, time.monotonic())
+        trainer.open(setup)
+        return trainer
+
+    def open(self, setup: Setup) -> None:
+        """Have it load the base; where it said that it needs more for that, once more."""
+        settings = setup.settings
+        self.opening = self.actor.open.remote(setup.base, settings.train, settings.lora, setup.reach)
+
+    def ask(self, method: str, arguments: tuple[Any, ...]) -> Any:
+        """A reference to what a method of the actor will answer."""
+        if self.sees_home:
+            return getattr(self.actor, method).remote(*arguments)
+        return self.actor.away.remote(method, arguments)
 
     @property
     def has_device(self) -> bool:

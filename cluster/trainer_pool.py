@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ from cluster.plan.groups import (
 )
 from cluster.plan.wanted import ServingShare
 from cluster.settings import Settings
+from cluster.store.depot import depot_of
+from cluster.store.reach import HomeNotSeenError, Reach, Setup, refuse_unreachable
 from cluster.trainer_actor import LESS_MEMORY, Trainer, TrainerReport
 from cluster.workers.follow import Follower, merge_progress
 from cluster.workers.groups import train_groups
@@ -119,12 +121,13 @@ class TrainerPool:
         """What the plan was made for, and the plan."""
 
     def admit(self, home: Home, base: Base, settings: Settings) -> None:
-        """Refuse a run that surely does not fit the cards, before it begins.
+        """Refuse a run that this cluster could not train, before it begins.
 
         Raises:
-            LunaError: names the missing bytes and what would fit; Ray and torch do not count the same cards on a node,
-                or a node does not answer.
+            LunaError: a node could not be given the home's files; or the training surely does not fit the cards, with
+                the missing bytes and what would fit; or Ray and torch do not count the same cards on a node.
         """
+        refuse_unreachable(Reach.of(home, settings), base)
         if (plan := self._plan_now(home, base, settings)) is not None:
             refuse_what_cannot_run(plan)
 
@@ -144,13 +147,15 @@ class TrainerPool:
         groups = recorded.given(now.placements) if recorded else now
         settings = settings.on_shards(groups.sharded)
         engine_settings = settings.train.model_dump(include={"engine", "dtype", "threads", "quantize", "sharded"})
-        key = sha256_json([base.sha, str(base.path), settings.lora.model_dump(), engine_settings])
+        reach = Reach.of(home, settings)
+        where = [str(base.path), reach.mark, reach.settings.model_dump()]
+        key = sha256_json([base.sha, where, settings.lora.model_dump(), engine_settings])
         if key != self._key:
             self._end_trainers()
             self._key = key
         for group in [group for group in self._trainers if group not in groups.placements]:
             ray.kill(self._trainers.pop(group).actor)
-        return TrainerSession(self._trainers, groups, base, settings)
+        return TrainerSession(self._trainers, groups, base, settings, reach)
 
     def _groups_now(self, home: Home, base: Base, settings: Settings) -> Groups:
         """As planned for the cards that a server leaves; without any, or with logical ones alone, by their number."""
@@ -185,6 +190,7 @@ class TrainerPool:
         for trainer in self._trainers.values():
             ray.kill(trainer.actor)
         self._trainers.clear()
+        depot_of.cache_clear()
 
 
 class TrainerSession:
@@ -194,9 +200,17 @@ class TrainerSession:
     that die only the dead are asked again. A group that finds no device of its own takes turns with another.
     """
 
-    def __init__(self, trainers: dict[Placement, Trainer], groups: Groups, base: Base, settings: Settings) -> None:
+    def __init__(
+        self,
+        trainers: dict[Placement, Trainer],
+        groups: Groups,
+        base: Base,
+        settings: Settings,
+        reach: Reach | None = None,
+    ) -> None:
         self.groups, self.placements = groups, groups.placements
-        self._trainers, self._base, self._settings = trainers, base, settings
+        self._trainers, self._settings = trainers, settings
+        self._setup = Setup.of(base, settings, reach)
         self._sharing: set[Placement] = set()
         """Groups that found no device of their own."""
 
@@ -214,7 +228,7 @@ class TrainerSession:
         together = {group: job for group, job in jobs.items() if group.workers > 1}
         for group in together:
             self._drop(group)  # it has a card that one of the workers needs
-        outcomes = train_groups(together, self._base, self._settings, follow, stop)
+        outcomes = train_groups(together, self._setup, follow, stop)
         alone = {group: job for group, job in jobs.items() if group not in together}
         return {**outcomes, **self._train_alone(alone, follow, stop)}
 
@@ -320,7 +334,7 @@ class TrainerSession:
                 for dead, error in self._hire(waiting):
                     self._count_death(deaths, dead.group, calls.work, error)
                 for group, trainer in self._trainers_for(waiting, [host for _, host in working.values()]):
-                    working[getattr(trainer.actor, calls.method).remote(*todo[group])] = group, trainer
+                    working[trainer.ask(calls.method, todo[group])] = group, trainer
                 for reference in self._ready(working):
                     group, trainer = working.pop(reference)
                     self._reports([trainer])  # what it logged at its end
@@ -354,7 +368,7 @@ class TrainerSession:
             self._sharing.clear()
         for group in waiting:
             if group not in self._trainers and group not in self._sharing:
-                self._trainers[group] = Trainer.started(group, self._base, self._settings)
+                self._trainers[group] = Trainer.started(group, self._setup)
         died = []
         for trainer in [one for one in self._trainers.values() if one.opening is not None]:
             try:
@@ -370,9 +384,13 @@ class TrainerSession:
     def _look_after(self, trainer: Trainer) -> None:
         """See whether a trainer that starts has its device and its base."""
         if ray.wait([trainer.opening], timeout=0)[0]:
-            get(trainer.opening)
-            trainer.opening = None
-            self._reports([trainer])
+            try:
+                trainer.sees_home = get(trainer.opening)
+            except HomeNotSeenError:
+                trainer.open(self._with_depot())
+            else:
+                trainer.opening = None
+                self._reports([trainer])
         elif trainer.waited_s > _DEVICE_TIMEOUT_S and not trainer.has_device and self._others_have_devices(trainer):
             self._drop(trainer.group)
             self._sharing.add(trainer.group)
@@ -383,6 +401,13 @@ class TrainerSession:
                 f"CPU{f' and {trainer.group.gpus:g} GPU' if trainer.group.gpus else ''}, or loading the base is stuck. "
                 "Look at the Ray dashboard."
             )
+
+    def _with_depot(self) -> Setup:
+        """The setup, with the actor beside the home from whom trainers that do not see it get its files."""
+        reach = self._setup.reach
+        if reach is not None and reach.depot is None:
+            self._setup = replace(self._setup, reach=reach.under(depot_of(reach)))
+        return self._setup
 
     def _others_have_devices(self, trainer: Trainer) -> bool:
         return any(other.has_device for other in self._trainers.values() if other is not trainer)

@@ -9,11 +9,10 @@ from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 from cluster.placement import Placement
-from cluster.settings import Settings
+from cluster.store.reach import Setup
 from cluster.workers.follow import Follower, merge_progress
 from cluster.workers.train_group import train_in_group
 from trainers.job import StepTooLarge, TrioJob, TrioOutcome, TrioProgress
-from trainers.models.frozen import Base
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +20,7 @@ _LOOK_EVERY_S = 1.0
 
 
 def train_groups(
-    jobs: Mapping[Placement, TrioJob], base: Base, settings: Settings, follow: Follower, stop: threading.Event
+    jobs: Mapping[Placement, TrioJob], setup: Setup, follow: Follower, stop: threading.Event
 ) -> dict[Placement, TrioOutcome]:
     """Train all of them to the end; a step that is too large is cut in more micro-batches. Where one fails, the others
     save a checkpoint and end before its error is raised.
@@ -36,7 +35,7 @@ def train_groups(
         def note(progress: TrioProgress) -> None:
             latest[group] = progress
 
-        return train_in_group(group, base, settings, jobs[group], note, halt)
+        return train_in_group(group, setup, jobs[group], note, halt)
 
     with ThreadPoolExecutor(max(1, len(jobs))) as threads:
 

@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,14 @@ from ray.exceptions import GetTimeoutError, RayActorError
 
 from cluster.calls import get
 from cluster.placement import Placement
-from cluster.settings import Settings
+from cluster.store.depot import depot_of
+from cluster.store.mirror import Mirror
+from cluster.store.reach import HomeNotSeenError, Setup
 from cluster.trainer_actor import ENVIRONMENT, LESS_MEMORY, TrainerLine, TrainerReport
 from ledger.errors import LunaError
 from ledger.logs import LineHandler, listening
-from trainers.config import LoraSettings, TrainSettings
-from trainers.job import Paused, TrioJob, TrioOutcome, TrioProgress
+from trainers.config import TrainSettings
+from trainers.job import Engine, Paused, TrioJob, TrioOutcome, TrioProgress
 from trainers.models.frozen import Base
 
 _START_TIMEOUT_S = 300
@@ -47,9 +49,8 @@ _REPORT_TIMEOUT_S = 30
 class _Order:
     """What every worker of a group is told."""
 
-    base: Base
+    setup: Setup
     train: TrainSettings
-    lora: LoraSettings
     job: TrioJob
     on_gpus: bool
     group: Any
@@ -58,8 +59,7 @@ class _Order:
 
 def train_in_group(
     placement: Placement,
-    base: Base,
-    settings: Settings,
+    setup: Setup,
     job: TrioJob,
     on_progress: Callable[[TrioProgress], None],
     stop: threading.Event,
@@ -84,7 +84,7 @@ def train_in_group(
     )
     actor = group.remote()
     try:
-        return _follow(actor, actor.train.remote(placement, base, settings, job), on_progress, stop)
+        return _follow(actor, actor.train.remote(placement, setup, job), on_progress, stop)
     finally:
         ray.kill(actor)  # which ends its workers
 
@@ -136,14 +136,22 @@ class TrainGroup:
         self._progress: TrioProgress | None = None
         self._begun, self._stop = 0, False
 
-    def train(self, placement: Placement, base: Base, settings: Settings, job: TrioJob) -> TrioOutcome:
+    def train(self, placement: Placement, setup: Setup, job: TrioJob) -> TrioOutcome:
         """Run the group to the end; raises what the engine raises."""
+        try:
+            return self._train(placement, setup, job)
+        except HomeNotSeenError:
+            if setup.reach is None or setup.reach.depot is not None:
+                raise
+            return self._train(placement, replace(setup, reach=setup.reach.under(depot_of(setup.reach))), job)
+
+    def _train(self, placement: Placement, setup: Setup, job: TrioJob) -> TrioOutcome:
         from ray.train.v2.api.exceptions import TrainingFailedError
 
         # A group may shrink, grow and move to other nodes: the threads must not depend on which ones, as bytes do.
-        threads = settings.train.threads or 1
-        train = settings.train.model_copy(update={"threads": threads})
-        order = _Order(base, train, settings.lora, job, placement.gpus > 0, ray.get_runtime_context().current_actor)
+        threads = setup.settings.train.threads or 1
+        train = setup.settings.train.model_copy(update={"threads": threads})
+        order = _Order(setup, train, job, placement.gpus > 0, ray.get_runtime_context().current_actor)
         try:
             answer = _trainer(placement, threads, order).fit().return_value
         except TrainingFailedError as error:
@@ -216,11 +224,37 @@ def _work(config: dict[str, Any]) -> TrioOutcome | LunaError:
         get(order.group.begin.remote(world.size))
     with _Link(order.group if world.leads else None) as link:
         try:
-            device = _device(order.on_gpus)
-            engine = world.together(lambda: open_engine(order.base, order.train, order.lora, device))
-            return engine.train(order.job, link.note, link.should_stop)
+            device, lora = _device(order.on_gpus), order.setup.settings.lora
+            mirror, base, job = world.together(lambda: _files_here(order))
+            engine = world.together(lambda: open_engine(base, order.train, lora, device))
+            if mirror is None or not world.leads:
+                return engine.train(job, link.note, link.should_stop)
+            return _train_away(mirror, engine, job, link)
         except LunaError as error:
             return error
+
+
+def _files_here(order: _Order) -> tuple[Mirror | None, Base, TrioJob]:
+    """Base and job with paths of this worker's node, and what sends files back where that does not see the home."""
+    setup = order.setup
+    if setup.reach is None or setup.reach.sees_home():
+        return None, setup.base, order.job
+    mirror = Mirror(setup.reach)
+    base = mirror.opened(setup.base)
+    return mirror, base, mirror.brought("train", (order.job,))[0]
+
+
+def _train_away(mirror: Mirror, engine: Engine, job: TrioJob, link: _Link) -> TrioOutcome:
+    """Train in the leading worker on a node that does not see the home, which gets what it writes."""
+
+    def note(progress: TrioProgress) -> None:
+        link.note(progress)
+        mirror.send_new_checkpoint()
+
+    try:
+        return engine.train(job, note, link.should_stop)
+    finally:
+        mirror.send_back()
 
 
 def _device(on_gpus: bool) -> Any:

@@ -22,6 +22,7 @@ def main(folder: Path, lost_at: int) -> None:
 
     from cluster.placement import Placement
     from cluster.settings import Settings
+    from cluster.store.reach import Setup
     from cluster.workers.train_group import train_in_group
     from ledger.home import Home
     from ledger.roles import ROLES
@@ -42,7 +43,7 @@ def main(folder: Path, lost_at: int) -> None:
 
     settings = Settings(train=job.train, lora=LORA)
     placement = Placement(ROLES, 0, workers=2)
-    outcome = train_in_group(placement, tiny_base(home), settings, job, note, threading.Event())
+    outcome = train_in_group(placement, Setup(tiny_base(home), settings), job, note, threading.Event())
     print(
         json.dumps(
             {

@@ -171,7 +171,7 @@ def test_memory_that_runs_out_is_in_the_log_and_the_journal_and_in_what_is_shown
     class Crowded(TrainerActor):
         """From the sixth pass of a training on there is memory for sixteen rows of the step's 24 alone."""
 
-        def open(self, *arguments: Any) -> None:
+        def open(self, *arguments: Any) -> bool:
             import torch
 
             from trainers.lean.model import LeanModel
@@ -186,7 +186,7 @@ def test_memory_that_runs_out_is_in_the_log_and_the_journal_and_in_what_is_shown
                 return whole(model, batch, bank, *others)
 
             setattr(LeanModel, "log_probs", log_probs)  # noqa: B010
-            super().open(*arguments)
+            return super().open(*arguments)
 
     def start(group: Placement) -> Any:
         return ray.remote(Crowded).options(num_cpus=1, max_concurrency=4).remote(group.name)

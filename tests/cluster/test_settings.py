@@ -47,7 +47,7 @@ def test_equal_settings_have_equal_hashes_and_others_other(tmp_path):
     assert settings_of(home).sha() == settings_of(home).sha()
     assert settings_of(home).sha() != settings_of(home, {"seed": 2}).sha()
     settings = settings_of(home)
-    apart = {"reward", "serving", "teacher", "channels", "health", "karma", "cadence"}
+    apart = {"reward", "serving", "teacher", "channels", "health", "karma", "cadence", "cluster"}
     assert settings.sha() == sha256_json(settings.model_dump(mode="json", exclude=apart)), "as before there were these"
     dual = settings_of(home, {"channels": {"mode": "dual"}})
     assert dual.sha() != settings.sha()

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from cluster.placement import Placement
 from cluster.settings import Settings
+from cluster.store.reach import Setup
 from cluster.workers.train_group import train_in_group
 from ledger.errors import LunaError
 from ledger.home import Home
@@ -79,5 +80,5 @@ def test_a_share_of_a_gpu_is_refused_for_workers_that_train_together(tmp_path: P
     placement, job = Placement(ROLES, 0.5, workers=2), make_job(make_home(tmp_path), steps=1)
     with pytest.raises(LunaError, match=r"0\.5 of a GPU.*a whole one each"):
         train_in_group(
-            placement, None, Settings(), job, lambda _: None, threading.Event()  # type: ignore[arg-type]
+            placement, Setup(None, Settings()), job, lambda _: None, threading.Event()  # type: ignore[arg-type]
         )  # fmt: skip

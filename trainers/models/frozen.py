@@ -30,10 +30,14 @@ class Base:
     source: str
     sha: str
     path: Path
+    named: str = ""
+    """What its home calls it (:attr:`loadable`), where that is settled: `path` may be a copy on another node."""
 
     @property
     def loadable(self) -> str:
         """By what other tools can load it: the hub id, or else the folder in this home."""
+        if self.named:
+            return self.named
         made_here = self.source == "tiny" or self.source.startswith("package:")
         return str(self.path) if made_here or Path(self.source).expanduser().exists() else self.source
 
