@@ -26,7 +26,7 @@ from ledger.rules.stop_rule import StopRuleSettings
 from serving.settings import ServingSettings
 from trainers.config import ChannelSettings, FrozenModelSettings, LoraSettings, RewardSettings, TrainSettings
 from trainers.evals.settings import EvalSettings
-from trainers.health.index import HealthSettings
+from trainers.health.settings import HealthSettings
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 

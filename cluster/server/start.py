@@ -24,7 +24,7 @@ def start(home: Home, coordinator_for: Callable[[Home], Any]) -> dict[str, Any]:
     """Serve a home's current lineage; returns the app's state.
 
     Args:
-        coordinator_for: gives the coordinator that writes a home (:func:`cluster.coordinator.coordinator_for`).
+        coordinator_for: gives the coordinator that writes a home (:func:`cluster.client.coordinator.coordinator_for`).
 
     Raises:
         LunaError: nothing to serve, or the app cannot be started.
