@@ -89,7 +89,7 @@ def _live(root: str, request: GenerationRequest, orders: Connection) -> None:
     import cluster.coordinator
     import serving.app
 
-    log = os.open(f"{root}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    log = os.open(Path(root).parent.parent / "runs.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)  # on no such disk
     os.dup2(log, 2)
     logging.raiseExceptions = False  # of a log line that finds no room
     ray.get_runtime_context = lambda: SimpleNamespace(was_current_actor_reconstructed=False)
@@ -127,7 +127,8 @@ class Turn:
 
     def go(self) -> None:
         """Ask for the generation, or that it goes on."""
-        self._orders.send(True)
+        with suppress(OSError):  # it has died, which is seen where its answer is awaited
+            self._orders.send(True)
 
     @property
     def has_told(self) -> bool:
@@ -252,10 +253,11 @@ class Bed:
 
 def make_bed(folder: Path) -> Bed:
     """Make the home, and measure what a generation writes."""
-    import trainers.fused.engine  # noqa: F401  for the processes that are forked from this one
     from transformers import AutoTokenizer, LlamaForCausalLM  # noqa: F401
 
-    template = new_home(folder / "template")
+    import trainers.fused.engine  # noqa: F401  for the processes that are forked from this one
+
+    template = new_home(folder / "undisturbed" / "home")
     _undisturbed(template, bring(template, 0))
     data = bring(template, 1)
     with disk_for("full disk", folder) as disk:

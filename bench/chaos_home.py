@@ -27,14 +27,16 @@ LINEAGE = "main"
 SETTINGS = """
 profile = "tiny"
 [train]
-steps = 6
+steps = 4
+batch_size = 4
+dtype = "float32"
 checkpoint_every_steps = 2
 threads = 1
 [data]
 fill = false
 conversations = false
 [eval]
-items = 12
+items = 24
 agl_items = 14
 extra_items = 0
 bound_items = 0
@@ -50,7 +52,7 @@ bound_min = 0.0
 """
 """A generation of a second or two whose gates let nearly all pass: what is learned is no matter here."""
 
-_EXAMPLES = 150
+_EXAMPLES = 200
 
 Accepted = Mapping[int, tuple[str, ...]]
 """Adapters of accepted generations, by number."""
