@@ -45,7 +45,7 @@ _HEALTH = {
     "RAY_health_check_timeout_ms": "4000",
     "RAY_health_check_failure_threshold": "3",
 }
-"""A node counts as dead after 3 s without its process and after about 15 s without its network; Ray's own is a minute."""
+"""A node counts as dead after 3 s without its process and 15 s without its network; by Ray's own settings a minute."""
 
 _START_S = 120
 _RUN_S = 240
