@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ import psutil
 
 from bench.chaos_faults import KINDS, ON_DISK, Fault, Kind, Outcome
 from bench.chaos_home import LINEAGE, accepted, bring, examine, new_home, request_of, unspoken
+from bench.own_ray import end_cluster, free_port, node_options, quiet_environment, ray_command, start_head
 from cluster.client.coordinator import ask, coordinator_for
 from cluster.devices.agreement import SIMULATED
 from cluster.ray_head import environment
@@ -36,9 +36,6 @@ from ledger.store import Stores
 _BRIDGE, _SPACE, _CABLE, _PLUG = "lunachaos0", "lunachaos", "lunachaos1", "lunachaos2"
 _HEAD_IP, _NODE_IP, _BITS = "10.231.77.1", "10.231.77.2", 24
 
-_STORE_BYTES = 78_643_200
-"""The least that Ray takes."""
-
 _HEALTH = {
     "RAY_health_check_initial_delay_ms": "3000",
     "RAY_health_check_period_ms": "1000",
@@ -46,6 +43,9 @@ _HEALTH = {
     "RAY_health_check_failure_threshold": "3",
 }
 """A node counts as dead after 3 s without its process and 15 s without its network; by Ray's own settings a minute."""
+
+_RESOURCES = ["--num-cpus=4", "--num-gpus=1"]
+"""Of each node."""
 
 _START_S = 120
 _RUN_S = 240
@@ -149,11 +149,11 @@ def rig(folder: Path) -> Iterator[Rig]:
 
     with cable() as has_cable:
         ip = _HEAD_IP if has_cable else "127.0.0.1"
-        address, place = f"{ip}:{_free_port()}", Path(f"/tmp/luna-chaos-{os.getpid()}")  # sockets' paths are short
-        os.environ.update(_environment())
+        address, place = f"{ip}:{free_port()}", Path(f"/tmp/luna-chaos-{os.getpid()}")  # sockets' paths are short
+        os.environ.update({**quiet_environment(), **_HEALTH, SIMULATED: "1"})
         second = None
         try:
-            _start_head(address, place)
+            start_head(address, place, [*_RESOURCES, *node_options(34_001)])
             ray.init(address=address, namespace="luna", log_to_driver=False, logging_level="ERROR")
             os.environ["RAY_ADDRESS"] = address
             (head,) = _raylets(address)
@@ -168,44 +168,20 @@ def rig(folder: Path) -> Iterator[Rig]:
             os.environ.pop("RAY_ADDRESS", None)
             if second is not None:
                 _end_tree(second)
-            _end_cluster(place)
-
-
-def _environment() -> dict[str, str]:
-    root = str(Path(__file__).resolve().parent.parent)
-    return {**_HEALTH, SIMULATED: "1", "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": root}
-
-
-def _ray() -> str:
-    return str(Path(sys.executable).parent / "ray")
-
-
-def _node_options(first_port: int) -> list[str]:
-    return [
-        "--num-cpus=4", "--num-gpus=1", f"--object-store-memory={_STORE_BYTES}", "--disable-usage-stats",
-        f"--min-worker-port={first_port}", f"--max-worker-port={first_port + 1999}",
-        f"--dashboard-agent-listen-port={first_port - 1}",
-    ]  # fmt: skip
-
-
-def _start_head(address: str, place: Path) -> None:
-    ip, _, port = address.rpartition(":")
-    command = [
-        _ray(), "start", "--head", f"--port={port}", f"--node-ip-address={ip}", f"--temp-dir={place}",
-        "--include-dashboard=false", '--resources={"luna_head": 1}', *_node_options(34_001),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=_START_S, env=environment(), check=False)
-    if done.returncode:
-        raise LunaError(f"Ray did not start: {(done.stderr or done.stdout).strip()[-300:]}")
+            end_cluster(place)
 
 
 def _second(address: str, has_cable: bool, place: Path) -> subprocess.Popen[bytes]:
     inside = ["ip", "netns", "exec", _SPACE] if has_cable else []
     ip = _NODE_IP if has_cable else "127.0.0.1"
-    command = [*inside, _ray(), "start", "--block", f"--address={address}", f"--node-ip-address={ip}"]
+    command = [*inside, ray_command(), "start", "--block", f"--address={address}", f"--node-ip-address={ip}"]
     with (place / "second.log").open("ab") as log:
         return subprocess.Popen(
-            [*command, *_node_options(38_001)], env=environment(), stdout=log, stderr=log, start_new_session=True
+            [*command, *_RESOURCES, *node_options(38_001)],
+            env=environment(),
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
 
 
@@ -241,20 +217,6 @@ def _end_tree(process: subprocess.Popen[bytes]) -> None:
                 one.kill()
     process.kill()
     process.wait()
-
-
-def _end_cluster(place: Path) -> None:
-    """The processes of this cluster, which all name its folder; `ray stop` would end every Ray on the machine."""
-    for process in psutil.process_iter(["cmdline"]):
-        if str(place) in " ".join(process.info["cmdline"] or []) and process.pid != os.getpid():
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 # -- a fault ---------------------------------------------------------------------------------------------------------

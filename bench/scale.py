@@ -30,6 +30,7 @@ from typing import Any
 import psutil
 
 from bench.chaos_home import bring, new_home, request_of
+from bench.own_ray import LEAST_STORE_BYTES, quiet_environment
 from bench.progress import say
 from bench.report import keep
 from bench.scale_trainer import FINISH, STEP_S, StubTrainer
@@ -39,7 +40,13 @@ from ledger.journal import STEPS
 from ledger.roles import ROLES
 from ledger.verification.ledger import verify
 
-_STORE_BYTES = 78_643_200
+_NO_SPARE_WORKERS = {
+    "RAY_num_workers_soft_limit": "1",
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_enable_worker_prestart": "0",
+}
+"""Ray would keep a process for each logical CPU of each node."""
+
 _LEAST_FREE = 3 << 30
 """No node or lineage is added with less memory left."""
 
@@ -89,9 +96,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="measured, once all lineages train")
     parser.add_argument("--no-table", action="store_true", help="leave bench/results/scale.md as it is")
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="luna-scale-", dir="/tmp") as folder:
-        with _cluster(Path(folder), asked.nodes, max(asked.lineages)) as nodes:
-            found = [_measured(Path(folder), nodes, count, asked.seconds) for count in asked.lineages]
+    with (
+        tempfile.TemporaryDirectory(prefix="luna-scale-", dir="/tmp") as folder,
+        _cluster(Path(folder), asked.nodes, max(asked.lineages)) as nodes,
+    ):
+        found = [_measured(Path(folder), nodes, count, asked.seconds) for count in asked.lineages]
     for one in found:
         say(f"{one.lineages} lineages on {one.nodes} nodes: {one.ms_a_step:.2f} ms of CPU a step")
     if not asked.no_table:
@@ -104,17 +113,12 @@ def main() -> None:
 @contextlib.contextmanager
 def _cluster(folder: Path, nodes: int, lineages: int) -> Iterator[int]:
     """A cluster of its own that this process has joined; gives the number of nodes that there was room for."""
-    root = str(Path(__file__).resolve().parent.parent)
-    os.environ.update(
-        {SIMULATED: "1", "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": root,
-         "RAY_TMPDIR": str(folder), "RAY_num_workers_soft_limit": "1", "RAY_prestart_worker_first_driver": "0",
-         "RAY_enable_worker_prestart": "0"}
-    )  # fmt: skip
+    os.environ.update({**quiet_environment(), **_NO_SPARE_WORKERS, SIMULATED: "1", "RAY_TMPDIR": str(folder)})
     import ray
     from ray.cluster_utils import Cluster
 
     each = math.ceil(lineages * len(ROLES) / nodes)
-    common = {"object_store_memory": _STORE_BYTES, "include_dashboard": False}
+    common = {"object_store_memory": LEAST_STORE_BYTES, "include_dashboard": False}
     cluster = Cluster(
         initialize_head=True, head_node_args={**common, "num_cpus": 2, "resources": {"luna_head": 1.0}}
     )  # fmt: skip
