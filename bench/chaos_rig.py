@@ -174,7 +174,8 @@ def rig(folder: Path) -> Iterator[Rig]:
 def _second(address: str, has_cable: bool, place: Path) -> subprocess.Popen[bytes]:
     inside = ["ip", "netns", "exec", _SPACE] if has_cable else []
     ip = _NODE_IP if has_cable else "127.0.0.1"
-    command = [*inside, ray_command(), "start", "--block", f"--address={address}", f"--node-ip-address={ip}"]
+    start = [*inside, ray_command(), "start", "--block", f"--address={address}", f"--node-ip-address={ip}"]
+    command = [*start, *_RESOURCES, *node_options(38_001)]
     with (place / "second.log").open("ab") as log:
         return subprocess.Popen(
             [*command, *_RESOURCES, *node_options(38_001)],
