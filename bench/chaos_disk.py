@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -31,6 +31,7 @@ from cluster.trainer_actor import TrainerActor
 from cluster.trainer_pool import Calls, TrainerPool, TrainerSession
 from ledger.errors import LunaError
 from ledger.home import Home
+from ledger.journal import STEPS, Step
 from ledger.store import Stores
 from trainers.models.frozen import Base
 
@@ -247,8 +248,8 @@ class Bed:
     template: Home
     """A home with one accepted generation and data for the next."""
     data: str
-    span: int
-    """Bytes that the next generation writes, undisturbed."""
+    written: Mapping[Step | None, int]
+    """Bytes that each step of the next generation writes, undisturbed; by None, its admission."""
 
 
 def make_bed(folder: Path) -> Bed:
@@ -261,15 +262,22 @@ def make_bed(folder: Path) -> Bed:
     _undisturbed(template, bring(template, 0))
     data = bring(template, 1)
     with disk_for("full disk", folder) as disk:
-        home = _copied(template, disk)
-        begin, most = disk.used, 0
-        turn = Turn(home, request_of(home, data))
+        return Bed(folder, template, data, _written(disk, _copied(template, disk), data))
+
+
+def _written(disk: Disk, home: Home, data: str) -> dict[Step | None, int]:
+    """By step, how far the disk was filled in it beyond its beginning."""
+    least, most = dict[Step | None, int](), dict[Step | None, int]()
+    turn = Turn(home, request_of(home, data))
+    with Stores.open(home) as stores:
         while not turn.has_told:
-            most = max(most, disk.used)
+            step, used = _step_in_work(stores), disk.used
+            least.setdefault(step, used)
+            most[step] = max(most.get(step, 0), used)
             time.sleep(_LOOK_S)
-        _expect_done(turn.told())
-        turn.end()
-    return Bed(folder, template, data, most - begin)
+    _expect_done(turn.told())
+    turn.end()
+    return {step: most[step] - least[step] for step in least}
 
 
 def _undisturbed(home: Home, data: str) -> None:
@@ -293,8 +301,13 @@ def meet(bed: Bed, fault: Fault) -> Outcome:
         outcome = _met(bed, fault)
         if outcome.hit:
             break
-        fault = replace(fault, share=fault.share / 2)
+        fault = _earlier(fault)
     return outcome
+
+
+def _earlier(fault: Fault) -> Fault:
+    place = -1 if fault.step is None else STEPS.index(fault.step) - 1
+    return replace(fault, step=None if place < 0 else STEPS[place], share=fault.share / 2)
 
 
 def _met(bed: Bed, fault: Fault) -> Outcome:
@@ -303,13 +316,11 @@ def _met(bed: Bed, fault: Fault) -> Outcome:
         os.sync()
         witnessed, request = accepted(home), request_of(home, bed.data)
         begin = time.monotonic()
-        if fault.kind == "full disk":
-            disk.leave_room(round(fault.share * bed.span))
         turn = Turn(home, request)
-        if fault.kind == "read-only disk":
-            _fail_when_written(disk, turn, disk.used + round(fault.share * bed.span))
+        hit = _strike(disk, home, turn, fault, round(fault.share * bed.written.get(fault.step, 0)))
         told = [turn.told()]
-        hit = "" if told[0].state == "done" else _step_in_work(home)
+        if told[0].state == "done":
+            hit = ""
         if hit:
             turn, more = _gone_on(disk, home, request, turn, fault.stays and fault.kind == "full disk")
             told += more
@@ -317,22 +328,40 @@ def _met(bed: Bed, fault: Fault) -> Outcome:
         return _outcome(fault, hit, told, home, witnessed, time.monotonic() - begin)
 
 
-def _fail_when_written(disk: Disk, turn: Turn, size: int) -> None:
-    """Let the disk fail once this many bytes are used, if the run has not ended before."""
-    while not turn.has_told:
-        if disk.used >= size:
+def _strike(disk: Disk, home: Home, turn: Turn, fault: Fault, room: int) -> str:
+    """Let the disk end or fail after so many bytes of the fault's step; returns the step that was met."""
+    with Stores.open(home) as stores:
+        if not _wait(turn, lambda: fault.step is None or _has_begun(stores, fault.step)):
+            return ""
+        size = disk.used + room
+        if fault.kind == "full disk":
+            disk.leave_room(room)
+            _wait(turn, lambda: False)
+        elif _wait(turn, lambda: disk.used >= size):
             disk.fail()
-            return
+        return _step_in_work(stores) or "admission"
+
+
+def _wait(turn: Turn, is_so: Callable[[], bool]) -> bool:
+    """Wait until it is so; False where the run has ended before."""
+    while not turn.has_told:
+        if is_so():
+            return True
         time.sleep(_LOOK_S)
+    return False
 
 
-def _step_in_work(home: Home) -> str:
-    try:
-        with Stores.open(home) as stores:
-            run = stores.journal.open_run(LINEAGE)
-    except LunaError:  # a reader of a read-only disk may need a file that the writer has not made
-        return "admission"
-    return "admission" if run is None else str(run.next_step)
+def _has_begun(stores: Stores, step: Step) -> bool:
+    run = stores.journal.open_run(LINEAGE)
+    return run is not None and bool(stores.journal.attempts(run.run_id, step))
+
+
+def _step_in_work(stores: Stores) -> Step | None:
+    """None before the run is admitted, and where the disk lets nobody read."""
+    with suppress(LunaError):
+        run = stores.journal.open_run(LINEAGE)
+        return None if run is None else run.next_step
+    return None
 
 
 def _gone_on(

@@ -25,6 +25,9 @@ SHARES: dict[Kind, int] = {
 }  # fmt: skip
 """How many of 200. A fault that takes a minute is drawn less often than one that takes seconds."""
 
+_BEFORE_ADMISSION: dict[Kind, float] = {"driver killed": 0.5, "full disk": 1 / 7, "read-only disk": 1 / 7}
+"""How often a fault comes before its run is admitted."""
+
 _WITHIN_A_STEP_S = 1.0
 _COMMAND_S = 4.0
 """How long after its start a driver is killed at the latest, where it is to be killed before its run is admitted."""
@@ -41,11 +44,11 @@ class Fault:
     number: int
     kind: Kind
     step: Step | None
-    """When: once this step of the run has begun; None for a driver that is killed before its run is admitted."""
+    """When: once this step of the run has begun; None: before its run is admitted."""
     delay_s: float
-    """So long after that."""
+    """So long after that, but on a disk."""
     share: float
-    """On a disk: when the run has written this share of what an undisturbed one writes. Of a choice: which one."""
+    """On a disk: when the step has written this share of what it writes undisturbed. Of several workers: which one."""
     lasts_s: float
     """Until a cut is over, or a node is back."""
     stays: bool
@@ -101,7 +104,7 @@ def draw(total: int, seed: int, possible: Collection[Kind]) -> list[Fault]:
 
 def _fault(number: int, kind: Kind, stream: random.Random) -> Fault:
     step = stream.choice(STEPS)
-    before_admission = kind == "driver killed" and stream.random() < 0.5
+    before_admission = stream.random() < _BEFORE_ADMISSION.get(kind, 0.0)
     return Fault(
         number=number,
         kind=kind,
