@@ -307,6 +307,9 @@ class _Run:
     def known(self) -> RunState | None:
         """What the journal says of it; None before it is admitted."""
         with Stores.open(self.home) as stores:
+            run = stores.journal.open_run(LINEAGE)
+            if run is not None and run.gen_id == self.gen_id:
+                return run
             return next((run for run in stores.journal.runs(LINEAGE) if run.gen_id == self.gen_id), None)
 
     def wait_for(self, fault: Fault) -> str:
