@@ -104,7 +104,7 @@ def _meet_on_disk(faults: Sequence[Fault], note: Note) -> None:
 
 def _meet_on_rig(faults: Sequence[Fault], folder: Path, note: Note) -> None:
     if faults:
-        with chaos_rig.rig(folder) as rig:
+        with chaos_rig.rig() as rig:
             home = chaos_rig.make_home(folder.resolve() / f"rig-{os.getpid()}-{int(time.time())}")
             chaos_rig.raise_undisturbed(home)
             for fault in faults:

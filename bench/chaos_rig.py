@@ -14,14 +14,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from bench.chaos_faults import KINDS, ON_DISK, Fault, Kind, Outcome
+from bench.chaos_faults import Fault, Outcome
 from bench.chaos_home import LINEAGE, accepted, bring, examine, new_home, request_of, unspoken
 from bench.own_ray import end_cluster, free_port, node_options, quiet_environment, ray_command, start_head
 from cluster.client.coordinator import ask, coordinator_for
@@ -99,12 +99,7 @@ class Rig:
     folder: Path
     has_cable: bool
     head_raylet: psutil.Process
-    second: subprocess.Popen[bytes]
-
-    @property
-    def possible(self) -> tuple[Kind, ...]:
-        """The faults that can be made here."""
-        return tuple(kind for kind in KINDS if kind not in ON_DISK and (self.has_cable or kind != "network cut"))
+    second: subprocess.Popen[bytes] | None = None
 
     def cut(self) -> None:
         """Take the second node's cable from the bridge."""
@@ -131,44 +126,47 @@ class Rig:
         """Kill the second node's raylet; what else the node has dies of that or is ended."""
         if (raylet := self.raylet()) is not None:
             raylet.kill()
-        _end_tree(self.second)
+        if self.second is not None:
+            _end_tree(self.second)
+            self.second = None
 
     def join_node(self) -> None:
-        """Have the second node in the cluster."""
-        if self.raylet() is None or not _alive_nodes(2, within_s=1):
+        """Have the second node in the cluster; one that a cut has made die is started again."""
+        if self.second is not None and not self._joins():
             self.lose_node()
+        if self.second is None:
             self.second = _second(self.address, self.has_cable, self.folder)
-        if not _alive_nodes(2, within_s=_START_S):
-            raise LunaError("the second node does not come back; nothing can be said of what follows.")
+            if not self._joins():
+                raise LunaError("the second node does not come back; nothing can be said of what follows.")
+
+    def _joins(self) -> bool:
+        deadline = time.monotonic() + _START_S
+        while time.monotonic() < deadline and self.second is not None and self.second.poll() is None:
+            if _alive_nodes() == 2:
+                return True
+            time.sleep(0.2)
+        return False
 
 
 @contextmanager
-def rig(folder: Path) -> Iterator[Rig]:
+def rig() -> Iterator[Rig]:
     """A warm cluster that this process has joined; it is gone afterwards, and no other one is touched."""
     import ray
 
-    with cable() as has_cable:
+    with cable() as has_cable, ExitStack() as undo:
         ip = _HEAD_IP if has_cable else "127.0.0.1"
         address, place = f"{ip}:{free_port()}", Path(f"/tmp/luna-chaos-{os.getpid()}")  # sockets' paths are short
-        os.environ.update({**quiet_environment(), **_HEALTH, SIMULATED: "1"})
-        second = None
-        try:
-            start_head(address, place, [*_RESOURCES, *node_options(34_001)])
-            ray.init(address=address, namespace="luna", log_to_driver=False, logging_level="ERROR")
-            os.environ["RAY_ADDRESS"] = address
-            (head,) = _raylets(address)
-            second = _second(address, has_cable, place)
-            found = Rig(address, place, has_cable, head, second)
-            found.join_node()
-            yield found
-            second = found.second
-        finally:
-            with suppress(Exception):
-                ray.shutdown()
-            os.environ.pop("RAY_ADDRESS", None)
-            if second is not None:
-                _end_tree(second)
-            end_cluster(place)
+        os.environ.update({**quiet_environment(), **_HEALTH, SIMULATED: "1", "RAY_ADDRESS": address})
+        undo.callback(os.environ.pop, "RAY_ADDRESS")
+        undo.callback(end_cluster, place)
+        start_head(address, place, [*_RESOURCES, *node_options(34_001)])
+        undo.callback(ray.shutdown)
+        ray.init(address=address, namespace="luna", log_to_driver=False, logging_level="ERROR")
+        (head,) = _raylets(address)
+        found = Rig(address, place, has_cable, head)
+        undo.callback(found.lose_node)
+        found.join_node()
+        yield found
 
 
 def _second(address: str, has_cable: bool, place: Path) -> subprocess.Popen[bytes]:
@@ -202,13 +200,10 @@ def _title(process: psutil.Process) -> str:
     return ""
 
 
-def _alive_nodes(count: int, within_s: float) -> bool:
+def _alive_nodes() -> int:
     import ray
 
-    deadline = time.monotonic() + within_s
-    while (alive := sum(node["Alive"] for node in ray.nodes())) != count and time.monotonic() < deadline:
-        time.sleep(0.2)
-    return alive == count
+    return sum(node["Alive"] for node in ray.nodes())
 
 
 def _end_tree(process: subprocess.Popen[bytes]) -> None:
