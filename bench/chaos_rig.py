@@ -246,18 +246,18 @@ def meet(rig: Rig, home: Home, fault: Fault) -> Outcome:
     begin = time.monotonic()
     after = strike(rig, run, fault, driver)
     ended, silent = run.until_ended(begin + fault.lasts_s, after)
-    found = examine(home, witnessed)
+    seconds, found = round(time.monotonic() - begin, 2), examine(home, witnessed)
+    untrue = ended == "accepted" and not found.unclean and run.gen_id not in accepted(home)
+    lost = (*found.lost, *([f"G{run.gen_id} was told and is not there"] if untrue else []))
     return Outcome(
-        fault.number, fault.kind, hit, ended, tuple(run.said), run.resumes, round(time.monotonic() - begin, 2),
-        found.lost, found.twice, found.unclean, tuple(silent),
+        fault.number, fault.kind, hit, ended, tuple(run.said), run.resumes, seconds, lost, found.twice, found.unclean, tuple(silent),
     )  # fmt: skip
 
 
 def strike(rig: Rig, run: _Run, fault: Fault, driver: subprocess.Popen[bytes] | None) -> Callable[[], None]:
     """Make the fault; returns what ends it."""
     if fault.kind == "worker killed":
-        if trainers := rig.trainers():
-            random.Random(fault.share).choice(trainers).kill()
+        random.Random(fault.share).choice(run.awaited(rig.trainers)).kill()
     elif fault.kind == "coordinator killed":
         os.kill(run.state().pid, signal.SIGKILL)
     elif driver is not None:
@@ -321,6 +321,19 @@ class _Run:
             return "admission"
         return str(run.next_step) if run.state == "open" else ""
 
+    def awaited(self, look: Callable[[], list[psutil.Process]]) -> list[psutil.Process]:
+        """What is found once there is something: a trainer may be starting.
+
+        Raises:
+            LunaError: nothing is found in time.
+        """
+        deadline = time.monotonic() + _START_S
+        while not (found := look()):
+            if time.monotonic() > deadline:
+                raise LunaError("the run has no trainer; look at its log under runs/ in the home.")
+            time.sleep(_LOOK_S)
+        return found
+
     def _has_begun(self, step: Any) -> bool:
         run = self.known()
         if run is None:
@@ -342,10 +355,12 @@ class _Run:
             run = self.known()
             if run is not None and run.state != "open":
                 break
-            if (why := self._why_still()) is not None:
+            why = self._why_still()
+            if why is not None:
                 self.said.append(why)
                 if unspoken(why):
                     silent.append(f"it stood still without a sentence: {why!r}")
+            if why is not None or run is None:  # its driver was killed before it had asked
                 self.resumes += 1
                 with suppress(LunaError):
                     self.ask()
@@ -361,18 +376,14 @@ class _Run:
         return run.state, [*silent, *([f"{run.state} without a sentence"] if unspoken(run.message) else [])]
 
     def _why_still(self) -> str | None:
-        """Why it does not go on; None while it does, or while the coordinator is being started again."""
+        """Why it does not go on, empty where nobody says; None while it does, or while its coordinator starts again."""
         try:
             state = self.state()
         except LunaError:
             return None
-        if state.running:
+        run, ended = self.known(), state.ended
+        if state.running or run is None or run.state != "open":
             return None
-        if state.ended is not None and state.ended.state == "done":
-            return None
-        if state.ended is not None and state.ended.state == "crashed":
-            return f"Error: {state.ended.reason}"
-        run = self.known()
-        if state.ended is None or run is None or state.ended.run_id != run.run_id:
-            return "nobody has taken it up"
-        return state.ended.reason
+        if ended is None or ended.run_id != run.run_id:
+            return ""
+        return f"Error: {ended.reason}" if ended.state == "crashed" else ended.reason
