@@ -250,7 +250,8 @@ def meet(rig: Rig, home: Home, fault: Fault) -> Outcome:
     untrue = ended == "accepted" and not found.unclean and run.gen_id not in accepted(home)
     lost = (*found.lost, *([f"G{run.gen_id} was told and is not there"] if untrue else []))
     return Outcome(
-        fault.number, fault.kind, hit, ended, tuple(run.said), run.resumes, seconds, lost, found.twice, found.unclean, tuple(silent),
+        fault.number, fault.kind, hit, ended, tuple(run.said), run.resumes, seconds, lost, found.twice, found.unclean,
+        tuple(silent),
     )  # fmt: skip
 
 
