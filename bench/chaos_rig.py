@@ -23,7 +23,7 @@ import psutil
 
 from bench.chaos_faults import Fault, Outcome
 from bench.chaos_home import LINEAGE, accepted, bring, examine, new_home, request_of, unspoken
-from bench.own_ray import end_cluster, free_port, node_options, quiet_environment, ray_command, start_head
+from bench.own_ray import free_port, node_options, own_folder, quiet_environment, ray_command, start_head
 from cluster.client.coordinator import ask, coordinator_for
 from cluster.devices.agreement import SIMULATED
 from cluster.ray_head import environment
@@ -153,12 +153,11 @@ def rig() -> Iterator[Rig]:
     """A warm cluster that this process has joined; it is gone afterwards, and no other one is touched."""
     import ray
 
-    with cable() as has_cable, ExitStack() as undo:
+    with cable() as has_cable, own_folder("chaos") as place, ExitStack() as undo:
         ip = _HEAD_IP if has_cable else "127.0.0.1"
-        address, place = f"{ip}:{free_port()}", Path(f"/tmp/luna-chaos-{os.getpid()}")  # sockets' paths are short
+        address = f"{ip}:{free_port()}"
         os.environ.update({**quiet_environment(), **_HEALTH, SIMULATED: "1", "RAY_ADDRESS": address})
         undo.callback(os.environ.pop, "RAY_ADDRESS")
-        undo.callback(end_cluster, place)
         start_head(address, place, [*_RESOURCES, *node_options(34_001)])
         undo.callback(ray.shutdown)
         ray.init(address=address, namespace="luna", log_to_driver=False, logging_level="ERROR")

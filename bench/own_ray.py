@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
-from contextlib import suppress
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -39,6 +42,17 @@ def node_options(first_port: int) -> list[str]:
     ]  # fmt: skip
 
 
+@contextmanager
+def own_folder(name: str) -> Iterator[Path]:
+    """A folder for a cluster's files, by which its processes are known; both are gone afterwards."""
+    place = Path(tempfile.mkdtemp(prefix=f"luna-{name}-", dir="/tmp"))  # paths of sockets must be short
+    try:
+        yield place
+    finally:
+        _end_processes(place)
+        shutil.rmtree(place, ignore_errors=True)
+
+
 def start_head(address: str, place: Path, options: list[str]) -> None:
     """Start a head that keeps its files under `place`.
 
@@ -55,8 +69,8 @@ def start_head(address: str, place: Path, options: list[str]) -> None:
         raise LunaError(f"Ray did not start: {(done.stderr or done.stdout).strip()[-300:]}")
 
 
-def end_cluster(place: Path) -> None:
-    """End the processes of this cluster, which all name its folder; `ray stop` would end every Ray on the machine."""
+def _end_processes(place: Path) -> None:
+    """Those that name the folder; `ray stop` would end every Ray on the machine."""
     for process in psutil.process_iter(["cmdline"]):
         if str(place) in " ".join(process.info["cmdline"] or []) and process.pid != os.getpid():
             with suppress(psutil.NoSuchProcess):

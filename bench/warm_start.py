@@ -16,11 +16,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.own_ray import end_cluster, free_port, node_options, quiet_environment, start_head
+from bench.own_ray import free_port, node_options, own_folder, quiet_environment, start_head
 from bench.progress import say
 from bench.report import keep
 from cluster.client.coordinator import ask, coordinator_for
@@ -64,15 +64,14 @@ def main() -> None:
 def _own_ray() -> Iterator[None]:
     import ray
 
-    address, place = f"127.0.0.1:{free_port()}", Path(f"/tmp/luna-warm-ray-{os.getpid()}")
+    address = f"127.0.0.1:{free_port()}"
     os.environ.update({**quiet_environment(), "RAY_ADDRESS": address})
-    try:
+    with own_folder("warm") as place:
         start_head(address, place, ["--num-cpus=4", "--num-gpus=0", *node_options(34_001)])
-        yield
-    finally:
-        with suppress(Exception):
+        try:
+            yield
+        finally:
             ray.shutdown()
-        end_cluster(place)
 
 
 def _bring(home: Home, seed: int) -> None:
