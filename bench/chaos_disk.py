@@ -21,6 +21,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 from bench.chaos_faults import ON_DISK, Fault, Kind, Outcome
 from bench.chaos_home import LINEAGE, Accepted, accepted, bring, examine, new_home, request_of, unspoken
@@ -85,18 +86,16 @@ class Told:
 
 def _live(root: str, request: GenerationRequest, orders: Connection) -> None:
     """A coordinator's process: asks it for the generation at every order, and tells how that ended."""
-    import ray
-
-    import cluster.coordinator
-    import serving.app
+    from cluster.coordinator import Coordinator
 
     log = os.open(Path(root).parent.parent / "runs.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)  # on no such disk
     os.dup2(log, 2)
     logging.raiseExceptions = False  # of a log line that finds no room
-    ray.get_runtime_context = lambda: SimpleNamespace(was_current_actor_reconstructed=False)
-    serving.app.serve_runs = lambda: False
-    cluster.coordinator.TrainerPool = LocalPool  # type: ignore[misc]
-    coordinator = cluster.coordinator.Coordinator(root)
+    first_life = SimpleNamespace(was_current_actor_reconstructed=False)
+    patch("cluster.coordinator.ray.get_runtime_context", lambda: first_life).start()
+    patch("cluster.coordinator.TrainerPool", LocalPool).start()
+    patch("serving.app.serve_runs", lambda: False).start()
+    coordinator = Coordinator(root)
     with suppress(EOFError):
         while orders.recv():
             orders.send(_raised(coordinator, request))

@@ -7,7 +7,7 @@ import random
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from ledger.journal import STEPS, Step
 
@@ -124,7 +124,8 @@ def known_outcomes(file: Path) -> list[Outcome]:
             plain = json.loads(line)
         except ValueError:
             continue
-        found.append(Outcome(**{name: tuple(v) if isinstance(v, list) else v for name, v in plain.items()}))
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in plain.items()}
+        found.append(Outcome(**values))
     return found
 
 

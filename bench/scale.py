@@ -24,6 +24,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -252,10 +253,14 @@ def _begin_all(fleet: Any, homes: Sequence[tuple[Home, str]]) -> int:
             say(f"no memory for more than {count} lineages")
             break
         ray.get(fleet.raise_one.remote(str(home.root), data))
-        _wait(fleet, lambda now, count=count: now.training > count, f"train {count + 1}")
+        _wait(fleet, partial(_trains, count + 1), f"train, {count + 1} asked for")
     else:
         count = len(homes)
     return count
+
+
+def _trains(count: int, now: Sample) -> bool:
+    return now.training >= count
 
 
 def _wait(fleet: Any, is_so: Callable[[Sample], bool], what: str) -> Sample:

@@ -125,7 +125,7 @@ def _marks(home: Home, follower: subprocess.Popen[bytes]) -> tuple[RunState, lis
         assert found is not None
         marks.append(time.time())
         for step in ("plan", "train"):
-            _await(lambda step=step: bool(stores.journal.attempts(found.run_id, step)), follower)  # type: ignore[misc]
+            _await(lambda step=step: bool(stores.journal.attempts(found.run_id, step)), follower)
             marks.append(time.time())
     return found, marks
 
