@@ -275,6 +275,8 @@ def _written(disk: Disk, home: Home, data: str) -> dict[Step | None, int]:
     with Stores.open(home) as stores:
         while not turn.has_told:
             step, used = _step_in_work(stores), disk.used
+            if step is None and len(least) > 1:  # it is closed already
+                continue
             least.setdefault(step, used)
             most[step] = max(most.get(step, 0), used)
             time.sleep(_LOOK_S)
