@@ -23,7 +23,7 @@ import psutil
 
 from bench.chaos_faults import Fault, Outcome
 from bench.chaos_home import LINEAGE, accepted, bring, examine, new_home, request_of, unspoken
-from bench.own_ray import free_port, node_options, own_folder, quiet_environment, ray_command, start_head
+from bench.own_ray import TRIES, free_port, node_options, own_folder, quiet_environment, ray_command, start_head
 from cluster.client.coordinator import ask, coordinator_for
 from cluster.devices.agreement import SIMULATED
 from cluster.ray_head import environment
@@ -132,12 +132,13 @@ class Rig:
 
     def join_node(self) -> None:
         """Have the second node in the cluster; one that a cut has made die is started again."""
-        if self.second is not None and not self._joins():
+        for _ in range(TRIES):
+            if self.second is None:
+                self.second = _second(self.address, self.has_cable, self.folder)
+            if self._joins():
+                return
             self.lose_node()
-        if self.second is None:
-            self.second = _second(self.address, self.has_cable, self.folder)
-            if not self._joins():
-                raise LunaError("the second node does not come back; nothing can be said of what follows.")
+        raise LunaError("the second node does not come back; nothing can be said of what follows.")
 
     def _joins(self) -> bool:
         deadline = time.monotonic() + _START_S

@@ -20,6 +20,9 @@ from ledger.errors import LunaError
 LEAST_STORE_BYTES = 78_643_200
 """The smallest object store that Ray takes."""
 
+TRIES = 3
+"""Ray gives a node 30 s to start, which is little on a busy machine."""
+
 _START_S = 120
 
 
@@ -64,9 +67,12 @@ def start_head(address: str, place: Path, options: list[str]) -> None:
         ray_command(), "start", "--head", f"--port={port}", f"--node-ip-address={ip}", f"--temp-dir={place}",
         "--include-dashboard=false", '--resources={"luna_head": 1}', *options,
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=_START_S, env=environment(), check=False)
-    if done.returncode:
-        raise LunaError(f"Ray did not start: {(done.stderr or done.stdout).strip()[-300:]}")
+    for _ in range(TRIES):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_START_S, env=environment(), check=False)
+        if not done.returncode:
+            return
+        _end_processes(place)
+    raise LunaError(f"Ray did not start: {(done.stderr or done.stdout).strip()[-300:]}")
 
 
 def _end_processes(place: Path) -> None:
