@@ -27,11 +27,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import psutil
 
 from bench.chaos_home import bring, new_home, request_of
-from bench.own_ray import LEAST_STORE_BYTES, quiet_environment
+from bench.own_ray import LEAST_STORE_BYTES, free_port, quiet_environment
 from bench.progress import say
 from bench.report import keep
 from bench.scale_trainer import FINISH, STEP_S, StubTrainer
@@ -121,7 +122,7 @@ def _cluster(folder: Path, nodes: int, lineages: int) -> Iterator[int]:
     each = math.ceil(lineages * len(ROLES) / nodes)
     common = {"object_store_memory": LEAST_STORE_BYTES, "include_dashboard": False}
     cluster = Cluster(
-        initialize_head=True, head_node_args={**common, "num_cpus": 2, "resources": {"luna_head": 1.0}}
+        initialize_head=True, head_node_args={**common, "num_cpus": 2, "dashboard_port": free_port(), "resources": {"luna_head": 1.0}}
     )  # fmt: skip
     try:
         count = 0
@@ -140,12 +141,12 @@ class Fleet:
     """The coordinators of many homes in one process, with what they spend."""
 
     def __init__(self) -> None:
-        import cluster.trainer_actor
         from cluster.devices.probe import check_rig
         from cluster.generation import GenerationRun
         from ledger.store import Ledger
 
-        cluster.trainer_actor.TrainerActor = StubTrainer  # type: ignore[assignment, misc]
+        patch("cluster.trainer_actor.TrainerActor", StubTrainer).start()
+        patch("cluster.trainer_pool._DEVICE_TIMEOUT_S", _START_S).start()  # there are devices for all, however late
         self._coordinators: list[Any] = []
         self._by_step: dict[str, list[float]] = defaultdict(list)
         self._judgements: list[float] = []
