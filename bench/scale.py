@@ -121,9 +121,8 @@ def _cluster(folder: Path, nodes: int, lineages: int) -> Iterator[int]:
 
     each = math.ceil(lineages * len(ROLES) / nodes)
     common = {"object_store_memory": LEAST_STORE_BYTES, "include_dashboard": False}
-    cluster = Cluster(
-        initialize_head=True, head_node_args={**common, "num_cpus": 2, "dashboard_port": free_port(), "resources": {"luna_head": 1.0}}
-    )  # fmt: skip
+    head = {**common, "num_cpus": 2, "dashboard_port": free_port(), "resources": {"luna_head": 1.0}}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         count = 0
         while count < nodes and psutil.virtual_memory().available > 2 * _LEAST_FREE:
