@@ -13,11 +13,9 @@ Cut cables and disks take root on Linux; elsewhere the other faults are drawn in
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -34,6 +32,7 @@ from bench.chaos_faults import (
     note_outcome,
     rows_of,
 )
+from bench.chaos_home import new_home
 from bench.progress import say
 from bench.report import keep
 
@@ -105,8 +104,7 @@ def _meet_on_disk(faults: Sequence[Fault], note: Note) -> None:
 def _meet_on_rig(faults: Sequence[Fault], folder: Path, note: Note) -> None:
     if faults:
         with chaos_rig.rig() as rig:
-            home = chaos_rig.make_home(folder.resolve() / f"rig-{os.getpid()}-{int(time.time())}")
-            chaos_rig.raise_undisturbed(home)
+            home = new_home(Path(tempfile.mkdtemp(prefix="rig-", dir=folder.resolve())) / "home")
             for fault in faults:
                 note(chaos_rig.meet(rig, home, fault))
 

@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 
 from bench.chaos_faults import Fault, Outcome
-from bench.chaos_home import LINEAGE, accepted, bring, examine, new_home, request_of, unspoken
+from bench.chaos_home import LINEAGE, accepted, bring, examine, request_of, unspoken
 from bench.own_ray import TRIES, free_port, node_options, own_folder, quiet_environment, ray_command, start_head
 from cluster.client.coordinator import ask, coordinator_for
 from cluster.devices.agreement import SIMULATED
@@ -216,21 +216,6 @@ def _end_tree(process: subprocess.Popen[bytes]) -> None:
 
 
 # -- a fault ---------------------------------------------------------------------------------------------------------
-
-
-def make_home(folder: Path) -> Home:
-    """The home that all faults of a rig meet, one generation each; an earlier call's is used again."""
-    home = Home(folder / "home")
-    return home if home.db.is_file() else new_home(home.root)
-
-
-def raise_undisturbed(home: Home) -> None:
-    """One generation, so that the trainers are warm and the line has a head."""
-    run = _Run(home, request_of(home, bring(home, _next_gen(home))))
-    run.ask()
-    ended, _ = run.until_ended()
-    if ended != "accepted":
-        raise LunaError(f"an undisturbed run was {ended}: {'; '.join(run.said)}")
 
 
 def meet(rig: Rig, home: Home, fault: Fault) -> Outcome:
