@@ -16,14 +16,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-from bench.chaos_faults import ON_DISK, Fault, Kind, Outcome
+from bench.chaos_faults import MOST_TRIES, ON_DISK, Fault, Kind, Outcome
 from bench.chaos_home import LINEAGE, Accepted, accepted, bring, examine, new_home, request_of, unspoken
 from cluster.placement import Placement, place_roles
 from cluster.request import GenerationRequest
@@ -32,7 +32,7 @@ from cluster.trainer_actor import TrainerActor
 from cluster.trainer_pool import Calls, TrainerPool, TrainerSession
 from ledger.errors import LunaError
 from ledger.home import Home
-from ledger.journal import STEPS, Step
+from ledger.journal import Step
 from ledger.store import Stores
 from trainers.models.frozen import Base
 
@@ -41,8 +41,6 @@ _LOOK_S = 0.001
 _TURN_S = 300
 """Longest time that a run may take."""
 _MOST_RESUMES = 3
-_MOST_TRIES = 4
-"""A fault that comes too late meets no run; it is tried again at an earlier moment."""
 
 _fork = multiprocessing.get_context("fork")  # what is imported here is imported in every run's process
 
@@ -302,17 +300,12 @@ def _copied(template: Home, disk: Disk) -> Home:
 
 def meet(bed: Bed, fault: Fault) -> Outcome:
     """Let a run meet the fault, mend the disk, let the run go on, and examine its home."""
-    for _ in range(_MOST_TRIES):
+    for _ in range(MOST_TRIES):
         outcome = _met(bed, fault)
         if outcome.hit:
             break
-        fault = _earlier(fault)
+        fault = fault.earlier()
     return outcome
-
-
-def _earlier(fault: Fault) -> Fault:
-    place = -1 if fault.step is None else STEPS.index(fault.step) - 1
-    return replace(fault, step=None if place < 0 else STEPS[place], share=fault.share / 2)
 
 
 def _met(bed: Bed, fault: Fault) -> Outcome:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -27,6 +27,9 @@ SHARES: dict[Kind, int] = {
 
 _BEFORE_ADMISSION: dict[Kind, float] = {"driver killed": 0.5, "full disk": 1 / 7, "read-only disk": 1 / 7}
 """How often a fault comes before its run is admitted."""
+
+MOST_TRIES = 4
+"""A fault that comes too late meets no run; it is tried again at an earlier moment."""
 
 _WITHIN_A_STEP_S = 1.0
 _COMMAND_S = 4.0
@@ -53,6 +56,12 @@ class Fault:
     """Until a cut is over, or a node is back."""
     stays: bool
     """Whether the same process goes on when a full disk has room again, or a new one."""
+
+    def earlier(self) -> Fault:
+        """The same at an earlier moment: this one came when the run had ended."""
+        place = -1 if self.step is None else STEPS.index(self.step) - 1
+        step = None if place < 0 and self.kind in _BEFORE_ADMISSION else STEPS[max(0, place)]
+        return replace(self, step=step, share=self.share / 2, delay_s=self.delay_s / 4)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from bench.chaos_faults import Fault, Outcome
+from bench.chaos_faults import MOST_TRIES, Fault, Outcome
 from bench.chaos_home import LINEAGE, accepted, bring, examine, request_of, unspoken
 from bench.own_ray import TRIES, free_port, node_options, own_folder, quiet_environment, ray_command, start_head
 from cluster.client.coordinator import ask, coordinator_for
@@ -220,6 +220,15 @@ def _end_tree(process: subprocess.Popen[bytes]) -> None:
 
 def meet(rig: Rig, home: Home, fault: Fault) -> Outcome:
     """Let a run meet the fault, and examine its home when it has ended."""
+    for _ in range(MOST_TRIES):
+        outcome = _met(rig, home, fault)
+        if outcome.hit:
+            break
+        fault = fault.earlier()
+    return outcome
+
+
+def _met(rig: Rig, home: Home, fault: Fault) -> Outcome:
     rig.join_node()
     witnessed = accepted(home)
     data = bring(home, _next_gen(home))
@@ -363,13 +372,17 @@ class _Run:
 
     def _why_still(self) -> str | None:
         """Why it does not go on, empty where nobody says; None while it does, or while its coordinator starts again."""
-        try:
-            state = self.state()
-        except LunaError:
-            return None
-        run, ended = self.known(), state.ended
-        if state.running or run is None or run.state != "open":
-            return None
-        if ended is None or ended.run_id != run.run_id:
-            return ""
-        return f"Error: {ended.reason}" if ended.state == "crashed" else ended.reason
+        for _ in range(2):  # one that is being taken up this moment is not what is looked for
+            run = self.known()
+            if run is None or run.state != "open":
+                return None
+            try:
+                state = self.state()
+            except LunaError:
+                return None
+            if state.running:
+                return None
+            if (ended := state.ended) is not None and ended.run_id == run.run_id:
+                return f"Error: {ended.reason}" if ended.state == "crashed" else ended.reason
+            time.sleep(1.0)
+        return ""

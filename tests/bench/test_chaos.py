@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from bench.chaos_faults import KINDS, Outcome, counts, draw, known_outcomes, note_outcome, rows_of
 from bench.chaos_home import unspoken
+from ledger.journal import STEPS
 from tests.repository import ROOT
 
 FAULTS = 20
@@ -29,6 +30,14 @@ def test_a_seed_draws_as_many_faults_as_asked_for_each_time_the_same(total, seed
 def test_twenty_faults_have_every_kind():
     assert set(counts(FAULTS, KINDS)) == set(KINDS)
     assert min(counts(FAULTS, KINDS).values()) >= 1
+
+
+@given(st.sampled_from(draw(60, 3, KINDS)))
+def test_a_fault_that_came_too_late_is_tried_at_an_earlier_moment(fault):
+    earlier = fault.earlier()
+    order = [None, *STEPS]
+    assert order.index(earlier.step) <= order.index(fault.step)
+    assert (earlier.share, earlier.delay_s) < (fault.share, fault.delay_s)
 
 
 def outcome(number, **found):
