@@ -13,7 +13,6 @@ Cut cables and disks take root on Linux; elsewhere the other faults are drawn in
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -33,6 +32,7 @@ from bench.chaos_faults import (
     rows_of,
 )
 from bench.chaos_home import new_home
+from bench.own_ray import end_in_order
 from bench.progress import say
 from bench.report import keep
 
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("home/chaos"), help="outcomes so far, and homes")
     parser.add_argument("--no-table", action="store_true", help="leave bench/results/chaos.md as it is")
     asked = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that disks are unmounted
+    end_in_order()  # so that disks are unmounted
     possible = [kind for kind in _possible() if kind in asked.only]
     faults = draw(asked.faults, asked.seed, possible)
     name = "-".join(str(part) for part in (asked.faults, asked.seed, *(KINDS.index(kind) for kind in possible)))

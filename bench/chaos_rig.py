@@ -23,7 +23,16 @@ import psutil
 
 from bench.chaos_faults import MOST_TRIES, Fault, Outcome
 from bench.chaos_home import LINEAGE, accepted, bring, examine, request_of, unspoken
-from bench.own_ray import TRIES, free_port, node_options, own_folder, quiet_environment, ray_command, start_head
+from bench.own_ray import (
+    TRIES,
+    end_in_order,
+    free_port,
+    node_options,
+    own_folder,
+    quiet_environment,
+    ray_command,
+    start_head,
+)
 from cluster.client.coordinator import ask, coordinator_for
 from cluster.devices.agreement import SIMULATED
 from cluster.ray_head import environment
@@ -162,6 +171,7 @@ def rig() -> Iterator[Rig]:
         start_head(address, place, [*_RESOURCES, *node_options(34_001)])
         undo.callback(ray.shutdown)
         ray.init(address=address, namespace="luna", log_to_driver=False, logging_level="ERROR")
+        end_in_order()
         (head,) = _raylets(address)
         found = Rig(address, place, has_cable, head)
         undo.callback(found.lose_node)

@@ -32,7 +32,7 @@ from unittest.mock import patch
 import psutil
 
 from bench.chaos_home import bring, new_home, request_of
-from bench.own_ray import LEAST_STORE_BYTES, free_port, quiet_environment
+from bench.own_ray import LEAST_STORE_BYTES, end_in_order, free_port, quiet_environment
 from bench.progress import say
 from bench.report import keep
 from bench.scale_trainer import FINISH, STEP_S, StubTrainer
@@ -130,6 +130,7 @@ def _cluster(folder: Path, nodes: int, lineages: int) -> Iterator[int]:
             count += 1
             say(f"node {count} of {nodes}, {psutil.virtual_memory().available / 2**30:.1f} GiB free")
         ray.init(address=cluster.address, namespace="luna", log_to_driver=False, logging_level="ERROR")
+        end_in_order()
         yield count
     finally:
         ray.shutdown()

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.own_ray import free_port, node_options, own_folder, quiet_environment, start_head
+from bench.own_ray import end_in_order, free_port, node_options, own_folder, quiet_environment, start_head
 from bench.progress import say
 from bench.report import keep
 from cluster.client.coordinator import ask, coordinator_for
@@ -50,6 +50,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="luna-warm-") as folder, _own_ray():
         home = Home(Path(folder) / "home")
         make_home(home, "tiny", None)
+        end_in_order()
         _bring(home, seed=1)
         subprocess.run(_command(home), check=False, capture_output=True)  # exit status 3 is a verdict as well
         _bring(home, seed=2)
