@@ -48,10 +48,10 @@ _HEAD_IP, _NODE_IP, _BITS = "10.231.77.1", "10.231.77.2", 24
 _HEALTH = {
     "RAY_health_check_initial_delay_ms": "3000",
     "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_timeout_ms": "4000",
-    "RAY_health_check_failure_threshold": "3",
+    "RAY_health_check_timeout_ms": "5000",
+    "RAY_health_check_failure_threshold": "4",
 }
-"""A node counts as dead after 3 s without its process and 15 s without its network; by Ray's own settings a minute."""
+"""A node counts as dead after 4 s without its process and 24 s without its network; by Ray's own settings a minute."""
 
 _RESOURCES = ["--num-cpus=4", "--num-gpus=1"]
 """Of each node."""
