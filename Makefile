@@ -26,7 +26,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .PHONY: help explain setup docs demo check test test-gpu gpu-day bench-train bench-forgetting bench-gpu bench-curriculum \
         bench-shared bench-setup bench-stream bench-verdicts bench-agl bench-ledger bench-dual bench-serving \
-        bench-reward-serve \
+        bench-reward-serve bench-scale bench-warm-start chaos \
         format lock lock-gpu clean
 
 help:
@@ -48,6 +48,9 @@ help:
 	@echo "make gpu-day           everything that only a GPU can say: tests, speed, launches, memory, equal bytes"
 	@echo "make bench-curriculum  how fast the curriculum is made"
 	@echo "make bench-ledger      what a ledger of 100,000 generations costs; takes minutes and 5 GB of disk"
+	@echo "make bench-warm-start  from the command to the first optimizer step, on a warm cluster"
+	@echo "make bench-scale       what the coordinator costs with fifty lineages at once; takes about 20 GB of memory"
+	@echo "make chaos             200 faults that runs meet; about an hour, as root for full disks and cut cables"
 	@echo "make docs              write the generated pages of docs/: settings, commands, measurements"
 	@echo "make format            ruff's formatter and safe fixes"
 	@echo "make lock              write constraints/cpu.txt anew"
@@ -128,6 +131,16 @@ bench-curriculum: ready
 
 bench-ledger: ready
 	$(BIN)/python -m bench.ledger
+
+bench-warm-start: ready
+	$(BIN)/python -m bench.warm_start $(ARGS)
+
+bench-scale: ready
+	$(BIN)/python -m bench.scale $(ARGS)
+
+# Goes on where it was cut off; outcomes so far are under home/chaos.
+chaos: ready
+	$(BIN)/python -m bench.chaos $(ARGS)
 
 docs: ready
 	$(BIN)/python -m scripts.reference

@@ -33,7 +33,7 @@ from trainers.config import (
     TrainSettings,
 )
 from trainers.evals.settings import EvalSettings
-from trainers.health.index import HealthSettings
+from trainers.health.settings import HealthSettings
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 

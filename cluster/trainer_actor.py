@@ -35,9 +35,9 @@ from trainers.evals.exam import Compared, RolePlan
 from trainers.evals.manners import known_answers
 from trainers.evals.models import Models, Speaker
 from trainers.evals.scoring import evaluate_role
-from trainers.health.index import HealthSettings
 from trainers.health.probe import HealthPlan
 from trainers.health.report import measure_health
+from trainers.health.settings import HealthSettings
 from trainers.job import Engine, TrioJob, TrioOutcome, TrioProgress
 from trainers.models.adapter_set import AdapterSet
 from trainers.models.frozen import Base

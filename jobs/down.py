@@ -34,7 +34,7 @@ def down(
 def _running_generation(address: str) -> str:
     """Name of the generation that the coordinator of this Ray raises now, and its home; empty if none."""
     from cluster.calls import get
-    from cluster.coordinator import find_coordinator
+    from cluster.client.coordinator import find_coordinator
     from cluster.ray_head import connect
 
     connect(address)

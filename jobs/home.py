@@ -86,7 +86,7 @@ def make_home(
         LunaError: the home exists with another profile, the base cannot be had, or a generation runs in it that the
             change of lineage would disturb.
     """
-    from cluster.coordinator import ask, coordinator_for
+    from cluster.client.coordinator import ask, coordinator_for
     from cluster.ray_head import connect
     from cluster.settings import settings_of, write_settings
     from trainers.models.frozen import prepare_base

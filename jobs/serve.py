@@ -49,7 +49,7 @@ def rollback_command(
     gen: str = GEN_ARGUMENT, home: Path | None = HOME_OPTION, address: str | None = ADDRESS_OPTION
 ) -> None:
     """Move the head to an accepted generation; a running server follows."""
-    from cluster.coordinator import ask, coordinator_for
+    from cluster.client.coordinator import ask, coordinator_for
     from cluster.ray_head import connect
 
     with friendly_errors():
@@ -62,7 +62,7 @@ def rollback_command(
 
 def serve(home: Home, address: str | None, out: Console) -> None:
     """Start the apps (or replace running ones) and say where they are. They outlive this command."""
-    from cluster.coordinator import coordinator_for
+    from cluster.client.coordinator import coordinator_for
     from cluster.ray_head import connect
     from cluster.server.start import start
 
@@ -135,7 +135,7 @@ def gateway_app(args: dict[str, str]) -> Any:
 def reward_app(args: dict[str, str]) -> Any:
     """The reward model behind /reward; without a model yet it waits for one."""
     from cluster.calls import get, ledger_node
-    from cluster.coordinator import coordinator_for
+    from cluster.client.coordinator import coordinator_for
     from cluster.server.reward import loader
     from cluster.settings import settings_of
     from serving import app
@@ -147,7 +147,7 @@ def reward_app(args: dict[str, str]) -> Any:
 
 
 def _applications(args: dict[str, str]) -> tuple[Any, Any]:
-    from cluster.coordinator import coordinator_for
+    from cluster.client.coordinator import coordinator_for
     from cluster.server.start import to_serve
     from serving.app import applications
 

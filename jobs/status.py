@@ -34,7 +34,7 @@ def running_now(home: Home) -> tuple[dict[str, Any] | None, str]:
     if not join_running():
         return None, ""
     from cluster.calls import get
-    from cluster.coordinator import find_coordinator
+    from cluster.client.coordinator import find_coordinator
 
     rig = describe(started=False)
     actor = find_coordinator()

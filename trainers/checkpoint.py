@@ -11,12 +11,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ledger.errors import LunaError
 from ledger.files import explain_write_errors, publish_dir, sha256_file, sha256_json, temporary_beside
 from trainers.job import EngineInfo, TrioJob
+from trainers.models.tensors import write_tensors
 
 
 def fingerprint(job: TrioJob, info: EngineInfo) -> str:
@@ -51,7 +52,7 @@ def save_checkpoint(run_dir: Path, step: int, tensors: dict[str, Tensor], record
     try:
         with explain_write_errors(final):
             temporary.mkdir(parents=True)
-            save_file(tensors, temporary / "state.safetensors")
+            write_tensors(tensors, temporary / "state.safetensors")
             (temporary / "state.json").write_text(json.dumps({**record, "step": step}))
         publish_dir(temporary, final)
     finally:

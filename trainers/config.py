@@ -104,8 +104,8 @@ class TrainSettings(_Settings):
     """AdamW's decay of the mean squared gradient. A short run forgets its steep start sooner at 0.98."""
     engine: Literal["auto", "fused", "trl", "sharded"] = "auto"
     """`fused`: all roles in one pass (Llama and Qwen2 shapes); `trl`: one after another; `sharded`: one after another,
-    over several workers, for a base that does not fit one card; `auto` prefers fused, and takes sharded where a run's plan
-    finds that no card holds the base. A run keeps the engine that it began with."""
+    over several workers, for a base that does not fit one card; `auto` prefers fused, and takes sharded where a run's
+    plan finds that no card holds the base. A run keeps the engine that it began with."""
     sharded: ShardedSettings = ShardedSettings()
     gradient_checkpointing: bool = False
     """Compute each layer's states again in the backward instead of keeping them: less memory, more time, the same

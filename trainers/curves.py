@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from ledger.files import explain_write_errors
 from ledger.roles import Role
 from trainers.job import Channel
 
@@ -28,7 +29,9 @@ class LossCurves:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             return
-        self.writer = SummaryWriter(str(folder), purge_step=first_step + 1 if first_step else None)
+        self.folder = folder
+        with explain_write_errors(folder):
+            self.writer = SummaryWriter(str(folder), purge_step=first_step + 1 if first_step else None)
 
     def __enter__(self) -> LossCurves:
         return self
@@ -40,17 +43,23 @@ class LossCurves:
         channels: Mapping[Channel, Mapping[Role, float]] | None = None,
         partials: Mapping[Role, float] | None = None,
     ) -> None:
-        """One point a role and curve. `partials` is DCS + GVS of the roles that were measured in this step."""
+        """One point a role and curve. `partials` is DCS + GVS of the roles that were measured in this step.
+
+        Raises:
+            LunaError: the disk has refused this or an earlier point.
+        """
         if self.writer is None:
             return
         curves = {"loss": losses, **{f"{channel}_loss": own for channel, own in (channels or {}).items()}}
         curves["health_partial"] = partials or {}
-        for name, own in curves.items():
-            for role, loss in own.items():
-                self.writer.add_scalar(curve_name(role, name), loss, step)
+        with explain_write_errors(self.folder):
+            for name, own in curves.items():
+                for role, loss in own.items():
+                    self.writer.add_scalar(curve_name(role, name), loss, step)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.writer is not None:
-            self.writer.close()
+            with explain_write_errors(self.folder):
+                self.writer.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from curriculum.transcript import LengthSettings
 from ledger.errors import LunaError
@@ -13,9 +13,11 @@ from ledger.roles import Role
 from trainers.config import ChannelSettings, LoraSettings, TrainSettings
 from trainers.driver import Card
 from trainers.generator import Generator
-from trainers.health.index import HealthSettings
-from trainers.lean.base import LeanBase
+from trainers.health.settings import HealthSettings
 from trainers.models.adapter_set import AdapterSet
+
+if TYPE_CHECKING:  # a command that follows a run needs no torch
+    from trainers.lean.base import LeanBase
 
 Channel = Literal["sft", "dpo", "kl"]
 MicroBatches = tuple[tuple[int, int], ...]

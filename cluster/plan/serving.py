@@ -12,6 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from cluster.devices import Device, RayNode
 from cluster.placement import Placement
@@ -50,6 +51,12 @@ class Lent:
     """Cards that trainers may have: whole ones, or the rest of the only one."""
     node: str = ""
     """Ray's id of the node whose card all replicas share; empty where Ray may choose."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What each replica is started with."""
+        where = {"label_selector": {"ray.io/node-id": self.node}} if self.node else {}
+        return {"num_gpus": self.each, **where}
 
 
 def lend(nodes: Sequence[RayNode], groups: Sequence[Placement], serving: ServingShare) -> Lent:

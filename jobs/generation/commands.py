@@ -101,7 +101,7 @@ def list_(json_: bool = JSON_OPTION, home: Path | None = HOME_OPTION) -> None:
 @app.command()
 def abandon(home: Path | None = HOME_OPTION, address: str | None = ADDRESS_OPTION) -> None:
     """Give up an interrupted run; its number is not used again."""
-    from cluster.coordinator import ask, coordinator_for
+    from cluster.client.coordinator import ask, coordinator_for
     from cluster.ray_head import connect
 
     with friendly_errors():

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
 from cluster.calls import get
-from cluster.coordinator import find_coordinator
+from cluster.client.coordinator import find_coordinator
 from cluster.state import CoordinatorState, RunEnded
 from jobs.context import err, is_terminal
 from ledger.errors import LunaError

@@ -37,7 +37,7 @@ def raise_generation(
     Raises:
         LunaError: it could not start, failed, or was interrupted; the message says how to go on.
     """
-    from cluster.coordinator import ask, coordinator_for
+    from cluster.client.coordinator import ask, coordinator_for
     from cluster.ray_head import connect
     from cluster.request import GenerationRequest, PinnedBase
     from cluster.settings import settings_of

@@ -72,7 +72,7 @@ def score_conversations(
     address: str | None = ADDRESS_OPTION,
 ) -> None:
     """Score stored answers that have no score yet, with the model that is being served."""
-    from cluster.coordinator import ask, coordinator_for
+    from cluster.client.coordinator import ask, coordinator_for
     from cluster.ray_head import connect
     from cluster.server.reward import score_turns
     from ledger.store import Stores

@@ -117,7 +117,7 @@ def _coordinator(home: Home) -> list[Check]:
     from ray.exceptions import GetTimeoutError, RayActorError
 
     from cluster.calls import get
-    from cluster.coordinator import find_coordinator
+    from cluster.client.coordinator import find_coordinator
 
     actor = find_coordinator()
     if actor is None:

@@ -49,7 +49,7 @@ def _coordinator_of(metadata: dict[str, str]) -> Any | None:
     """
     import ray
 
-    from cluster.coordinator import ask, find_coordinator
+    from cluster.client.coordinator import ask, find_coordinator
 
     if metadata.get("job") not in RAISING or not ray.is_initialized():
         return None
@@ -59,14 +59,14 @@ def _coordinator_of(metadata: dict[str, str]) -> Any | None:
 
 def _paused(coordinator: Any) -> bool:
     """Ask what runs to pause; whether nothing runs any longer."""
-    from cluster.coordinator import ask
+    from cluster.client.coordinator import ask
 
     return not ask(coordinator, "pause")
 
 
 def _where_it_stands(coordinator: Any | None) -> str:
     """How the coordinator's run ended, as the rest of a sentence."""
-    from cluster.coordinator import ask
+    from cluster.client.coordinator import ask
 
     if coordinator is None:
         return ""

@@ -172,7 +172,7 @@ def acquire_writer_lock(path: Path) -> int:
     The system frees the lock when the process ends, however it ends.
 
     Raises:
-        LunaError: naming the process that holds it.
+        LunaError: naming the process that holds it, or the disk refuses.
     """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -187,8 +187,14 @@ def acquire_writer_lock(path: Path) -> int:
             f"the ledger in {path.parent} is being written by {holder}. Submit your job to the running "
             "coordinator (`luna status` shows it), or stop that process and try again."
         ) from error
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+    except OSError as error:
+        os.close(descriptor)
+        raise LunaError(
+            f"could not write the lock {path}: {error.strerror}. Free some space, then try again."
+        ) from error
     return descriptor
 
 

@@ -35,7 +35,7 @@ def raise_one(home, start, **overrides):
 
 
 def test_candidates_are_measured_by_the_server_and_served_when_they_are_accepted(home):
-    from cluster.coordinator import coordinator_for
+    from cluster.client.coordinator import coordinator_for
     from cluster.server.client import state
     from cluster.server.start import start
     from tests.cluster.test_generations import coordinator_state
@@ -65,7 +65,7 @@ def test_a_candidate_of_an_abandoned_run_is_served_no_longer(home):
     import subprocess
 
     from cluster.calls import get
-    from cluster.coordinator import coordinator_for
+    from cluster.client.coordinator import coordinator_for
     from cluster.server.client import load, state
     from cluster.server.start import start
     from tests.cluster.test_generations import command, wait_for_step

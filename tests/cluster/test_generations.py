@@ -91,7 +91,7 @@ def command(home, *arguments):
 def coordinator_state():
     import ray
 
-    from cluster.coordinator import find_coordinator
+    from cluster.client.coordinator import find_coordinator
     from cluster.ray_head import connect
 
     connect()
@@ -200,7 +200,7 @@ def run_of(home, *arguments):
 
 
 def tell_coordinator(home, method, *arguments):
-    from cluster.coordinator import ask, coordinator_for
+    from cluster.client.coordinator import ask, coordinator_for
     from cluster.ray_head import connect
 
     connect()
@@ -359,7 +359,7 @@ def test_commands_around_a_paused_run_name_it_and_what_to_do(lenient):
 def test_a_coordinator_that_hangs_or_dies_over_a_question_is_told_in_a_sentence(lenient):
     import threading
 
-    from cluster.coordinator import ask, coordinator_for
+    from cluster.client.coordinator import ask, coordinator_for
 
     actor = coordinator_for(lenient)
     pid = ask(actor, "state").pid
@@ -376,7 +376,7 @@ def test_a_coordinator_that_hangs_or_dies_over_a_question_is_told_in_a_sentence(
 
 
 def test_a_coordinator_that_was_killed_a_moment_ago_stands_in_no_other_homes_way(lenient, tmp_path):
-    from cluster.coordinator import ask, coordinator_for
+    from cluster.client.coordinator import ask, coordinator_for
 
     os.kill(ask(coordinator_for(lenient), "state").pid, signal.SIGKILL)
     (tmp_path / "other").mkdir()
@@ -454,7 +454,7 @@ def test_a_full_disk_is_named_and_the_run_resumes_when_there_is_room(lenient):
 
     home = lenient
     write_examples(home.inbox_dir, even_numbers(0, 150))
-    from cluster.coordinator import coordinator_for
+    from cluster.client.coordinator import coordinator_for
     from jobs.generation.run import raise_generation
 
     pid = ray.get(coordinator_for(home).state.remote()).pid

@@ -227,7 +227,7 @@ def test_a_trainer_that_shares_its_card_leaves_it_when_the_generation_is_deploye
 
 def begin(folder: Path) -> tuple[Home, Any]:
     """A home, and its coordinator with a generation of 80 steps in work."""
-    from cluster.coordinator import ask, coordinator_for
+    from cluster.client.coordinator import ask, coordinator_for
     from cluster.request import GenerationRequest, PinnedBase
 
     folder.mkdir()
@@ -241,7 +241,7 @@ def begin(folder: Path) -> tuple[Home, Any]:
 
 
 def wait_for(coordinator: Any, reached: Callable[[Any], bool], timeout_s: float) -> Any:
-    from cluster.coordinator import ask
+    from cluster.client.coordinator import ask
 
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
@@ -291,8 +291,8 @@ def test_the_coordinator_stays_on_its_callers_node_and_another_takes_over_when_t
 ) -> None:
     import ray
 
-    from cluster import coordinator as module
-    from cluster.coordinator import ask, coordinator_for, find_coordinator
+    from cluster.client import coordinator as module
+    from cluster.client.coordinator import ask, coordinator_for, find_coordinator
 
     home, node = make_home(tmp_path, ONE_THREAD), nodes.add_node(num_cpus=1)
 

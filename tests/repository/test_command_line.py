@@ -46,3 +46,11 @@ def test_the_installed_command_answers() -> None:
     assert done.returncode == 0, done.stderr
     for word in ("demo", "init", "generation", "ledger", "curriculum", "status", "submit"):
         assert word in done.stdout
+
+
+def test_following_a_generation_takes_ray_and_no_torch() -> None:
+    """On a warm cluster a command's own imports are most of the time until the first step."""
+    names = ("cluster.client.coordinator", "cluster.request", "cluster.state", "jobs.generation.follow")
+    code = f"import sys, {', '.join(names)}; print({{'torch', 'transformers', 'fastapi'}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -97,7 +97,7 @@ def end_coordinator() -> None:
     import ray
 
     from cluster.calls import get as ask
-    from cluster.coordinator import find_coordinator
+    from cluster.client.coordinator import find_coordinator
 
     if coordinator := find_coordinator():
         ask(coordinator.close.remote())

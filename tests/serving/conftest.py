@@ -49,7 +49,7 @@ class Served:
 @pytest.fixture(scope="session")
 def served(ray_head, tmp_path_factory):
     """Three generations and a reward model; two adapters to a batch, so that a third name in use pushes one out."""
-    from cluster.coordinator import coordinator_for
+    from cluster.client.coordinator import coordinator_for
     from cluster.ray_head import connect
     from cluster.server.client import serving
     from cluster.server.start import start

@@ -16,7 +16,7 @@ import httpx
 import psutil
 import pytest
 
-from cluster.coordinator import coordinator_for
+from cluster.client.coordinator import coordinator_for
 from curriculum.parquet import write_examples
 from ledger.errors import LunaError
 from ledger.home import Home

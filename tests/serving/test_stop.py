@@ -38,7 +38,7 @@ def serves(port, path):
 
 
 def test_luna_joins_at_their_address_only_and_stopping_it_leaves_their_app_alone(theirs, tmp_path):
-    from cluster.coordinator import coordinator_for
+    from cluster.client.coordinator import coordinator_for
     from cluster.server.start import start
     from serving import app
 

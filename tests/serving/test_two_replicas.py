@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 @pytest.fixture(scope="module")
 def twice(ray_head, tmp_path_factory):
     """The transformers engine, which starts in seconds; who answers does not matter here."""
-    from cluster.coordinator import coordinator_for
+    from cluster.client.coordinator import coordinator_for
     from cluster.ray_head import connect
     from cluster.server.client import serving
     from cluster.server.start import start

@@ -18,7 +18,6 @@ from trainers.health.gate import GateState, gate_step, reduction
 from trainers.health.index import (
     WEIGHTS,
     Components,
-    HealthSettings,
     alignments,
     correlation,
     cross_domain_stability,
@@ -30,6 +29,7 @@ from trainers.health.index import (
     micro_batch_gradients,
     relative_curvature,
 )
+from trainers.health.settings import HealthSettings
 
 SETTINGS = HealthSettings()
 unit = st.floats(0, 1)

@@ -17,7 +17,7 @@ from trainers.fused.engine import FusedEngine
 from trainers.fused.step import TrioStep
 from trainers.health.gate import GateState, gate_step
 from trainers.health.gradients import Sketch, row_gradients
-from trainers.health.index import HealthSettings, dimensional_coherence, gradient_stability, micro_batch_gradients
+from trainers.health.index import dimensional_coherence, gradient_stability, micro_batch_gradients
 from trainers.health.probe import (
     HealthPlan,
     beginning,
@@ -27,6 +27,7 @@ from trainers.health.probe import (
     restated,
 )
 from trainers.health.report import measure_health
+from trainers.health.settings import HealthSettings
 from trainers.lean.lanes import Lanes
 from trainers.lean.packing import Group, pack
 from trainers.models.adapters import read_adapter, write_adapter

@@ -15,8 +15,8 @@ from ledger.roles import ROLES
 from tests.trainers.builders import CPU, LORA, make_home, make_job, sums, tastes, tiny_base
 from trainers.config import TrainSettings
 from trainers.fused.engine import FusedEngine
-from trainers.health.index import HealthSettings
 from trainers.health.online import scored_examples
+from trainers.health.settings import HealthSettings
 from trainers.job import Paused
 from trainers.models.adapters import WEIGHTS
 

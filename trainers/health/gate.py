@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from trainers.health.index import HealthSettings
+from trainers.health.settings import HealthSettings
 
 Action = Literal["update", "skip", "roll_back", "freeze"]
 """What becomes of a step: its update is made, left out, left out with the one before taken back, or nothing moves."""

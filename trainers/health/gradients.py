@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trainers.generator import prompt_ids
-from trainers.health.index import HealthSettings
+from trainers.health.settings import HealthSettings
 from trainers.lean.adapter_bank import AdapterBank
 from trainers.lean.base import LeanBase
 from trainers.lean.model import LeanModel, PackedAttention

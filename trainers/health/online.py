@@ -20,12 +20,12 @@ from ledger.roles import Role
 from trainers.health.gate import Action, GateState, gate_step
 from trainers.health.gradients import row_gradients
 from trainers.health.index import (
-    HealthSettings,
     dimensional_coherence,
     gradient_stability,
     micro_batch_gradients,
     varying_dimensions,
 )
+from trainers.health.settings import HealthSettings
 from trainers.lean.adapter_bank import AdapterBank
 from trainers.lean.base import LeanBase
 from trainers.lean.packing import Row

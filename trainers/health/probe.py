@@ -28,7 +28,6 @@ from trainers.generator import prompt_ids
 from trainers.health.gradients import prompt_states, row_gradients, row_losses
 from trainers.health.index import (
     Components,
-    HealthSettings,
     Measured,
     cross_domain_stability,
     dimensional_coherence,
@@ -37,6 +36,7 @@ from trainers.health.index import (
     manifold_stability,
     micro_batch_gradients,
 )
+from trainers.health.settings import HealthSettings
 from trainers.lean.base import LeanBase
 from trainers.lean.generator import LeanGenerator
 from trainers.lean.packing import Row

@@ -10,8 +10,8 @@ import torch
 
 from ledger.errors import LunaError
 from ledger.records import EvalRecord
-from trainers.health.index import HealthSettings
 from trainers.health.probe import HealthPlan, RoleHealth, measure_role
+from trainers.health.settings import HealthSettings
 from trainers.lean.base import LeanBase
 from trainers.reward.model import RewardModel, load_reward_model
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from curriculum.reward import RANGES, VALUES, RewardOutput
@@ -22,6 +22,7 @@ from ledger.errors import LunaError
 from ledger.files import explain_write_errors, publish_dir, sha256_file, sha256_json, temporary_beside, write_atomic
 from ledger.home import Home
 from ledger.metadata import METADATA_FILE
+from trainers.models.tensors import write_tensors
 from trainers.reward.encoder import Encoder, load_encoder
 from trainers.reward.features import FEATURES, features
 
@@ -148,7 +149,7 @@ def save_reward_model(model: RewardModel, home_dir: Path, metadata: dict[str, An
             temporary.mkdir(parents=True)
             model.encoder.save(temporary / ENCODER_FOLDER)
             tensors = {name: tensor.contiguous() for name, tensor in model.heads.state_dict().items()}
-            save_file({**tensors, "knots": model.knots.contiguous()}, temporary / HEADS_FILE)
+            write_tensors({**tensors, "knots": model.knots.contiguous()}, temporary / HEADS_FILE)
             config = {
                 "blocks": list(model.encoder.blocks),
                 "max_tokens": model.encoder.max_tokens,

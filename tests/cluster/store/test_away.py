@@ -193,7 +193,7 @@ def test_a_child_and_its_parent_are_trained_and_measured_on_a_node_that_does_not
 
 def test_a_submitted_generation_outlives_a_node_that_does_not_see_its_home(away: AwayNode, hidden: Path) -> None:
     """Submitted from a third process; one of two raylets is killed in the middle."""
-    from cluster.coordinator import coordinator_for
+    from cluster.client.coordinator import coordinator_for
 
     (hidden / "submitted").mkdir()
     home = make_home(hidden / "submitted", ONE_THREAD.replace("steps = 12\n", "steps = 80\n"))
@@ -223,7 +223,7 @@ def test_a_submitted_generation_outlives_a_node_that_does_not_see_its_home(away:
 
 
 def wait_until_running(coordinator: Any, submitted: subprocess.Popen[str]) -> None:
-    from cluster.coordinator import ask
+    from cluster.client.coordinator import ask
 
     deadline = time.monotonic() + 180
     while not ask(coordinator, "state").running:

@@ -18,7 +18,7 @@ from tests.trainers.sharded.groups import under
 from trainers.config import ShardedSettings, TrainSettings
 from trainers.engines import open_engine
 from trainers.fused.engine import FusedEngine
-from trainers.health.index import HealthSettings
+from trainers.health.settings import HealthSettings
 from trainers.job import NonFiniteError
 from trainers.models.adapter_set import AdapterSet
 from trainers.models.adapters import WEIGHTS, initial_adapter, write_adapter
