@@ -75,6 +75,7 @@ REMOVED_SETTINGS: dict[str, str] = {
 """Dotted name of a setting that is gone -> what to do instead, as a clause. Dropped from a recorded request."""
 
 _BEFORE_THERE_WAS: dict[str, Any] = {
+    "train.child_lr_share": 1.0,
     "train.kl_weight": 0.0,
     "train.least_loss": None,
     "data.replay_select": "uniform",

@@ -82,9 +82,12 @@ class TrainSettings(_Settings):
     new for the next generation; where they have more room, the new examples start over."""
     lr: Rates = 2e-4
     """Peak learning rate, the same for every role or one for each; it falls linearly to 0 at the last step."""
+    child_lr_share: float = Field(0.3, gt=0, le=1)
+    """Share of `lr` at which a generation with a parent trains: it has less to learn than the first one, and more to
+    lose."""
     warmup_steps: int = Field(0, ge=0)
     """Steps in which the learning rate rises from 0 to its peak, but never more than half of a role's steps."""
-    kl_weight: float = Field(2.0, ge=0, allow_inf_nan=False)
+    kl_weight: float = Field(6.0, ge=0, allow_inf_nan=False)
     """Weight, beside the loss on the data, of how far a role has moved from its parent on the rows that it replays: the
     mean divergence of its next-token probabilities from the parent's over their answers. 0: nothing is compared. The
     `trl` engine compares nothing."""
@@ -128,8 +131,14 @@ class TrainSettings(_Settings):
         return _of(self.batch_size, role)
 
     def lr_of(self, role: Role) -> float:
-        """Peak learning rate of ``role``."""
+        """Peak learning rate of ``role``, in a first generation."""
         return _of(self.lr, role)
+
+    def of_child(self) -> Self:
+        """The same for a generation with a parent."""
+        share, lr = self.child_lr_share, self.lr
+        slower = {role: share * rate for role, rate in lr.items()} if isinstance(lr, dict) else share * lr
+        return self.model_copy(update={"lr": slower, "child_lr_share": 1.0})
 
 
 class ChannelSettings(_Settings):

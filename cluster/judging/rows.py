@@ -21,6 +21,7 @@ def rows_of(
     values = {(score.role, score.eval): score.value for score in candidate.evals}
     blends = [f"{role} at alpha {alpha}" for role, alpha in candidate.alphas.items() if alpha != 1.0]
     reason = ", ".join([candidate.judgement.reason, *blends])
+    train = spec.settings.train if collected.parent_gen is None else spec.settings.train.of_child()
     rows = []
     for role in ROLES:
         made = trained.roles[role]
@@ -32,7 +33,7 @@ def rows_of(
                 child_sha=candidate.adapters.shas[role],
                 data_delta_sha=planned.examples.delta_sha,
                 steps=outcome.steps,
-                lr=spec.settings.train.lr_of(role),
+                lr=train.lr_of(role),
                 walltime_min=round(made.seconds / 60, 4),
                 loss_start=outcome.loss_start,
                 loss_end=outcome.loss_end,

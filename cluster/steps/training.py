@@ -66,7 +66,7 @@ def trio_job(
         adapters_dir=str(adapters_dir),
         run_dir=str(run_dir),
         seed=settings.seed,
-        train=settings.train,
+        train=settings.train.of_child() if any(parents.values()) else settings.train,
         lora=settings.lora,
         channels=settings.channels,
         preference_file=str(files.pairs) if files.pairs else None,

@@ -126,7 +126,7 @@ def course_advice(home: Home) -> str:
 
     settings = settings_of(home)
     indices = [step["rhi"] for step in health_course(home_evals(home))]
-    lr = max(settings.train.lr_of(role) for role in ROLES)
+    lr = max(settings.train.of_child().lr_of(role) for role in ROLES)
     asked = reduction(indices, lr, settings.lora.rank, settings.health)
     return asked.reason if asked else ""
 

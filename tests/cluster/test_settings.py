@@ -132,12 +132,12 @@ def test_a_record_without_what_keeps_memories_means_what_was_done_then_whatever_
     now = Settings(train=TrainSettings(kl_weight=2.0, least_loss=0.1), data=DataSettings(own_answers=True))
     recorded = now.model_dump(mode="json")
     assert Settings.model_validate(upgrade_recorded(recorded)) == now
-    for name in ("kl_weight", "kl_top", "least_loss"):
+    for name in ("child_lr_share", "kl_weight", "kl_top", "least_loss"):
         del recorded["train"][name]
     for name in ("own_answers", "replay_select"):
         del recorded["data"][name]
     then = Settings.model_validate(upgrade_recorded(recorded))
-    assert (then.train.kl_weight, then.train.least_loss) == (0.0, None)
+    assert (then.train.child_lr_share, then.train.kl_weight, then.train.least_loss) == (1.0, 0.0, None)
     assert (then.data.own_answers, then.data.replay_select) == (False, "uniform")
     assert recorded_sha(then.model_dump(mode="json")) != recorded_sha(recorded)
 

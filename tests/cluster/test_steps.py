@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from cluster.run_log import run_log
 from cluster.settings import Settings
 from cluster.steps.consequences import recorded_verdict
 from cluster.steps.records import ChannelFiles, Collected, Judged, Parent, Planned, Trained, TrainedRole, TrainingSet
+from cluster.steps.training import TrainingFiles, trio_job
 from ledger.files import canonical_json
 from ledger.home import Home
 from ledger.logs import log_context
@@ -21,6 +23,7 @@ from ledger.records import EvalRecord, Stop
 from ledger.roles import ROLES, Role
 from ledger.rules.gates import Judgement
 from tests.ledger.builders import add_generation, by_role, make_ledger, make_trio
+from trainers.config import TrainSettings
 from trainers.job import EngineInfo, RoleOutcome
 
 AT = "2026-03-01T12:00:00Z"
@@ -109,6 +112,20 @@ def test_without_a_parent_a_row_descends_from_the_base(tmp_path: Path) -> None:
     spec = a_spec(tmp_path)
     row = rows_of(spec, collected(with_parent=False), planned(), trained(), candidate(spec, 1.0))[0]
     assert (row.parent_gen, row.parent_sha) == (None, sha("a"))
+
+
+def test_a_generation_with_a_parent_trains_at_its_share_of_the_rate_and_its_row_says_so(tmp_path: Path) -> None:
+    spec, files = a_spec(tmp_path), TrainingFiles(tmp_path / "rows", dict.fromkeys(ROLES, 4))
+    settings = spec.settings.model_copy(update={"train": TrainSettings(lr=1e-3, child_lr_share=0.25)})
+    spec = replace(spec, request=spec.request.model_copy(update={"settings": settings}))
+    for with_parent, rate in ((False, 1e-3), (True, 2.5e-4)):
+        found = collected(with_parent)
+        parents = {role: found.parent_shas.get(role) for role in ROLES}
+        job = trio_job(settings, files, parents, tmp_path, tmp_path)
+        rows = rows_of(spec, found, planned(), trained(), candidate(spec, 1.0))
+        assert {job.train.lr_of(role) for role in ROLES} == {row.lr for row in rows} == {rate}
+    each = TrainSettings(lr=dict(zip(ROLES, (1e-3, 2e-3, 3e-3), strict=True)), child_lr_share=0.5).of_child()
+    assert [each.lr_of(role) for role in ROLES] == [5e-4, 1e-3, 1.5e-3]
 
 
 def test_a_verdict_that_is_recorded_is_told_again_with_its_stop(tmp_path: Path) -> None:
