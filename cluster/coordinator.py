@@ -20,7 +20,6 @@ from ray.exceptions import GetTimeoutError, RayActorError
 from cluster import metrics
 from cluster.calls import get, ledger_node, waits_to_start
 from cluster.plan.groups import lent_to_server
-from cluster.plan.serving import Lent
 from cluster.ray_head import NAMESPACE
 from cluster.request import GenerationRequest
 from cluster.run_worker import RunWorker
@@ -203,8 +202,9 @@ class Coordinator:
         """See :class:`serving.accepted.Accepted`."""
         return recorded_of(self._ledger, gen)
 
-    def lend(self, base_sha: str) -> Lent:
-        """What each replica of a server that begins now asks Ray for. Trainers without work give their cards back.
+    def lend(self, base_sha: str) -> dict[str, Any]:
+        """What each replica of a server that begins now asks Ray for, as options of its actor. Trainers without work
+        give their cards back.
 
         Raises:
             LunaError: as :func:`cluster.plan.groups.lent_to_server`.
@@ -215,7 +215,7 @@ class Coordinator:
             if nobody_trains:
                 self._pool.release_cards()
         base = Base(settings.base.source, base_sha, self._home.base_dir(base_sha))
-        return lent_to_server(self._home, base, settings, nobody_trains)
+        return lent_to_server(self._home, base, settings, nobody_trains).options
 
     def release(self) -> None:
         """Give the trainers' devices back until the next generation; a paused run needs none."""

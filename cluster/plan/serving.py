@@ -12,6 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from cluster.devices import Device, RayNode
 from cluster.placement import Placement
@@ -22,7 +23,6 @@ from ledger.errors import LunaError
 
 SERVED_ROOM = 1 << 30
 """What a server needs beside the base: adapters, its cache of keys and values, its context. Not measured."""
-
 
 _LEAST = 1e-4
 """Of a GPU that Ray lends out."""
@@ -50,6 +50,12 @@ class Lent:
     """Cards that trainers may have: whole ones, or the rest of the only one."""
     node: str = ""
     """Ray's id of the node whose card all replicas share; empty where Ray may choose."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Of a replica's actor."""
+        where = {"label_selector": {"ray.io/node-id": self.node}} if self.node else {}
+        return {"num_gpus": self.each, **where}
 
 
 def lend(nodes: Sequence[RayNode], groups: Sequence[Placement], serving: ServingShare) -> Lent:

@@ -15,7 +15,6 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 
 from cluster.calls import get, ledger_node
-from cluster.plan.serving import Lent
 from cluster.server import client
 from cluster.server.reward import loader
 from cluster.settings import settings_of
@@ -81,12 +80,12 @@ def to_serve(home: Home, coordinator_for: FindCoordinator) -> ToServe:
         raise LunaError("no generation was accepted yet, so there is nothing to serve; `luna demo` raises some.")
     recorded: Recorded = _asked(coordinator.recorded.remote(line.head))
     node: str = _asked(coordinator.node.remote())
-    lent: Lent = _asked(coordinator.lend.remote(recorded.base_sha), _LOOK_S)
+    engine: dict[str, Any] = _asked(coordinator.lend.remote(recorded.base_sha), _LOOK_S)
     return ToServe(
         recorded.base_sha,
         whole.serving,
         SharedSettings(gates=whole.gates, text=whole.text),
-        app.Places(ledger_node(node), _options(lent)),
+        app.Places(ledger_node(node), engine),
         partial(coordinator_for, home, node),
     )
 
@@ -104,11 +103,6 @@ def _asked(answer: Any, timeout_s: float = _ANSWER_S) -> Any:
             f"the coordinator does not answer ({type(error).__name__}); look at its log in the Ray dashboard, then "
             "`luna serve` again."
         ) from error
-
-
-def _options(lent: Lent) -> dict[str, Any]:
-    where = {"label_selector": {"ray.io/node-id": lent.node}} if lent.node else {}
-    return {"num_gpus": lent.each, **where}
 
 
 def _await_cards(each: float, replicas: int) -> None:
