@@ -137,6 +137,7 @@ class Store:
         if self._verified.get(sha) == stamp(file):
             return True
         if sha256_file(file) == sha:
+            self._verified[sha] = stamp(file)
             return True
         file.unlink()
         return False

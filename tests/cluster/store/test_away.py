@@ -205,13 +205,13 @@ def test_a_submitted_generation_outlives_a_node_that_does_not_see_its_home(away:
     )  # fmt: skip
     coordinator = coordinator_for(home)
     wait_until_running(coordinator, submitted)
-    wait_for(coordinator, lambda state: state.progress and state.progress.step >= 20, 120)
+    wait_for(coordinator, lambda state: state.progress and state.progress.step >= 20, 240)
     at = {name.removeprefix("luna-trainer-"): node for name, (node, _) in trainers().items()}
     (lost,) = (group for group, node in at.items() if node == away.node_id)
     assert set(at) == {"creative+logical", "dialectical"}
     assert list(home.runs_dir.glob(f"*/{lost}/checkpoint-*")), "what was trained there is in the home"
     away.kill()
-    state = wait_for(coordinator, lambda state: state.ended and state.ended.state == "done", 240)
+    state = wait_for(coordinator, lambda state: state.ended and state.ended.state == "done", 300)
     told, _ = submitted.communicate(timeout=120)
     assert submitted.returncode == 0, told
     assert "G0: accepted" in told
