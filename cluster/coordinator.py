@@ -202,7 +202,7 @@ class Coordinator:
             if nobody_trains:
                 self._pool.release_cards()
         base = Base(settings.base.source, base_sha, self._home.base_dir(base_sha))
-        return lent_to_server(self._home, base, settings, nobody_trains).options
+        return lent_to_server(self._home, base, settings, nobody_trains).actor_options
 
     def release(self) -> None:
         """Give the trainers' devices back until the next generation; a paused run needs none."""

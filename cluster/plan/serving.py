@@ -53,7 +53,7 @@ class Lent:
     """Ray's id of the node whose card all replicas share; empty where Ray may choose."""
 
     @property
-    def options(self) -> dict[str, Any]:
+    def actor_options(self) -> dict[str, Any]:
         """What each replica is started with."""
         where = {"label_selector": {"ray.io/node-id": self.node}} if self.node else {}
         return {"num_gpus": self.each, **where}

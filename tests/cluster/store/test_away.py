@@ -249,9 +249,9 @@ def test_files_go_through_a_store_where_one_is_named(
     away: AwayNode, taken: None, hidden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home, store = Home(hidden / "through-a-store").create(), tmp_path / "store"
-    home.settings_file.write_text(f'{ONE_THREAD}[cluster]\nstore = "file://{store}"\n')
+    home.settings_file.write_text(f'{ONE_THREAD}[cluster]\nstore = "{store.as_uri()}"\n')
     lines = raise_away(home, away, monkeypatch, 1)
-    assert any(f"files go through the store file://{store}" in line for line in lines)
+    assert any(f"files go through the store {store.as_uri()}" in line for line in lines)
     assert is_reproduced(home, 0)
     assert verify(home) == []
     base = {sha256_file(file) for file in prepare_base(load_settings(home.settings_file).base, home).path.iterdir()}

@@ -23,7 +23,7 @@ from trainers.job import TrioJob
 from trainers.models.adapter_set import AdapterSet
 from trainers.models.frozen import Base
 
-HOME, HERE = Path("/home/of/luna"), Path("/var/cache/luna/mirrors/1")
+HOME, HERE = Path("/srv/of/luna"), Path("/var/cache/luna/mirrors/1")
 there, back = from_to(HOME, HERE), from_to(HERE, HOME)
 
 paths = st.lists(st.text("abc.", min_size=1).filter(lambda part: part not in (".", "..")), min_size=1, max_size=3).map(
