@@ -208,6 +208,7 @@ def rig(monkeypatch: pytest.MonkeyPatch) -> list[Device]:
     monkeypatch.setattr(trainer_pool, "check_rig", facts)
     monkeypatch.setattr(planned_groups, "facts_of", facts)
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": 1.0})
+    monkeypatch.setattr(trainer_pool, "refuse_unreachable", lambda *_: None)
     return devices
 
 
@@ -275,6 +276,7 @@ def test_without_cards_the_plan_has_no_say(monkeypatch: pytest.MonkeyPatch, home
     none = NodeFacts("a", "laptop", "2.13.0+cpu", 0, devices=(replace(cpu(), free_bytes=1, kind=CPU),))
     monkeypatch.setattr(trainer_pool, "check_rig", lambda: [none])
     monkeypatch.setattr(ray, "cluster_resources", dict)
+    monkeypatch.setattr(trainer_pool, "refuse_unreachable", lambda *_: None)
     pool = TrainerPool()
     pool.admit(home, base, load_settings(home.settings_file))
     assert pool.open(home, base, load_settings(home.settings_file)).groups == Groups((Placement(ROLES, 0),))
