@@ -81,7 +81,7 @@ check: ready
 # Two at a time: files without a Ray cluster, then tests with one, a cluster for each process.
 test: ready
 	$(SLEEPING) $(PYTEST) $(TWO) -m "not ray and not gpu"
-	$(PYTEST) -n 2 --dist loadgroup --durations=15 -m ray
+	$(PYTEST) -n 2 --dist loadgroup --durations=15 -m "ray and not unproven"
 
 test-gpu:
 	$(GPU_PYTHON) -m pytest -m gpu tests/gpu -p no:cacheprovider

@@ -70,6 +70,7 @@ def test_an_exception_is_no_reason_that_a_user_can_read(said):
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.unproven
 @pytest.mark.timeout(900)
 def test_no_fault_of_twenty_loses_or_repeats_anything(tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}

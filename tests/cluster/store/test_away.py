@@ -45,6 +45,7 @@ from trainers.models.frozen import prepare_base
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.slow,
+    pytest.mark.unproven,
     pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="hides a folder by a mount"),
 ]
 
