@@ -26,7 +26,6 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.unproven
 def test_the_trl_engine_trains_on_the_node_of_its_trainer_each_time(told: dict[str, Any]) -> None:
     assert [run["engine"] for run in told["runs"]] == ["trl"] * RUNS
     assert {run["actor"] for run in told["runs"]} == {told["node"]}, "the one with the GPU"
@@ -37,7 +36,6 @@ def test_the_trl_engine_trains_on_the_node_of_its_trainer_each_time(told: dict[s
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.unproven
 def test_the_trl_engine_holds_one_copy_of_the_base(told: dict[str, Any]) -> None:
     for run in told["runs"]:
         assert told["base"] * 0.9 <= run["held"] < told["base"] * 1.9, "and what a training leaves behind"
