@@ -160,7 +160,7 @@ class TrainerPool:
     def _groups_now(self, home: Home, base: Base, settings: Settings) -> Groups:
         """As planned for the cards that a server leaves; without any, or with logical ones alone, by their number."""
         plan = self._plan_now(home, base, settings)
-        gpus = gpus_for_trainers(ray_nodes(), share_of_server(home, settings))
+        gpus = 0.0 if isinstance(plan, Plan) else gpus_for_trainers(ray_nodes(), share_of_server(home, settings))
         return Groups(place_roles(gpus)) if plan is None else groups_of(plan, settings.train, gpus)
 
     def _plan_now(self, home: Home, base: Base, settings: Settings) -> Plan | CannotRun | None:

@@ -43,9 +43,6 @@ def plan_here(
         were_trainers: whether trainers have just been ended: what does not fit is looked at again until their memory
             has come back.
 
-    Args:
-        serving: from :func:`share_of_server`.
-
     Raises:
         LunaError: a node does not answer, or the base or the data cannot be read.
     """
